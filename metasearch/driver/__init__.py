@@ -1,0 +1,1 @@
+"""WHERE AND WHEN IT RUNS: the only room that imports ray."""

@@ -1,0 +1,74 @@
+"""HOW ONE EPISODE IS LEARNT: pure functions on ONE episode; the trainer does the vmap.
+
+One file is one learner: a frozen dataclass of hyper-parameters with no other state. Float fields may be tensors, so that
+`replace(MAML(), inner_lr=tensor)` under a second vmap runs several trials as one program.
+"""
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Generator, Tensor
+
+from metasearch.learners import _gradient as gradients
+from metasearch.learners import _inner as inner
+from metasearch.nets import Net, Params, learnt
+from metasearch.tasks import Episode, TaskShape
+
+__all__ = ["Learner", "Loss", "gradients", "inner"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (output [M, N], y [M, N]) -> []
+
+
+@dataclass(frozen=True)
+class Learner(ABC):
+    """Learns one episode.
+
+    head:   True if the net's outputs are the N logits (or values) of the episode; False if they are an embedding [M, D].
+    looped: a reason, in words, why the trainer must not vmap this learner; None if it may.
+    """
+
+    head: ClassVar[bool] = True
+    looped: ClassVar[str | None] = None
+
+    def init(self, net: Net, generator: Generator) -> Params:
+        """Everything that the outer loop learns."""
+        return net.init(generator)
+
+    @abstractmethod
+    def adapt(self, net: Net, loss: Loss, meta: Params, support_x: Tensor, support_y: Tensor) -> Any:
+        """What was learnt from the support set [M, *x], [M, N]: a tensor or a (nested) dict or tuple of tensors."""
+
+    @abstractmethod
+    def predict(self, net: Net, meta: Params, task: Any, query_x: Tensor) -> Tensor:
+        """Output [Q, N] for the queries [Q, *x], given what `adapt` learnt."""
+
+    def episode_loss(self, net: Net, loss: Loss, meta: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
+        """The outer loss of one episode and what else is worth showing (scalars)."""
+        task = self.adapt(net, loss, meta, episode.support_x, episode.support_y)
+        return loss(self.predict(net, meta, task, episode.query_x), episode.query_y), {}
+
+    def episode_gradient(self, net: Net, loss: Loss, meta: Params, episode: Episode) -> tuple[Params, dict[str, Tensor]]:
+        """What the outer optimiser is given for one episode: d episode_loss / d meta, for every learnt key."""
+        fixed = {k: v for k, v in meta.items() if not learnt(k)}
+
+        def f(free: Params) -> tuple[Tensor, dict[str, Tensor]]:
+            return self.episode_loss(net, loss, {**fixed, **free}, episode)
+
+        free = {k: v for k, v in meta.items() if learnt(k)}
+        value, metrics, grads = gradients.value_and_gradient(f, free, differentiable=False)
+        return grads, {"loss": value, **metrics}
+
+    def at(self, progress: float) -> Learner:
+        """The learner at a point of training, progress in [0, 1] (step-dependent learners); itself by default."""
+        return self
+
+    def at_test(self) -> Learner:
+        """The learner that is validated and tested (more inner steps, say); itself by default."""
+        return self
+
+    def noise(self, shape: TaskShape) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of the standard normal noise that one episode needs; the trainer draws it as `episode.noise`."""
+        return {}

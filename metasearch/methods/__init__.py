@@ -1,0 +1,1 @@
+"""A name -> a (strategy, objective) pair, one short file each; a strategy alone is a method with `train`."""

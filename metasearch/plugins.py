@@ -1,0 +1,118 @@
+"""A name is a module's name ('-' and '_' are the same): the folder is the registry.
+
+`metasearch/learners/maml.py` is the learner "maml"; adding a file adds a name, here and on the command line. Listing a
+folder imports nothing. A name may also be a path ("path/to/space.py"), an importable dotted name ("my_package.space"),
+or a name that an installed package announces under the entry-point group "metasearch.<room>".
+Modules whose names begin with an underscore are not plug-ins.
+"""
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOMS = {
+    "strategies": "metasearch.strategies",
+    "tasks": "metasearch.tasks",
+    "learners": "metasearch.learners",
+    "methods": "metasearch.methods",
+    "spaces": "search_spaces",
+}
+
+
+class UnknownName(ValueError):
+    """A name that no plug-in of the room has."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """' Did you mean 'maml'?' for a near miss, otherwise the list of what is known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean '{close[0]}'?"
+    return f" Known: {', '.join(known)}." if known else ""
+
+
+def _spelled(module: str) -> str:
+    return module.replace("_", "-")
+
+
+def _folder(room: str) -> Path:
+    spec = importlib.util.find_spec(ROOMS[room])
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f"the package {ROOMS[room]} is not installed")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def names(room: str) -> list[str]:
+    """The names of a room, sorted, without importing any of them."""
+    own = {_spelled(p.stem) for p in _folder(room).glob("*.py") if not p.stem.startswith("_")}
+    announced = {_spelled(e.name) for e in entry_points(group=f"metasearch.{room}")}
+    return sorted(own | announced)
+
+
+def module(room: str, name: str) -> ModuleType:
+    """The module of a name, a path to a .py file, or an importable dotted name.
+
+    Raises UnknownName with the nearest known name. A file runs with the rights of whoever names it.
+    """
+    if name.endswith(".py"):
+        return _from_file(Path(name))
+    bare = name.replace("-", "_")
+    if bare.isidentifier() and not bare.startswith("_") and (_folder(room) / f"{bare}.py").is_file():
+        return importlib.import_module(f"{ROOMS[room]}.{bare}")
+    announced = [e for e in entry_points(group=f"metasearch.{room}") if _spelled(e.name) == _spelled(name)]
+    if len(announced) > 1:
+        owners = ", ".join(sorted(e.value for e in announced))
+        raise UnknownName(f"several installed packages announce the name '{name}' in {room}: {owners}. Uninstall all but one.")
+    if announced:
+        loaded = announced[0].load()
+        return loaded if isinstance(loaded, ModuleType) else sys.modules[loaded.__module__]
+    if "." in name and all(part.isidentifier() for part in name.split(".")):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+                raise  # the module is there, something that it imports is not
+            raise UnknownName(f"no module is importable as '{name}'") from error
+    raise UnknownName(f"'{name}' is no name in {room}.{did_you_mean(_spelled(name), names(room))}")
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UnknownName(f"there is no file {path}")
+    path = path.resolve()
+    unique = f"metasearch_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if unique in sys.modules:
+        return sys.modules[unique]
+    spec = importlib.util.spec_from_file_location(unique, path)
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = loaded
+    try:
+        spec.loader.exec_module(loaded)
+    except BaseException:
+        del sys.modules[unique]
+        raise
+    return loaded
+
+
+def find(room: str, name: str, base: type) -> type[Any]:
+    """The one concrete subclass of `base` that the module of a name defines."""
+    found = module(room, name)
+    classes = [
+        c for c in vars(found).values()
+        if inspect.isclass(c) and issubclass(c, base) and c.__module__ == found.__name__ and not inspect.isabstract(c)
+    ]
+    if len(classes) != 1:
+        listed = ", ".join(c.__name__ for c in classes) or "none"
+        raise UnknownName(f"{found.__name__} must define exactly one {base.__name__}, but it defines {listed}")
+    return classes[0]

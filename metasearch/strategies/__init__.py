@@ -1,0 +1,68 @@
+"""WHAT TO TRY NEXT: strategies see numbers only; no device, no net, no task, no clock.
+
+One file is one strategy, its module's name is its name. A strategy is deterministic in (seed, order of calls), so that
+replaying the ledger rebuilds it.
+"""
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from metasearch import plugins
+from metasearch.records import Outcome, Proposal
+from metasearch.space import Space
+
+__all__ = ["NoHyperparameters", "Strategy", "build"]
+
+
+@dataclass(frozen=True)
+class NoHyperparameters:
+    """For strategies that have none."""
+
+
+class Strategy(ABC):
+    """Ask it what to try, tell it what came of it.
+
+        strategy = build("random", space, {}, seed=0)
+        while (proposal := strategy.ask()) is not None:
+            strategy.tell(Outcome(trial, proposal, score, metrics, "done"))
+
+    ask() -> None while something runs means "not yet"; while nothing runs it means "finished". An ask that answers None
+    changes no state. tell() comes in any order, for failures too, and for outcomes that it never asked for (warm start).
+    """
+
+    Hyperparameters: ClassVar[type] = NoHyperparameters
+    uniform: ClassVar[bool] = False  # True if its proposals are uniform draws that coverage may count
+    adaptive: ClassVar[bool] = True  # False if proposals depend on nothing that is told (random, grid, qmc)
+    repeats: ClassVar[bool] = False  # True if it asks for the same config again on purpose (the driver then runs it again)
+
+    def __init__(self, space: Space, *, hyperparameters: Any, seed: int) -> None:
+        self.space = space
+        self.hyperparameters = hyperparameters
+        self.seed = seed
+
+    @abstractmethod
+    def ask(self) -> Proposal | None: ...
+
+    @abstractmethod
+    def tell(self, outcome: Outcome) -> None: ...
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """A snapshot (JSON and tensors, no pickle), or None: the ledger is then replayed from its beginning."""
+        return None
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        raise TypeError(f"{type(self).__name__} keeps no snapshots: replay its ledger instead")
+
+
+def build(name: str, space: Space, hyperparameters: Mapping[str, Any], *, seed: int) -> Strategy:
+    """The strategy of a name. Raises ValueError for unknown hyper-parameters, with the nearest known one."""
+    kind = plugins.find("strategies", name, Strategy)
+    known = {f.name for f in fields(kind.Hyperparameters)}
+    unknown = [key for key in hyperparameters if key not in known]
+    if unknown:
+        said = "; ".join(f"'{key}' is no hyper-parameter of {name}.{plugins.did_you_mean(key, known)}" for key in unknown)
+        raise ValueError(said)
+    return kind(space, hyperparameters=kind.Hyperparameters(**hyperparameters), seed=seed)

@@ -1,0 +1,1 @@
+"""The contract suites, shipped, so that users can run them on their own files."""

@@ -1,0 +1,1 @@
+"""WHAT PEOPLE SEE: the only room that imports mlflow."""

@@ -1,0 +1,1 @@
+"""What could be tried, one file a space."""
