@@ -15,18 +15,23 @@ from torch import Tensor
 Params = dict[str, Tensor]
 
 _on_tape = False
+_graphs = True
 
 
 @contextmanager
-def on_tape() -> Iterator[None]:
-    """Inside, gradients are taken by torch.autograd.grad. Not for code under a function transform."""
-    global _on_tape
-    before, _on_tape = _on_tape, True
+def on_tape(*, graphs: bool = True) -> Iterator[None]:
+    """Inside, gradients are taken by torch.autograd.grad. Not for code under a function transform.
+
+    graphs: False when nobody will differentiate through what is learnt (evaluation): no graph is then kept behind any gradient.
+    """
+    global _on_tape, _graphs
+    before = _on_tape, _graphs
+    _on_tape, _graphs = True, graphs
     try:
         with torch.enable_grad():
             yield
     finally:
-        _on_tape = before
+        _on_tape, _graphs = before
 
 
 def value_and_gradient(
@@ -39,7 +44,7 @@ def value_and_gradient(
     if _on_tape:
         leaves = {k: v if v.requires_grad else v.detach().requires_grad_() for k, v in params.items()}
         value, rest = f(leaves)
-        grads = torch.autograd.grad(value, list(leaves.values()), create_graph=differentiable, materialize_grads=True)
+        grads = torch.autograd.grad(value, list(leaves.values()), create_graph=differentiable and _graphs, materialize_grads=True)
         return value, rest, dict(zip(leaves, grads, strict=True))
     if not differentiable:
         params = {k: v.detach() for k, v in params.items()}
