@@ -165,7 +165,8 @@ def _options(
     parser.add_argument("--budget-minutes", type=_positive(float), help="begin no further case after so many minutes")
     parser.add_argument("--json", action="store_true", help="one JSON object a row on stdout instead of the table")
     parser.add_argument("--resume", action="store_true", help="do not run again what is in the results file")
-    parser.add_argument("--results", type=Path, default=Path("benchmark-results"), help="where rows are kept (default: %(default)s)")
+    folder = Path("benchmark-results")
+    parser.add_argument("--results", type=Path, default=folder, help="where rows stay (default: %(default)s)")
     if arguments is not None:
         arguments(parser)
     given = parser.parse_args(argv)
@@ -193,7 +194,7 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
 
 def _body(row: Row, key: Mapping[str, Condition], *, seconds: float) -> dict[str, Any]:
-    """The row as JSON: the fixed keys first, then conditions (those of the case's key too), then where and when it was measured."""
+    """The row as JSON: the fixed keys first, then conditions (those of the case's key too), then where and when."""
     fixed = {
         "name": row.name, "ours": _number(row.ours), "error": _number(row.error), "unit": row.unit, "better": row.better,
         "reference": _number(row.reference), "reference_source": row.reference_source, "ratio": _number(row.ratio),
