@@ -1,0 +1,355 @@
+"""WHAT HAPPENED: one append-only SQLite file is the only truth about a study; all else can be rebuilt from it.
+
+A row is written, and is on the disk, before anything else is told. Order is by `seq` alone: clocks jump, `at` is for people.
+One process writes (the director, under driver.lock); readers on the same machine may look at any time. WAL needs a local
+file system: other machines read MLflow or status.json, never this file.
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metasearch.crashpoint import KINDS, crashpoint
+from metasearch.records import Outcome, Proposal, Report
+
+SCHEMA = 1
+APPLICATION = 0x6D657461  # "meta": SQLite's application_id, so that no other database is taken for a ledger
+_TABLE = """
+CREATE TABLE rows (
+  seq   INTEGER PRIMARY KEY,   -- 1, 2, 3, ... without gaps
+  at    REAL NOT NULL,         -- seconds since the epoch, for people
+  kind  TEXT NOT NULL,
+  trial INTEGER,
+  body  TEXT NOT NULL,         -- strict JSON
+  blob  BLOB                   -- float32 per-episode scores of an ended trial
+)
+"""
+
+
+class LedgerError(Exception):
+    """A ledger that cannot be trusted; says the file, what is wrong with it and what to do. Nothing is started afresh."""
+
+
+class Row(NamedTuple):
+    """One line of history. Kinds and their bodies:
+
+    study      {study, space_digest, ..., versions, code}: the first row, and the only one of its kind
+    proposed   Proposal
+    started    {lane, process, attempt, start, own}
+    report     {step, metrics, score, checkpoint, found?}
+    ended      Outcome + {seconds, checkpoint, elapsed}; blob: per-episode scores
+    mode       {signature, mode, seconds: {mode: seconds a step}}
+    opened     {tasks, digest, split}: the sealed meta-test was opened
+    evaluated  {mean, low, high, episodes, ...}
+    note       {what}
+    stopped    {reason, coverage, wanted}
+    resumed    {}
+    """
+
+    seq: int
+    at: float
+    kind: str
+    trial: int | None
+    body: dict[str, Any]
+    blob: bytes | None
+
+
+@dataclass(slots=True)
+class TrialRow:
+    """One trial as the rows tell it. status is "proposed", "running", or an Outcome's status."""
+
+    id: int
+    proposal: Proposal
+    status: str = "proposed"
+    lane: str | None = None
+    process: str | None = None
+    attempts: int = 0
+    report: Report | None = None  # the last one
+    reports: int = 0
+    checkpoints: tuple[str, ...] = ()  # parcels that its reports named, oldest first, each once
+    outcome: Outcome | None = None
+    seconds: float = 0.0
+    checkpoint: str | None = None  # the parcel from which this trial, or a child, goes on
+    episodes: NDArray[np.float32] | None = field(default=None, repr=False)
+    proposed_at: float = 0.0
+    started_at: float | None = None
+    ended_at: float | None = None
+    ended_seq: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.outcome is not None
+
+
+class Ledger:
+    """Append-only. `Ledger.create` for a new study, `Ledger.open` for one that is there.
+
+        with ledger.together():                     # one transaction, one fsync
+            ledger.append("ended", body, trial=3)
+            ledger.append("proposed", proposal.to_json(), trial=4)
+        ledger.trials()[3].status
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, *, writable: bool) -> None:
+        self.path = path
+        self.writable = writable
+        self._db = connection
+        self._depth = 0
+        self._trials: dict[int, TrialRow] = {}
+        self._folded = 0  # seq of the last row in _trials
+        last = connection.execute("SELECT max(seq) FROM rows").fetchone()[0]
+        self._last = int(last or 0)
+
+    # -- making and opening -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: Path | str, study: Mapping[str, Any]) -> Ledger:
+        """A new ledger whose first row is `study` (the body of kind "study"). Raises LedgerError if a file is there."""
+        path = Path(path).resolve()
+        if path.exists():
+            raise LedgerError(f"{path} exists already: resume that study, or give the new one another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in (path.with_name(path.name + ".new"), Path(f"{path}.new-wal"), Path(f"{path}.new-shm")):
+            leftover.unlink(missing_ok=True)
+        new = path.with_name(path.name + ".new")  # gets its name when its first row is on the disk: a ledger is never half made
+        db = _connect(new, write=True)
+        with db:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(_TABLE)
+            db.execute("CREATE INDEX rows_of_trial ON rows (trial) WHERE trial IS NOT NULL")
+            db.execute(f"PRAGMA application_id = {APPLICATION}")
+            db.execute(f"PRAGMA user_version = {SCHEMA}")
+            crashpoint("ledger.study")
+            db.execute("INSERT INTO rows VALUES (1, ?, 'study', NULL, ?, NULL)", (time.time(), _dumps(study)))
+            crashpoint("ledger.commit")
+        db.close()  # the last connection: the WAL is folded into the file
+        os.rename(new, path)
+        _sync_folder(path.parent)
+        crashpoint("ledger.committed")
+        return cls.open(path, write=True)
+
+    @classmethod
+    def open(cls, path: Path | str, write: bool = False) -> Ledger:
+        """The ledger of a study. Raises LedgerError for a file that is missing, empty, damaged, foreign or newer than this."""
+        path = Path(path).resolve()
+        if not path.is_file():
+            raise LedgerError(f"there is no ledger at {path}: check the study's name and METASEARCH_HOME")
+        if path.stat().st_size == 0:
+            raise _damaged(path, "it is empty")
+        try:
+            db = _connect(path, write=write)
+            (application,) = db.execute("PRAGMA application_id").fetchone()
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if application != APPLICATION:
+                raise _damaged(path, "it is no metasearch ledger")
+            if version > SCHEMA:
+                raise LedgerError(
+                    f"{path} was written with ledger schema {version}, but this version of metasearch reads up to {SCHEMA}: "
+                    f"update metasearch"
+                )
+            (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if said != "ok":
+                raise _damaged(path, str(said))
+            count, last = db.execute("SELECT count(*), coalesce(max(seq), 0) FROM rows").fetchone()
+            if count != last:
+                raise _damaged(path, f"{last - count} of {last} rows are missing")
+            first = db.execute("SELECT kind FROM rows WHERE seq = 1").fetchone()
+            if first is None or first[0] != "study":
+                raise _damaged(path, "it does not begin with its study")
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+                raise
+            raise _damaged(path, str(error)) from error
+        return cls(path, db, writable=write)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def append(
+        self, kind: str, body: Mapping[str, Any], *, trial: int | None = None, blob: bytes | None = None, at: float | None = None
+    ) -> int:
+        """Writes one row and returns its seq. Outside `together` the row is on the disk when this returns.
+
+        Raises ValueError for a NaN or an infinity anywhere in the body: they are turned into a status before they get here.
+        """
+        if not self.writable:
+            raise LedgerError(f"{self.path} was opened for reading")
+        if kind not in KINDS:
+            raise ValueError(f"'{kind}' is no kind of ledger row; kinds are {', '.join(KINDS)}")
+        if kind == "study":
+            raise ValueError("a ledger has one study row, and Ledger.create writes it")
+        text = _dumps(body)
+        with self.together():
+            crashpoint(f"ledger.{kind}")
+            seq = self._last + 1
+            # seq is given, not taken: if two processes ever wrote, the second insert would fail instead of interleaving
+            self._db.execute(
+                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", (seq, time.time() if at is None else at, kind, trial, text, blob)
+            )
+            self._last = seq
+        return seq
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All rows appended inside become durable at once or not at all. May be nested: the outermost one commits."""
+        if self._depth:
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+            return
+        before = self._last
+        self._db.execute("BEGIN IMMEDIATE")
+        self._depth = 1
+        try:
+            yield
+            crashpoint("ledger.commit")
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._last = before
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if self._folded > before:  # somebody looked at rows that never were: fold again from the beginning
+                self._trials, self._folded = {}, 0
+            raise
+        finally:
+            self._depth = 0
+        crashpoint("ledger.committed")
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def rows(self, after: int = 0, kinds: Collection[str] | None = None, trial: int | None = None) -> Iterator[Row]:
+        """Rows with seq > after, in order; of some kinds and of one trial if given. More may be appended meanwhile."""
+        where, given = "seq > ?", [after]  # type: tuple[str, list[Any]]
+        if kinds is not None:
+            where += f" AND kind IN ({', '.join('?' * len(kinds))})"
+            given += kinds
+        if trial is not None:
+            where += " AND trial = ?"
+            given.append(trial)
+        try:
+            for seq, at, kind, number, body, blob in self._db.execute(
+                f"SELECT seq, at, kind, trial, body, blob FROM rows WHERE {where} ORDER BY seq", given
+            ):
+                yield Row(seq, at, kind, number, json.loads(body), blob)
+        except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
+            raise _damaged(self.path, str(error)) from error
+
+    @property
+    def last(self) -> int:
+        """seq of the newest row."""
+        if self.writable:
+            return self._last
+        return int(self._db.execute("SELECT max(seq) FROM rows").fetchone()[0])
+
+    def study(self) -> dict[str, Any]:
+        """The body of the first row."""
+        return next(self.rows(kinds=["study"])).body
+
+    def trials(self) -> dict[int, TrialRow]:
+        """Every trial so far, by id, in the order of their proposals. Incremental: a call reads only what is new.
+
+        The dict and its values are the ledger's own: look at them, do not change them.
+        """
+        for row in self.rows(after=self._folded):
+            if row.trial is not None:
+                self._fold(row)
+            self._folded = row.seq
+        return self._trials
+
+    def _fold(self, row: Row) -> None:
+        number, body = row.trial, row.body
+        assert number is not None
+        if row.kind == "proposed":
+            self._trials[number] = TrialRow(number, Proposal.from_json(body), proposed_at=row.at)
+            return
+        trial = self._trials.get(number)
+        if trial is None:
+            return  # an evaluation or a note may name a trial of another study
+        if row.kind == "started":
+            trial.status = "running"
+            trial.lane, trial.process, trial.attempts = body.get("lane"), body.get("process"), int(body["attempt"])
+            trial.started_at = trial.started_at or row.at
+        elif row.kind == "report":
+            trial.report = Report(body["step"], body["metrics"], body["score"], None, body["checkpoint"], body.get("found"))
+            trial.reports += 1
+            if trial.report.checkpoint:
+                self._names(trial, trial.report.checkpoint)
+        elif row.kind == "ended":
+            trial.outcome = Outcome.from_json({k: body[k] for k in _OUTCOME if k in body})
+            trial.status = trial.outcome.status
+            trial.seconds = float(body.get("seconds") or 0.0)
+            trial.ended_at, trial.ended_seq = row.at, row.seq
+            if body.get("checkpoint"):
+                self._names(trial, body["checkpoint"])
+            if row.blob is not None:
+                trial.episodes = np.frombuffer(row.blob, dtype="<f4")
+
+    @staticmethod
+    def _names(trial: TrialRow, checkpoint: str) -> None:
+        trial.checkpoint = checkpoint
+        trial.checkpoints = (*(c for c in trial.checkpoints if c != checkpoint), checkpoint)
+
+
+_OUTCOME = ("trial", "proposal", "score", "metrics", "status", "step", "reason")
+
+
+def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The finite ones of some metrics, as plain floats: what may go into strict JSON."""
+    return {str(k): number for k, v in metrics.items() if math.isfinite(number := float(v))}
+
+
+def episode_blob(episodes: Collection[float] | None) -> bytes | None:
+    """Per-episode scores as the blob of an "ended" row: little-endian float32."""
+    return None if episodes is None else np.asarray(episodes, dtype="<f4").tobytes()
+
+
+def _dumps(body: Mapping[str, Any]) -> str:
+    return json.dumps(body, allow_nan=False, separators=(",", ":"))
+
+
+def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
+    # isolation_level=None: transactions begin where the code says BEGIN
+    db = sqlite3.connect(f"{path.as_uri()}?mode={'rwc' if write else 'ro'}", uri=True, isolation_level=None, timeout=20.0)
+    if write:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA wal_autocheckpoint = 1000")
+    return db
+
+
+def _damaged(path: Path, what: str) -> LedgerError:
+    return LedgerError(
+        f"the ledger {path} cannot be read: {what}. Nothing was started or changed. Copy the folder {path.parent}, then try "
+        f"`sqlite3 {path} .recover | sqlite3 {path.with_name('recovered.sqlite')}` and put the recovered file in its place; "
+        f"or restore the file (with its -wal, if there is one) from a backup"
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is durable when its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
