@@ -1,0 +1,72 @@
+"""Scores of a meta-learner on a fixed set of episodes: adapt on each support set, predict its queries, score.
+
+Nothing here learns. The norm mode of the net decides what a query's prediction may see: "transductive" all queries of its
+episode, "semi" the support set and that query alone, "inductive" and "none" nothing but itself.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from metasearch.learners import Learner, gradients
+from metasearch.nets import Net, Params
+from metasearch.objectives import Mode
+from metasearch.tasks import Episode, TaskDistribution
+
+__all__ = ["outputs", "scores"]
+
+
+def scores(
+    net: Net, learner: Learner, tasks: TaskDistribution, meta: Params, episodes: Episode, *, mode: Mode = "vmap",
+    chunk: int | None = None,
+) -> Tensor:
+    """One score an episode, larger is better: [n] on the CPU. Not-finite outputs give not-finite scores."""
+    found = [
+        torch.stack([tasks.score(o, y) for o, y in zip(part, ys, strict=True)]).cpu()
+        for part, ys in outputs(net, learner, tasks, meta, episodes, mode=mode, chunk=chunk)
+    ]
+    return torch.cat(found) if found else torch.zeros(0)
+
+
+def outputs(
+    net: Net, learner: Learner, tasks: TaskDistribution, meta: Params, episodes: Episode, *, mode: Mode = "vmap",
+    chunk: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(outputs [b, Q, N], query_y [b, Q, N]) in chunks of b episodes (default: 1 in a loop, 25 under vmap).
+
+    Evaluation is never compiled: it is rare, and its numbers should not depend on a compiler.
+    """
+    learner = learner.at_test()
+
+    def one(episode: Episode) -> Tensor:
+        task = learner.adapt(net, tasks.loss, meta, episode.support_x, episode.support_y)
+        return predictions(net, learner, meta, task, episode.support_x, episode.query_x, looped=looped)
+
+    looped = mode == "loop" or learner.looped is not None
+    size = 1 if looped else chunk or 25
+    for first in range(0, episodes.count, size):
+        part = episodes.select(slice(first, first + size))
+        if looped:
+            with gradients.on_tape(graphs=False):
+                found = one(part.select(0)).detach()[None]
+        else:
+            with torch.no_grad():
+                found = torch.func.vmap(one)(part)
+        yield found, part.query_y
+
+
+def predictions(
+    net: Net, learner: Learner, meta: Params, task: object, support_x: Tensor, query_x: Tensor, *, looped: bool
+) -> Tensor:
+    """What `predict` says of the queries [Q, N], under the net's norm mode."""
+    if net.norm != "semi":
+        return learner.predict(net, meta, task, query_x)
+
+    def alone(x: Tensor) -> Tensor:
+        return learner.predict(net, meta, task, torch.cat([support_x, x[None]]))[-1]
+
+    if looped:
+        return torch.stack([alone(x) for x in query_x])
+    return torch.func.vmap(alone)(query_x)

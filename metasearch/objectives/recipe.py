@@ -1,0 +1,59 @@
+"""What a config means: a Recipe is everything that `train` needs to know about one trial, made by the space's file.
+
+    def recipe(config: Config, shape: TaskShape) -> Recipe: ...
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from metasearch.learners import Learner
+from metasearch.nets import Net
+from metasearch.objectives import Trial
+from metasearch.objectives.optimizer import Optimizer
+from metasearch.records import Config, Proposal, Report
+from metasearch.tasks import Episode, TaskShape
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from metasearch.objectives.train import Train
+
+__all__ = ["Fit", "Recipe", "RecipeOf"]
+
+Fit = Callable[["Recipe", "Train", Proposal, Trial], Iterator[Report]]
+
+
+def _episodic(recipe: Recipe, study: Train, proposal: Proposal, trial: Trial) -> Iterator[Report]:
+    from metasearch.objectives.episodic import episodic  # the trainer imports this file
+
+    return episodic(recipe, study, proposal, trial)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """net, learner:  what is trained.
+    optimizer:  pure rules for the outer loop (objectives/optimizer.py).
+    meta_batch: episodes in one outer step.
+    steps:      outer steps in all; schedules stretch over them.
+    episode:    the shape of training episodes (60-way, say); None: the study's own, on which every trial is scored.
+    augment:    maps a batch of training episodes to one, with a generator; None: none.
+    fit:        what is done with all that; episodic training unless the recipe says otherwise.
+    """
+
+    net: Net
+    learner: Learner
+    optimizer: Optimizer
+    meta_batch: int
+    steps: int
+    episode: TaskShape | None = None
+    augment: Callable[[Episode, Generator], Episode] | None = None
+    fit: Fit = field(default=_episodic)
+
+    def __post_init__(self) -> None:
+        if self.meta_batch < 1 or self.steps < 1:
+            raise ValueError(f"a recipe needs meta_batch >= 1 and steps >= 1, but got {self.meta_batch} and {self.steps}")
+
+
+RecipeOf = Callable[[Config, TaskShape], Recipe]

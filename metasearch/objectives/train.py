@@ -1,0 +1,68 @@
+"""`train`: what a trial does unless its method says otherwise: build the recipe of a config, fit it, score it on the bank."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from metasearch.objectives import Infeasible, Mode, Trial
+from metasearch.objectives.recipe import Recipe, RecipeOf
+from metasearch.records import Config, Proposal, Report
+from metasearch.tasks import Bank, TaskDistribution, TaskShape
+
+__all__ = ["Train"]
+
+
+@dataclass(frozen=True)
+class Train:
+    """What all trials of a study share, and the Objective that trains one of them.
+
+    recipe:   the space file's function. tasks, shape: episodes on which every trial is scored.
+    validation_episodes, validation_seed: the bank; equal for all trials, so that scores are paired.
+    steps, meta_batch: override the recipe's. keep: "best" goes back to the best validated step, "last" does not.
+    report_every, checkpoint_every: in outer steps; None: ten times in a trial.
+    mode: "auto" measures once per net shape and study. expected_trials: of the study's budget (a long study earns a compilation).
+    space: the space's name, for the facts of a parcel; arguments: how the tasks were made, likewise.
+    """
+
+    recipe: RecipeOf
+    tasks: TaskDistribution
+    shape: TaskShape
+    validation_episodes: int = 200
+    validation_seed: int = 0
+    steps: int | None = None
+    meta_batch: int | None = None
+    keep: Literal["last", "best"] = "last"
+    report_every: int | None = None
+    checkpoint_every: int | None = None
+    mode: Mode | Literal["auto"] = "auto"
+    expected_trials: int = 1
+    facts: dict[str, Any] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.facts is None:
+            object.__setattr__(self, "facts", {})
+
+    @cached_property
+    def bank(self) -> Bank:
+        """The validation episodes of the study, built once per process."""
+        return self.tasks.bank("val", self.validation_episodes, seed=self.validation_seed, shape=self.shape)
+
+    def built(self, config: Config) -> Recipe:
+        """The recipe of a config under the study's overrides. Raises Infeasible for a config that means nothing trainable."""
+        try:
+            recipe = self.recipe(config, self.shape)
+        except ValueError as error:
+            raise Infeasible(str(error)) from error
+        changed = {k: v for k, v in (("steps", self.steps), ("meta_batch", self.meta_batch)) if v is not None}
+        return replace(recipe, **changed)
+
+    def __call__(self, proposal: Proposal, trial: Trial) -> Iterator[Report]:
+        recipe = self.built(proposal.config)
+        yield from recipe.fit(recipe, self, proposal, trial)
+
+    def remark(self, words: str) -> None:
+        """Something worth a line in the log of the study."""
+        logging.getLogger("metasearch.train").warning(words)
