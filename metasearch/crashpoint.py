@@ -12,9 +12,8 @@ KINDS = ("study", "proposed", "started", "report", "ended", "mode", "opened", "e
 POINTS = frozenset(
     {f"ledger.{kind}" for kind in KINDS}  # before a row goes into its transaction
     | {"ledger.commit", "ledger.committed"}  # before and after a transaction becomes durable
-    | {"letter.write", "letter.rename", "letter.written"}  # before the file, before it gets its name, after
-    | {"parcel.write", "parcel.rename", "parcel.written", "parcel.delete"}
-    | {"status.rename", "outbox.send", "outbox.sent"}
+    | {"letter.before", "letter.after", "parcel.before", "parcel.after", "parcel.delete"}
+    | {"status.before", "status.after", "outbox.before", "outbox.after"}
 )
 _seen: Counter[str] = Counter()
 
