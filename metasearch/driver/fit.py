@@ -1,0 +1,199 @@
+"""Do the parts of a study fit each other? Everything is asked before any compute starts, and told all at once."""
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import traceback
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+
+from metasearch import plugins
+from metasearch.plugins import did_you_mean
+
+if TYPE_CHECKING:
+    from metasearch.driver.study import Study
+    from metasearch.space import Space
+
+__all__ = ["problems"]
+
+T = TypeVar("T")
+
+
+def problems(study: Study) -> list[str]:
+    """Every reason, in words, why a study cannot start. Loads what the names stand for, data included; trains nothing."""
+    found: list[str] = []
+    space = _space(study, found)
+    uniform = _method(study, space, found)
+    _tasks(study, found)
+    _budget(study, space, uniform, found)
+    _driver(study, found)
+    return found
+
+
+def _space(study: Study, found: list[str]) -> Space | None:
+    module = _try(found, f"space = '{study.space_name}'", study.space_module, study.space_name)
+    if module is None:
+        return None
+    if not study.has_own_method and not callable(getattr(module, "recipe", None)):
+        found.append(f"space = '{study.space_name}' must define recipe(config, shape) -> Recipe, but it has none.")
+    return _try(found, f"space = '{study.space_name}'", study.space, study.space_name)
+
+
+def _method(study: Study, space: Space | None, found: list[str]) -> bool:
+    """Does the strategy fit the space? Answers whether it draws uniformly, so that coverage can be counted."""
+    name, where = study.method.name, f"method.name = '{study.method.name}'"
+    if study.has_own_method:
+        strategy = _try(found, where, study.strategy, name) if space is not None else None
+        return strategy is None or strategy.uniform
+    from metasearch.strategies import Strategy
+
+    kind = _try(found, where, lambda: plugins.find("strategies", name, Strategy), name)
+    if kind is None:
+        known = [*plugins.names("strategies"), *plugins.names("methods")]
+        if name.replace("_", "-") not in plugins.names("strategies"):
+            found[-1] = f"{where} is neither a strategy nor a method.{did_you_mean(name, known)}"
+        return True  # unknown: coverage is not to blame
+    wrong = _hyperparameters(study, kind.Hyperparameters)
+    found += wrong
+    if space is not None and not wrong:
+        strategy = _try(found, where, study.strategy, name)
+        return strategy is None or bool(strategy.uniform)
+    return bool(kind.uniform)
+
+
+def _hyperparameters(study: Study, kind: type[Any]) -> list[str]:
+    """Unknown and wrongly typed hyper-parameters; their ranges are the strategy's own to check."""
+    name, given = study.method.name, study.method.arguments
+    hints = _hints(kind)
+    known = [field.name for field in fields(kind)]
+    wrong = [f"method.{key} is no hyper-parameter of {name}.{did_you_mean(key, known)}" for key in given if key not in known]
+    for key in (k for k in known if k in given and k in hints):
+        wrong += _mistyped(f"method.{key}", given[key], hints[key])
+    wrong += [
+        f"method.{f.name} is missing: {name} needs it." for f in fields(kind)
+        if f.name not in given and f.default is MISSING and f.default_factory is MISSING
+    ]
+    return wrong
+
+
+def _tasks(study: Study, found: list[str]) -> None:
+    if study.tasks is None:
+        if not study.has_own_method:
+            known = ", ".join(plugins.names("tasks"))
+            found.append(f"tasks is missing: add [tasks] with name = 'glyphs' or another of {known}.")
+        return
+    from metasearch.tasks import TaskDistribution
+
+    name = study.tasks.name
+    where = f"tasks.name = '{name}'"
+    kind = _try(found, where, lambda: plugins.find("tasks", name, TaskDistribution), name)
+    if kind is None:
+        return
+    wrong = _arguments(study.tasks.arguments, kind, name)
+    found += wrong
+    if wrong:
+        return
+    tasks = _try(found, where, study.tasks_distribution, name)
+    if tasks is None:
+        return
+    shape = study.shape(tasks)
+    splits: tuple[Literal["train", "val"], ...] = ("train", "val")
+    for split in splits:
+        _try(found, "tasks", partial(tasks.check, shape, split))
+
+
+def _arguments(given: dict[str, Any], kind: type[Any], name: str) -> list[str]:
+    parameters = inspect.signature(kind).parameters
+    hints = _hints(kind) | _hints(kind.__init__)
+    wrong = [f"tasks.{key} is no argument of {name}.{did_you_mean(key, [*parameters, 'ways', 'shots', 'queries'])}"
+             for key in given if key not in parameters]
+    for key in (k for k in parameters if k in given and k in hints):
+        wrong += _mistyped(f"tasks.{key}", given[key], hints[key])
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
+    wrong += [f"tasks.{key} is missing: {name} needs it." for key in needed]
+    return wrong
+
+
+def _budget(study: Study, space: Space | None, uniform: bool, found: list[str]) -> None:
+    budget = study.budget
+    if budget.coverage is None:
+        return
+    if not uniform:
+        found.append(
+            f"budget.coverage counts uniform draws, and method '{study.method.name}' makes none. "
+            "Use budget.trials or budget.hours, or the method random."
+        )
+    if space is None:
+        return
+    size = space.size
+    if math.isinf(size) and isinstance(budget.top, int):
+        found.append(f"budget.top = {budget.top} counts configurations, but the space has infinitely many. Use top = '1%'.")
+    elif isinstance(budget.top, int) and budget.top > size:
+        found.append(f"budget.top = {budget.top} is more than the {size:,} configurations of the space. Lower top.")
+
+
+def _driver(study: Study, found: list[str]) -> None:
+    """A trial that cannot be placed would wait for ever. Of a cluster elsewhere (an address) only Ray knows."""
+    driver = study.driver
+    if driver.address is not None and driver.kind == "local":
+        found.append("driver.address needs driver.kind = 'ray', but got 'local'.")
+    if driver.address is not None:
+        return
+    cpus = os.cpu_count() or 1
+    if driver.cpus > cpus:
+        found.append(f"driver.cpus = {driver.cpus:g}, but this machine has {cpus}, so no trial could start. Lower cpus.")
+    if driver.gpus > 0:
+        import torch
+
+        gpus = torch.cuda.device_count()
+        if driver.gpus > gpus:
+            found.append(f"driver.gpus = {driver.gpus:g}, but this machine has {gpus}, so no trial could start. Lower gpus.")
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(kind)
+    except (NameError, TypeError):
+        return {}  # an annotation that cannot be looked at: the constructor checks
+
+
+def _mistyped(where: str, value: Any, hint: Any) -> list[str]:
+    """The value as it came from TOML (a list for a tuple) against the type that is annotated."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic.errors import PydanticUserError
+
+    try:
+        TypeAdapter(hint, config=ConfigDict(strict=True)).validate_json(json.dumps(value, default=str))
+    except PydanticUserError:
+        return []  # a type that pydantic does not know: the constructor checks
+    except ValidationError:
+        return [f"{where} must be {_spelled(hint)}, but got {value!r:.80}."]
+    return []
+
+
+def _spelled(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def _try(found: list[str], where: str, call: Callable[[], T], file: str = "") -> T | None:
+    """What `call` returns; if it raises, a problem in words, with the line of the user's own file if there is one."""
+    try:
+        return call()
+    except (Exception, SystemExit) as error:
+        found.append(f"{where}: {_reason(error, file)}")
+        return None
+
+
+def _reason(error: BaseException, file: str) -> str:
+    said = str(error) or type(error).__name__
+    if not file.endswith(".py"):
+        return said if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {said}"
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {error.msg}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == Path(file).resolve()]
+    return f"{file}:{lines[-1]}: {type(error).__name__}: {said}" if lines else said

@@ -1,0 +1,331 @@
+"""A study is a value: everything that determines a search, as one frozen, validated record that a TOML file describes.
+
+    study = Study.from_toml("study.toml", ["tasks.ways=20", "budget.coverage=0.95"])
+    for problem in study.problems(): print(problem)       # the deep checks: the space loads, the strategy fits it, ...
+
+The schema (types, ranges, unknown keys) is checked when a study is built and raises StudyError with all mistakes at once;
+`problems()` loads what the names stand for and checks that they fit each other. Workers rebuild a study from `to_json()`.
+"""
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from metasearch import plugins
+from metasearch.driver import study_file
+from metasearch.driver.study_file import StudyError
+
+if TYPE_CHECKING:
+    from metasearch.objectives import Objective
+    from metasearch.space import Space
+    from metasearch.strategies import Strategy
+    from metasearch.tasks import TaskDistribution, TaskShape
+
+__all__ = ["NAME", "Budget", "Driver", "Method", "Study", "StudyError", "Tasks", "Track", "Train", "Validation", "study_name"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def study_name(name: str) -> str:
+    """The name itself if it is safe as a folder and on a terminal; raises ValueError if not."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            "must begin with a letter or a digit and have at most 64 characters out of A-Z a-z 0-9 . _ -, "
+            f"but got {name[:80]!r}"
+        )
+    return name
+
+
+def _one_line(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError(f"must be printable text on one line, but got {text[:80]!r}")
+    return text
+
+
+Word = Annotated[str, Field(max_length=1000), AfterValidator(_one_line)]
+
+
+class _Table(BaseModel):
+    """A table of the TOML file: frozen, no unknown keys, no silent conversions ("5" is no integer), no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, serialize_by_alias=True)
+
+
+class _OpenTable(_Table):
+    """A table whose further keys belong to what its `name` stands for."""
+
+    model_config = ConfigDict(extra="allow")
+    name: Word
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The further keys."""
+        return dict(self.model_extra or {})
+
+
+class Method(_OpenTable):
+    """What to try next: a strategy, a file of metasearch/methods, or a path to a user's file that defines
+    `method(study) -> (strategy, objective)`. Further keys are the strategy's hyper-parameters."""
+
+    name: Word = "random"
+
+
+class Tasks(_OpenTable):
+    """What one problem is. Further keys are the constructor arguments of the task distribution."""
+
+    ways: Annotated[int, Field(ge=1, le=100_000)] | None = None  # None: 5 classes, or 1 output of a regression
+    shots: Annotated[int, Field(ge=1, le=100_000)] = 1
+    queries: Annotated[int, Field(ge=1, le=100_000)] = 15
+
+
+class Train(_Table):
+    """How one trial is trained; None leaves it to the recipe."""
+
+    steps: Annotated[int, Field(ge=1)] | None = None
+    meta_batch: Annotated[int, Field(ge=1)] | None = None
+    report_every: Annotated[int, Field(ge=1)] | None = None
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    keep: Literal["last", "best"] = "last"
+    mode: Literal["auto", "loop", "vmap", "compiled"] = "auto"
+
+
+class Validation(_Table):
+    """The bank on which all trials are scored."""
+
+    episodes: Annotated[int, Field(ge=2, le=1_000_000)] = 200
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+def _top(top: Any) -> int | str | None:
+    whole = isinstance(top, int) and not isinstance(top, bool) and top >= 1
+    share = re.fullmatch(r"(\d{1,3}(?:\.\d{0,20})?) ?%", top) if isinstance(top, str) else None
+    if top is not None and not whole and not (share and 0 < float(share[1]) < 100):
+        raise ValueError(f"must be a number of configurations (10) or a share of the space ('1%'), but got {top!r:.80}")
+    return top  # type: ignore[no-any-return]
+
+
+class Budget(_Table):
+    """When to stop: whichever limit is reached first. Coverage is the probability that one of the `top` was looked at."""
+
+    trials: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    coverage: Annotated[float, Field(gt=0, lt=1)] | None = None
+    top: Annotated[int | str | None, BeforeValidator(_top)] = None
+    hours: Annotated[float, Field(gt=0, le=1e6)] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.trials is None and self.coverage is None and self.hours is None:
+            raise ValueError("needs at least one of trials, coverage (with top), hours")
+        if self.coverage is not None and self.top is None:
+            raise ValueError("coverage needs top: how many of the best count as a hit (top = 10) or which share (top = '1%')")
+        return self
+
+    @property
+    def fraction(self) -> float | None:
+        """The share that `top` names, or None if it names a number of configurations (or is not given)."""
+        return float(self.top.rstrip("% ")) / 100 if isinstance(self.top, str) else None
+
+    def top_count(self, size: int | float) -> int | None:
+        """How many configurations of a finite space `top` means (at least 1), or None: only a share can be meant."""
+        if self.top is None or math.isinf(size):
+            return None
+        if isinstance(self.top, int):
+            return self.top
+        return max(1, math.floor(size * (self.fraction or 0.0)))
+
+
+class Driver(_Table):
+    """Where and when it runs. Nothing here changes what a trial computes."""
+
+    kind: Literal["ray", "local"] = "ray"
+    lanes: Annotated[int, Field(ge=1, le=100_000)] | None = None  # None: as many as fit
+    cpus: Annotated[float, Field(gt=0, le=100_000)] = 1
+    gpus: Annotated[float, Field(ge=0, le=1024)] = 0.0
+    address: Word | None = None
+    trial_timeout: Annotated[float, Field(gt=0)] | None = None  # seconds without a report
+    max_errors: Annotated[int, Field(ge=0)] | None = None
+
+
+class Track(_Table):
+    """What people see in MLflow."""
+
+    enabled: bool = True
+    uri: Word | None = None
+    top: Annotated[int, Field(ge=0, le=1000)] = 3  # the weights of so many best trials are kept as artifacts
+
+
+class Study(_Table):
+    """A search, described in full. See `docs/studies.md` for every key."""
+
+    name: Annotated[str, AfterValidator(study_name)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    space_name: Word = Field(alias="space")  # a name, a path.py or an importable module
+    method: Method = Method()
+    tasks: Tasks | None = None  # only a user's own method can do without
+    train: Train = Train()
+    validation: Validation = Validation()
+    budget: Budget
+    driver: Driver = Driver()
+    track: Track = Track()
+
+    # -- reading and writing ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_toml(cls, path: str | Path, overrides: Iterable[str] = ()) -> Study:
+        """Reads a study file and applies `key=value` overrides. Raises StudyError with every mistake at once."""
+        return cls.from_source(study_file.read(Path(path), overrides))
+
+    @classmethod
+    def from_text(cls, text: str, overrides: Iterable[str] = (), *, where: str = "study") -> Study:
+        """The same from a string; paths in it are relative to the current folder."""
+        return cls.from_source(study_file.parse(text, overrides, where=where))
+
+    @classmethod
+    def from_source(cls, source: study_file.Source) -> Study:
+        wrong = list(source.wrong)
+        try:
+            study = cls.model_validate(source.table)
+        except ValidationError as error:
+            wrong += study_file.in_words(error, cls, source)
+        if wrong:
+            raise StudyError(wrong, source.where)
+        return study
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> Study:
+        """From `to_json()` (or any table of the same keys). Raises StudyError."""
+        return cls.from_source(study_file.Source(dict(table), where="study"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON from which `from_json` rebuilds an equal study; paths in it are absolute."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def with_(self, overrides: Iterable[str]) -> Study:
+        """The same study with `key=value` overrides."""
+        return self.from_source(study_file.overridden(study_file.Source(self.to_json(), where="study"), overrides))
+
+    @property
+    def digest(self) -> str:
+        """Hash of what determines results (16 hex digits): not the name, the driver or where it is tracked."""
+        table = self.to_json()
+        for key in ("name", "driver", "track"):
+            del table[key]
+        table["space"] = _identity(self.space_name)
+        table["method"]["name"] = _identity(self.method.name)
+        text = json.dumps(table, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    # -- what the names stand for -------------------------------------------------------------------------------------
+
+    def space_module(self) -> ModuleType:
+        """The module with SPACE and recipe(config, shape)."""
+        return plugins.module("spaces", self.space_name)
+
+    def space(self) -> Space:
+        """Raises ValueError if the module has no SPACE."""
+        from metasearch.space import Space
+
+        found = getattr(self.space_module(), "SPACE", None)
+        if not isinstance(found, Space):
+            raise ValueError(f"space '{self.space_name}' must define SPACE = Space({{...}}), but SPACE is {found!r:.80}")
+        return found
+
+    def strategy(self) -> Strategy:
+        """A fresh strategy, as it is before the first ask."""
+        from metasearch import strategies
+
+        if self.has_own_method:
+            return self._pair()[0]
+        return strategies.build(self.method.name, self.space(), self.method.arguments, seed=self.seed)
+
+    def objective(self) -> Objective:
+        """What one trial does; built by every worker from the study's JSON."""
+        if self.has_own_method:
+            return self._pair()[1]
+        from metasearch.objectives.train import Train as TrainObjective
+
+        tasks = self.tasks_distribution()
+        return TrainObjective(
+            recipe=self.space_module().recipe,
+            tasks=tasks,
+            shape=self.shape(tasks),
+            validation_episodes=self.validation.episodes,
+            validation_seed=self.validation.seed,
+            expected_trials=self.planned_trials() or 1,
+            facts={"study": self.to_json()},
+            **self.train.model_dump(),
+        )
+
+    def tasks_distribution(self) -> TaskDistribution:
+        """The task distribution, its data loaded. Raises ValueError or OSError if the data are not there."""
+        from metasearch.tasks import TaskDistribution
+
+        tasks = self._wanted_tasks()
+        found: TaskDistribution = plugins.find("tasks", tasks.name, TaskDistribution)(**tasks.arguments)
+        return found
+
+    def shape(self, tasks: TaskDistribution | None = None) -> TaskShape:
+        """The shape of the episodes that trials are scored on."""
+        wanted = self._wanted_tasks()
+        tasks = tasks if tasks is not None else self.tasks_distribution()
+        ways = wanted.ways if wanted.ways is not None else (5 if tasks.kind == "classes" else 1)
+        return tasks.shape(ways=ways, shots=wanted.shots, queries=wanted.queries)
+
+    @property
+    def has_own_method(self) -> bool:
+        """Is the method a (strategy, objective) pair of its own, rather than a strategy with the objective `train`?"""
+        name = self.method.name
+        return name.endswith(".py") or name.replace("_", "-") in plugins.names("methods")
+
+    def planned_trials(self) -> int | None:
+        """How many configurations the budget covers if all of them are looked at, or None if only the clock limits it."""
+        from metasearch import budget
+
+        limits = [] if self.budget.trials is None else [self.budget.trials]
+        if self.budget.coverage is not None and self.budget.top is not None:
+            size = self.space().size
+            top = self.budget.top_count(size)
+            limits.append(
+                budget.trials_for_fraction(self.budget.fraction or 0.0, self.budget.coverage) if top is None
+                else budget.trials_without_replacement(int(size), top, self.budget.coverage)
+            )
+        return min(limits, default=None)
+
+    def problems(self) -> list[str]:
+        """What does not fit, in words, all at once; nothing is trained. Empty: the study can start."""
+        from metasearch.driver.fit import problems
+
+        return problems(self)
+
+    def _wanted_tasks(self) -> Tasks:
+        if self.tasks is None:
+            raise ValueError("the study has no [tasks]: add [tasks] with name = 'glyphs' or another task distribution")
+        return self.tasks
+
+    def _pair(self) -> tuple[Strategy, Objective]:
+        found = plugins.module("methods", self.method.name)
+        build = getattr(found, "method", None)
+        if not callable(build):
+            raise ValueError(f"method '{self.method.name}' must define method(study) -> (strategy, objective)")
+        strategy, objective = build(self)
+        return strategy, objective
+
+
+@functools.lru_cache(maxsize=64)
+def _identity(name: str) -> str:
+    """A name stands for itself, a path for the content of its file."""
+    if not name.endswith(".py"):
+        return name
+    try:
+        return "file:" + hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return "file:" + Path(name).name  # `problems` says that it is not there
