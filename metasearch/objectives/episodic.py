@@ -69,17 +69,19 @@ def episodic(recipe: Recipe, study: Train, proposal: Proposal, trial: Trial) -> 
     checkpoint_every = study.checkpoint_every or report_every
     facts = {"config": proposal.config, "seed": seed, **study.facts, "episode": shape}
 
-    def save(step: int, final: Params | None = None) -> str | None:
+    def save(step: int, ready: Params | None = None) -> str | None:
+        """A parcel to go on from; at the end also `ready`, with the statistics of an inductive norm."""
         if trial.save is None:
             return None
-        tensors = {f"meta/{k}": v for k, v in (final or meta).items()} | {f"state/{k}": v for k, v in state.items()}
-        if best is not None and final is None:
+        tensors = {f"meta/{k}": v for k, v in (ready or meta).items()} | {f"state/{k}": v for k, v in state.items()}
+        told = {**facts, "step": step}
+        if best is not None:
             tensors |= {f"best/{k}": v for k, v in best[2].items()}
-            return trial.save(step, tensors, {**facts, "step": step, "best_score": best[0], "best_step": best[1]})
-        return trial.save(step, tensors, {**facts, "step": step})
+            told |= {"best_score": best[0], "best_step": best[1]}
+        return trial.save(step, tensors, told)
 
     def validated(step: int) -> tuple[float, tuple[float, ...], Params]:
-        ready = _ready(recipe, tasks, meta, shape, study.shape, seed)
+        ready = _ready(recipe, tasks, meta, shape, seed)
         found = scores(recipe.net, recipe.learner.at(1.0), tasks, ready, study.bank.episodes, mode=mode, chunk=trial.chunk)
         if not bool(torch.isfinite(found).all()):
             raise Diverged(step, f"{int((~torch.isfinite(found)).sum())} of {len(found)} validation scores are not finite")
@@ -122,14 +124,12 @@ def episodic(recipe: Recipe, study: Train, proposal: Proposal, trial: Trial) -> 
     curve = _curve(losses, metrics, meta, end)
     curve |= _size(recipe, study, ready) | {"train_seconds": training_seconds}
     curve["train_score"] = float(_train_scores(recipe, tasks, ready, study, seed, mode, trial.chunk).mean())
-    if study.keep == "best" and best is not None and best[0] > score:
-        yield Report(end, curve, score=score, episodes=each, checkpoint=save(end))
-        kept = best[2]
-        found = scores(recipe.net, recipe.learner.at(1.0), tasks, kept, study.bank.episodes, mode=mode, chunk=trial.chunk)
-        yield Report(best[1], {**curve, "kept_step": float(best[1])}, score=float(found.mean()), episodes=tuple(found.tolist()),
-                     checkpoint=save(end, final=kept))
-    else:
-        yield Report(end, curve, score=score, episodes=each, checkpoint=save(end, final=ready))
+    checkpoint = save(end, ready)
+    yield Report(end, curve, score=score, episodes=each, checkpoint=checkpoint)
+    if best is not None and best[0] > score:  # the trial's score is that of its last report: one more, which names the step
+        again = scores(recipe.net, recipe.learner.at(1.0), tasks, best[2], study.bank.episodes, mode=mode, chunk=trial.chunk)
+        curve = {**curve, "kept_step": float(best[1])}
+        yield Report(end, curve, score=float(again.mean()), episodes=tuple(again.tolist()), checkpoint=checkpoint)
 
 
 # one outer step ---------------------------------------------------------------------------------------------------------------
@@ -184,7 +184,8 @@ def mean_gradient(
 
 
 def _split_gradient(
-    learner: Learner, net: Net, loss: Loss, meta: Params, episodes: Episode, mode: Mode, chunk: int | None, devices: tuple[str, ...]
+    learner: Learner, net: Net, loss: Loss, meta: Params, episodes: Episode, mode: Mode, chunk: int | None,
+    devices: tuple[str, ...],
 ) -> tuple[Params, dict[str, Tensor]]:
     sizes = [len(part) for part in torch.arange(episodes.count).tensor_split(len(devices)) if len(part)]
     first, total = 0, episodes.count
@@ -285,7 +286,7 @@ def _measured(
     if eager * steps * study.expected_trials > 4 * COMPILE_SECONDS and eager * steps > 4 * CACHED_SECONDS:
         try:
             found["compiled"] = seconds("compiled") + CACHED_SECONDS / steps
-        except Exception as error:  # noqa: BLE001 - no C compiler, an operation that cannot be compiled: train without
+        except Exception as error:  # no C compiler, an operation that cannot be compiled: train without
             found["compiled"] = math.inf
             study.remark(f"compilation failed, so this study trains without it: {type(error).__name__}: {str(error)[:300]}")
     return found
@@ -304,23 +305,17 @@ def _go_on(
         return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
 
     theirs, best = under("meta/"), under("best/")
-    statistics = {k: v for k, v in theirs.items() if not learnt(k)}  # filled after training; a longer training fills them anew
-    if trial.own:
-        missing = sorted(set(meta) - set(theirs))
-        if missing:
-            raise parcel.BadParcel(f"{trial.start} lacks {', '.join(missing[:5])}: it is no parcel of this trial")
-    meta = {**parcel.inherit(theirs, meta, proposal.moved)}
+    missing = sorted(set(meta) - set(theirs))
+    if trial.own and missing:
+        raise parcel.BadParcel(f"{trial.start} lacks {', '.join(missing[:5])}: it is no parcel of this trial")
+    meta = parcel.inherit(theirs, meta, proposal.moved)  # stat/ keys stay behind: a longer training fills them anew
     state = parcel.inherit(under("state/"), state, proposal.moved)
-    if trial.own and best:
-        return meta, state, int(facts["step"]), (facts["best_score"], facts["best_step"], _to(best, _device(meta)))
-    del statistics
-    return meta, state, int(facts["step"]), None
+    kept = (facts["best_score"], facts["best_step"], _to(best, _device(meta))) if trial.own and best else None
+    return meta, state, int(facts["step"]), kept
 
 
-def _ready(
-    recipe: Recipe, tasks: TaskDistribution, meta: Params, shape: TaskShape, scored: TaskShape, seed: int
-) -> Params:
-    """The parameters with which a net is validated: an inductive norm's population statistics are filled from training episodes."""
+def _ready(recipe: Recipe, tasks: TaskDistribution, meta: Params, shape: TaskShape, seed: int) -> Params:
+    """The parameters with which a net is validated: the statistics of an inductive norm are filled from training episodes."""
     if recipe.net.norm != "inductive":
         return meta
     generator = _generator(seed, "statistics")
@@ -328,7 +323,7 @@ def _ready(
     for _ in range(20):
         one = tasks.sample_episodes(1, split="train", shape=shape, generator=generator).select(0)
         batches.append(torch.cat([one.support_x, one.query_x]))
-    return population(recipe.net, _learnt(meta), batches)
+    return {**_learnt(meta), **population(recipe.net, _learnt(meta), batches)}
 
 
 def _train_scores(
@@ -360,8 +355,8 @@ def _size(recipe: Recipe, study: Train, meta: Params) -> dict[str, float]:
 
 
 def _floats(learner: Learner, like: Tensor) -> Params:
-    named = {f.name: getattr(learner, f.name) for f in fields(learner)}
-    return {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in named.items() if isinstance(v, float | Tensor)}
+    named = {f.name: v for f in fields(learner) if isinstance(v := getattr(learner, f.name), float | Tensor)}
+    return {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in named.items()}
 
 
 def _without_floats(learner: Learner, floats: Params) -> Learner:

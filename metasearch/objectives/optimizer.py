@@ -123,7 +123,7 @@ def clipped(inner: Optimizer, limit: float) -> Optimizer:
 
 
 def by_prefix(rules: Mapping[str, Optimizer]) -> Optimizer:
-    """A rule for each key prefix; the longest that fits wins, so "" is the rule of all others. Unmatched keys stay as they are."""
+    """A rule for each key prefix; the longest that fits wins, so "" is the rule of all others; unmatched keys stay as they are."""
 
     def split(params: Params) -> dict[str, Params]:
         parts: dict[str, Params] = {prefix: {} for prefix in rules}

@@ -31,16 +31,17 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     body = save(plain, {"facts": json.dumps(dict(facts), allow_nan=False), "sha256": _hash(plain)})
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    crashpoint("parcel.before")
+    crashpoint("parcel.write")
     try:
         with temporary.open("wb") as file:
             file.write(body)
             file.flush()
             os.fsync(file.fileno())
+        crashpoint("parcel.rename")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    crashpoint("parcel.after")
+    crashpoint("parcel.written")
     return path
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ class Train:
     steps, meta_batch: override the recipe's. keep: "best" goes back to the best validated step, "last" does not.
     report_every, checkpoint_every: in outer steps; None: ten times in a trial.
     mode: "auto" measures once per net shape and study. expected_trials: of the study's budget (a long study earns a compilation).
-    space: the space's name, for the facts of a parcel; arguments: how the tasks were made, likewise.
+    facts: what the parcels should say of the study (plain JSON: the space's and the tasks' names and arguments).
     """
 
     recipe: RecipeOf
@@ -39,11 +39,7 @@ class Train:
     checkpoint_every: int | None = None
     mode: Mode | Literal["auto"] = "auto"
     expected_trials: int = 1
-    facts: dict[str, Any] = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        if self.facts is None:
-            object.__setattr__(self, "facts", {})
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def bank(self) -> Bank:
