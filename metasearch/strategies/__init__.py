@@ -31,12 +31,18 @@ class Strategy(ABC):
 
     ask() -> None while something runs means "not yet"; while nothing runs it means "finished". An ask that answers None
     changes no state. tell() comes in any order, for failures too, and for outcomes that it never asked for (warm start).
+
+    closed: set by the driver, before an ask, when the budget of roots is spent (and unset when a root failed and is to be
+    replaced). A strategy with `children = True` then answers with children (proposals that have a parent) or None; the
+    others are not asked while they are closed.
     """
 
     Hyperparameters: ClassVar[type] = NoHyperparameters
     uniform: ClassVar[bool] = False  # True if its proposals are uniform draws that coverage may count
     adaptive: ClassVar[bool] = True  # False if proposals depend on nothing that is told (random, grid, qmc)
     repeats: ClassVar[bool] = False  # True if it asks for the same config again on purpose (the driver then runs it again)
+    children: ClassVar[bool] = False  # True if it may propose trials that go on from a parent
+    closed: bool = False
 
     def __init__(self, space: Space, *, hyperparameters: Any, seed: int) -> None:
         self.space = space
