@@ -37,7 +37,7 @@ def on_tape(*, graphs: bool = True) -> Iterator[None]:
 def value_and_gradient(
     f: Callable[[Params], tuple[Tensor, Any]], params: Params, *, differentiable: bool
 ) -> tuple[Tensor, Any, Params]:
-    """(f(params), what else f returned, d f / d params); f maps params to (a scalar, anything).
+    """(f(params), what else f returned, d f / d params); f maps params to (a scalar, a pytree of tensors, perhaps `()`).
 
     differentiable: whether somebody will differentiate through the result. If not, no graph is built behind the gradient.
     """

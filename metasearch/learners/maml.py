@@ -1,8 +1,8 @@
 """MAML: learn an initialisation from which a few steps of gradient descent solve a task.
 
 Finn, Abbeel, Levine. "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks". ICML 2017. https://arxiv.org/abs/1703.03400
-theta_k = k steps of SGD on the support loss (eq. 1); the outer gradient is that of the query loss at theta_k with respect to theta
-(eq. 4), through the steps. Norm parameters are learnt but not adapted, as in the authors' code.
+theta_k = k steps of SGD on the support loss (eq. 1); the outer gradient is that of the query loss at theta_k with respect to
+theta (eq. 4), through the steps. Norm parameters are learnt but not adapted, as in the authors' code.
 """
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ class MAML(Learner):
     inner_steps: int = 1
     test_steps: int | None = None
     first_order: bool = False
+
+    def __post_init__(self) -> None:
+        inner.check(inner_lr=self.inner_lr, inner_steps=self.inner_steps, test_steps=self.test_steps)
 
     def adapt(self, net: Net, loss: Loss, meta: Params, support_x: Tensor, support_y: Tensor) -> Params:
         def support_loss(fast: Params) -> Tensor:

@@ -1,0 +1,36 @@
+"""The activations that nets know by name."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["ACTIVATIONS", "MONOTONE", "Activation", "activation"]
+
+Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus", "identity"]
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,  # slope 0.01
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "mish": F.mish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": F.softplus,
+    "identity": lambda x: x,
+}
+assert set(ACTIVATIONS) == set(get_args(Activation))
+
+MONOTONE: frozenset[Activation] = frozenset({"relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "identity"})
+
+
+def activation(name: Activation) -> Callable[[Tensor], Tensor]:
+    """The function of a name; ValueError if there is none."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"an activation is one of {', '.join(ACTIVATIONS)}, but got {name!r}")
+    return ACTIVATIONS[name]

@@ -1,0 +1,125 @@
+"""Conv-4, the backbone of few-shot learning, in the six variants that published numbers were made with.
+
+Vinyals et al. 2016 https://arxiv.org/abs/1606.04080 · Finn et al. 2017 https://arxiv.org/abs/1703.03400 (and the authors' code) ·
+Snell et al. 2017 https://arxiv.org/abs/1703.05175 · Nichol et al. 2018 https://arxiv.org/abs/1803.02999 ·
+Antoniou et al. 2019 https://arxiv.org/abs/1810.09502. They differ in downsampling, width, norm and initialisation (VARIANTS).
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from metasearch.nets import Net, NormMode, Params
+from metasearch.nets.activation import MONOTONE, Activation, activation
+from metasearch.nets.init import Init, weights
+from metasearch.nets.norm import Norm
+
+__all__ = ["VARIANTS", "Conv4", "conv4"]
+
+Down = Literal["pool", "pool_same", "average", "stride"]
+
+
+@dataclass(frozen=True)
+class Conv4:
+    """What a Conv-4 is made of: `layers` blocks of 3x3 convolution (padding 1), norm, activation, downsampling by 2.
+
+    down:         "pool": 2x2 max pooling, odd edges dropped; "pool_same": odd edges kept (TensorFlow's SAME);
+                  "average": 2x2 average pooling; "stride": the convolution has stride 2.
+    spatial_mean: features are the mean over space (C of them) instead of all of C*H*W.
+    """
+
+    channels: int = 64
+    layers: int = 4
+    down: Down = "pool"
+    act: Activation = "relu"
+    norm: Norm = Norm("batch")  # noqa: RUF009  frozen, so it may be shared
+    spatial_mean: bool = False
+    init: Init = "torch"
+    head_init: Init = "torch"
+
+    def __post_init__(self) -> None:
+        if self.channels < 1 or self.layers < 1:
+            raise ValueError(f"`channels >= 1` and `layers >= 1` must hold, but got {self.channels} and {self.layers}")
+        if self.down not in ("pool", "pool_same", "average", "stride"):
+            raise ValueError(f"down is 'pool', 'pool_same', 'average' or 'stride', but got {self.down!r}")
+
+    def sizes(self, size: int) -> list[int]:
+        """Side lengths before the first block and after each."""
+        sizes = [size]
+        for _ in range(self.layers):
+            sizes.append((sizes[-1] + 1) // 2 if self.down in ("stride", "pool_same") else sizes[-1] // 2)
+        return sizes
+
+
+_TF = Norm("batch", eps=1e-3)  # TensorFlow's default eps
+_BETA = Norm("batch", scale=False, eps=1e-3)  # MAML's: beta only
+
+VARIANTS: dict[str, Conv4] = {
+    "maml_omniglot": Conv4(64, down="stride", norm=_BETA, spatial_mean=True, init="xavier", head_init="normal"),
+    "maml_mini": Conv4(32, down="pool", norm=_BETA, init="xavier", head_init="xavier"),
+    "reptile_omniglot": Conv4(64, down="stride", norm=_TF, init="xavier", head_init="xavier"),
+    "reptile_mini": Conv4(32, down="pool_same", norm=_TF, init="xavier", head_init="xavier"),
+    "protonet": Conv4(64, down="pool"),
+    "maml_pp": Conv4(64, down="pool", act="leaky_relu", init="xavier", head_init="xavier"),  # 48 channels on miniImageNet
+}
+
+
+def conv4(
+    x_shape: tuple[int, ...], outputs: int | None, variant: str | Conv4 = "protonet", mode: NormMode = "transductive"
+) -> Net:
+    """x [M, C, H, W] -> [M, outputs], or features [M, D] if outputs is None.
+
+    variant: a name in VARIANTS, or a Conv4 of one's own (`replace(VARIANTS["protonet"], act="gelu")`).
+    Keys: net/conv1/weight, net/conv1/bias, net/conv1/norm/bias (and /weight), ..., net/head/weight, net/head/bias.
+    Strided convolutions pad by 1 on all sides, where TensorFlow's SAME pads an even input on the far side only.
+    """
+    design = _named(variant) if isinstance(variant, str) else variant
+    if len(x_shape) != 3:
+        raise ValueError(f"Conv-4 takes pictures of shape (C, H, W), but got {x_shape}. Use an mlp for vectors.")
+    sizes = [design.sizes(side) for side in x_shape[1:]]
+    height, width = sizes[0][-1], sizes[1][-1]
+    if min(height, width) < 1:
+        size = f"{x_shape[1]}x{x_shape[2]}"
+        raise ValueError(f"{design.layers} blocks halve {size} pictures to nothing. Use fewer layers or down='stride'.")
+    features = design.channels * (1 if design.spatial_mean else height * width)
+    widths = [x_shape[0]] + [design.channels] * design.layers
+
+    def begin(generator: Generator) -> Params:
+        params: Params = {}
+        for i, (before, after) in enumerate(pairwise(widths), 1):
+            params |= weights(f"conv{i}", (after, before, 3, 3), design.init, generator) | design.norm.init(f"conv{i}", after)
+        return params if outputs is None else params | weights("head", (outputs, features), design.head_init, generator)
+
+    def body(params: Params, x: Tensor) -> Tensor:
+        for i in range(1, len(widths)):
+            x = _block(design, params, f"conv{i}", x)
+        return x.mean((2, 3)) if design.spatial_mean else x.flatten(1)
+
+    return Net.of(begin, body, headed=outputs is not None, norm=design.norm.mode(mode), features=features)
+
+
+def _named(variant: str) -> Conv4:
+    if variant not in VARIANTS:
+        raise ValueError(f"a Conv-4 variant is one of {', '.join(VARIANTS)}, but got {variant!r}")
+    return VARIANTS[variant]
+
+
+def _block(design: Conv4, params: Params, key: str, x: Tensor) -> Tensor:
+    """[M, C, H, W] -> [M, C', H', W']."""
+    stride = 2 if design.down == "stride" else 1
+    x = F.conv2d(x, params[f"net/{key}/weight"], params[f"net/{key}/bias"], stride=stride, padding=1)
+    x = design.norm.apply(params, key, x)
+    f = activation(design.act)
+    if design.down.startswith("pool") and design.act in MONOTONE:
+        return f(_pool(design.down, x))  # the same numbers as pooling last, on a quarter of the entries
+    return _pool(design.down, f(x))
+
+
+def _pool(down: Down, x: Tensor) -> Tensor:
+    if down == "stride":
+        return x
+    return F.avg_pool2d(x, 2) if down == "average" else F.max_pool2d(x, 2, ceil_mode=down == "pool_same")
