@@ -5,16 +5,23 @@ The sealed meta-test is opened here and only here: `open_test(tasks, record)`.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_type_hints
 
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["Bank", "Episode", "Split", "TaskDistribution", "TaskShape", "TestSplit", "concatenate", "open_test"]
+from metasearch import plugins
+
+__all__ = [
+    "SPLITS", "Bank", "Episode", "Split", "TaskDistribution", "TaskShape", "TestSplit", "build", "concatenate", "open_test",
+    "problems",
+]
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class TaskShape(NamedTuple):
@@ -41,26 +48,32 @@ class Episode(NamedTuple):
     query_y: Tensor
     noise: Mapping[str, Tensor] = {}
 
-    def to(self, device: torch.device | str) -> Episode:
-        def move(t: Tensor) -> Tensor:
-            return t.to(device)
+    def map(self, f: Callable[[Tensor], Tensor]) -> Episode:
+        """f of every tensor in it."""
+        return Episode(
+            f(self.support_x), f(self.support_y), f(self.query_x), f(self.query_y), {k: f(v) for k, v in self.noise.items()}
+        )
 
-        return Episode(*(move(t) for t in self[:4]), {k: move(v) for k, v in self.noise.items()})
+    def to(self, device: torch.device | str) -> Episode:
+        return self.map(lambda t: t.to(device))
 
     def select(self, index: int | slice | Tensor) -> Episode:
         """Episode(s) number `index` of a batch."""
-        fields = (t[index] for t in self[:4])
-        return Episode(*fields, {k: v[index] for k, v in self.noise.items()})
+        return self.map(lambda t: t[index])
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]  # a tuple's own `count` is of no use here
+        """The number of episodes in a batch."""
         return int(self.support_x.shape[0])
 
 
 def concatenate(parts: list[Episode]) -> Episode:
     """Several batches of episodes as one."""
-    fields = [torch.cat([p[i] for p in parts]) for i in range(4)]
-    return Episode(*fields, {k: torch.cat([p.noise[k] for p in parts]) for k in parts[0].noise})
+    return Episode(
+        torch.cat([p.support_x for p in parts]), torch.cat([p.support_y for p in parts]),
+        torch.cat([p.query_x for p in parts]), torch.cat([p.query_y for p in parts]),
+        {k: torch.cat([p.noise[k] for p in parts]) for k in parts[0].noise},
+    )
 
 
 class Bank(NamedTuple):
@@ -73,8 +86,9 @@ class Bank(NamedTuple):
 class TaskDistribution(ABC):
     """Draws episodes of any TaskShape from the splits "train" and "val" (and "test", but only through `open_test`).
 
-    Subclasses implement `_draw`, `loss`, `score`, `digest`, `input_shape`. Tensors live on `device` (`to`); generators are CPU
-    generators, so that the same seed draws the same episodes on every device.
+    Subclasses implement `_draw`, `loss`, `score`, `digest`, `check`, `input_shape`; their constructors take plain JSON values, so
+    that a study's [tasks] table can name them. Tensors live on `device` (`to`); generators are CPU generators, so that the same
+    seed draws the same episodes on every device.
     """
 
     kind: ClassVar[Literal["classes", "regression"]] = "classes"
@@ -114,6 +128,13 @@ class TaskDistribution(ABC):
     def shape(self, *, ways: int, shots: int, queries: int) -> TaskShape:
         return TaskShape(self.input_shape, ways, shots, queries)
 
+    def shifted(self, strength: float = 1.0) -> TaskDistribution:
+        """Tasks away from these, to see what a learner does outside of what it was trained on. strength 0 moves nothing,
+        1 is the usual amount. Raises ValueError where there are none."""
+        raise ValueError(
+            f"{type(self).__name__} has no shifted tasks. Evaluate without a shift, or on sinusoid, glyphs or omniglot."
+        )
+
     def sample_episodes(self, n: int, *, split: Split, shape: TaskShape, generator: Generator) -> Episode:
         """n episodes, every field with a leading dimension n. The split "test" is sealed: see `open_test`."""
         if split == "test":
@@ -121,7 +142,7 @@ class TaskDistribution(ABC):
                 "the test split is sealed: it opens only through open_test(tasks, record), which records each opening. "
                 "Use split='val' to choose between configurations."
             )
-        return self._draw(n, split, shape, generator)
+        return _drawn(self, n, split, shape, generator)
 
     def bank(self, split: Split, n: int, *, seed: int, shape: TaskShape) -> Bank:
         """n fixed episodes; equal arguments and data give equal banks on every machine."""
@@ -138,7 +159,7 @@ class TestSplit:
         self._tasks = tasks
 
     def sample_episodes(self, n: int, *, shape: TaskShape, generator: Generator) -> Episode:
-        return self._tasks._draw(n, "test", shape, generator)
+        return _drawn(self._tasks, n, "test", shape, generator)
 
     def bank(self, n: int, *, seed: int, shape: TaskShape) -> Bank:
         episodes = self.sample_episodes(n, shape=shape, generator=_bank_generator("test", seed))
@@ -149,6 +170,64 @@ def open_test(tasks: TaskDistribution, record: Callable[[dict[str, str]], object
     """Opens the sealed meta-test. `record` is called first, with what is opened; the driver's writes a ledger row."""
     record({"tasks": type(tasks).__name__, "digest": tasks.digest, "split": "test"})
     return TestSplit(tasks)
+
+
+def problems(name: str, arguments: Mapping[str, Any]) -> list[str]:
+    """What is wrong, in words, with a [tasks] table's arguments; empty if nothing. Builds nothing and reads no data.
+
+    Raises UnknownName for a name that no task distribution has.
+    """
+    kind = plugins.find("tasks", name, TaskDistribution)
+    known = inspect.signature(kind).parameters
+    types = get_type_hints(kind.__init__)
+    said = []
+    for key, value in arguments.items():
+        if key not in known:
+            said.append(f"'{key}' is no argument of {name}.{plugins.did_you_mean(key, known)}")
+        elif not _fits(value, types[key]):
+            said.append(f"{key} of {name} must be {_words(types[key])}, but got {value!r}")
+    missing = [key for key, p in known.items() if p.default is p.empty and key not in arguments]
+    said.extend(f"{name} needs the argument '{key}' ({_words(types[key])})" for key in missing)
+    return said
+
+
+def build(name: str, arguments: Mapping[str, Any]) -> TaskDistribution:
+    """The task distribution of a name. Raises ValueError with everything that is wrong with its arguments."""
+    said = problems(name, arguments)
+    if said:
+        raise ValueError("; ".join(said))
+    built: TaskDistribution = plugins.find("tasks", name, TaskDistribution)(**arguments)
+    return built
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Is a JSON value of an annotated type? An int is a float, a bool is no number."""
+    options = get_args(hint)
+    if options and not isinstance(hint, type) and all(not isinstance(o, type) for o in options):
+        return value in options and isinstance(value, str)  # Literal["a", "b"]
+    if options:
+        return any(_fits(value, o) for o in options)  # a union
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    options = get_args(hint)
+    if options:
+        return " or ".join(_words(o) for o in options if o is not type(None))
+    if isinstance(hint, str):
+        return repr(hint)  # an option of a Literal
+    return {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}.get(hint, str(hint))
+
+
+def _drawn(tasks: TaskDistribution, n: int, split: Split, shape: TaskShape, generator: Generator) -> Episode:
+    if n < 0:
+        raise ValueError(f"the number of episodes must be 0 or more, but got {n}")
+    tasks.check(shape, split)
+    return tasks._draw(n, split, shape, generator)
 
 
 def _bank_generator(split: str, seed: int) -> Generator:
