@@ -1,0 +1,34 @@
+# `make search` and `make test` do all the set-up there is; both work from anywhere with `make -C path/to/metasearch`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.metasearch-installed
+
+.PHONY: search test test-slow lint setup clean
+.DEFAULT_GOAL := setup
+
+setup: $(STAMP)
+
+search: $(STAMP)  ## the main job: the default study, to a leaderboard
+	$(BIN)/metasearch run $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# The stamp is written last, so that an interrupted installation is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "metasearch needs Python 3.11 or later; \
+	this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,77 @@
+"""What holds for all tests: no network, one thread, studies and caches under a temporary folder."""
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before ray, mlflow and torch are imported, here and in the processes that tests start.
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_AUTH_MODE="disabled",
+    RAY_AIR_NEW_OUTPUT="0",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    DO_NOT_TRACK="true",
+    COLUMNS="120",
+)
+for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "METASEARCH_CRASH_AT", "FORCE_COLOR"):
+    os.environ.pop(_name, None)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Pictures are decoded and glyphs are drawn once for the whole session (xdist's workers share the folder)."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "metasearch-cache"
+    os.environ["METASEARCH_CACHE"] = str(cache)
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METASEARCH_HOME", str(tmp_path / "studies"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """A test that reaches out of this machine fails here, not on the day the other machine is down."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and self.type != socket.SOCK_DGRAM and not _is_here(address[0]):
+            raise OSError(f"tests have no network, but this one wants to connect to {address}")
+        connect(self, address)
+
+    socket.socket.connect = local_only  # type: ignore[method-assign, assignment]
+    yield
+    socket.socket.connect = connect  # type: ignore[method-assign]
+
+
+def _is_here(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host in ("localhost", "")
+    return address.is_loopback or address.is_private or address.is_unspecified
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder with the real data (METASEARCH_DATA, or ../shared/data beside the checkout); skips where there is none."""
+    folder = Path(os.environ.get("METASEARCH_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"the real data are not on this machine: {folder} is no folder (METASEARCH_DATA names it)")
+    return folder
