@@ -87,36 +87,20 @@ def _tasks(study: Study, found: list[str]) -> None:
             known = ", ".join(plugins.names("tasks"))
             found.append(f"tasks is missing: add [tasks] with name = 'glyphs' or another of {known}.")
         return
-    from metasearch.tasks import TaskDistribution
+    from metasearch import tasks as room
 
-    name = study.tasks.name
-    where = f"tasks.name = '{name}'"
-    kind = _try(found, where, lambda: plugins.find("tasks", name, TaskDistribution), name)
-    if kind is None:
+    name, arguments = study.tasks.name, study.tasks.arguments
+    wrong = _try(found, f"tasks.name = '{name}'", lambda: room.problems(name, arguments), name)
+    if wrong is None or wrong:
+        found += [f"tasks: {problem}." for problem in wrong or []]
         return
-    wrong = _arguments(study.tasks.arguments, kind, name)
-    found += wrong
-    if wrong:
-        return
-    tasks = _try(found, where, study.tasks_distribution, name)
+    tasks = _try(found, f"tasks.name = '{name}'", study.tasks_distribution, name)
     if tasks is None:
         return
     shape = study.shape(tasks)
     splits: tuple[Literal["train", "val"], ...] = ("train", "val")
     for split in splits:
         _try(found, "tasks", partial(tasks.check, shape, split))
-
-
-def _arguments(given: dict[str, Any], kind: type[Any], name: str) -> list[str]:
-    parameters = inspect.signature(kind).parameters
-    hints = _hints(kind) | _hints(kind.__init__)
-    wrong = [f"tasks.{key} is no argument of {name}.{did_you_mean(key, [*parameters, 'ways', 'shots', 'queries'])}"
-             for key in given if key not in parameters]
-    for key in (k for k in parameters if k in given and k in hints):
-        wrong += _mistyped(f"tasks.{key}", given[key], hints[key])
-    needed = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
-    wrong += [f"tasks.{key} is missing: {name} needs it." for key in needed]
-    return wrong
 
 
 def _budget(study: Study, space: Space | None, uniform: bool, found: list[str]) -> None:

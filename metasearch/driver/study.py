@@ -155,11 +155,20 @@ class Driver(_Table):
     max_errors: Annotated[int, Field(ge=0)] | None = None
 
 
+def _no_secret(uri: str) -> str:
+    if re.match(r"[a-z+]*://[^/]*@", uri, re.IGNORECASE):
+        raise ValueError(
+            "must hold no user and password, since studies are kept and shown. "
+            "Use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return uri
+
+
 class Track(_Table):
     """What people see in MLflow."""
 
     enabled: bool = True
-    uri: Word | None = None
+    uri: Annotated[Word, AfterValidator(_no_secret)] | None = None
     top: Annotated[int, Field(ge=0, le=1000)] = 3  # the weights of so many best trials are kept as artifacts
 
 
@@ -267,11 +276,10 @@ class Study(_Table):
 
     def tasks_distribution(self) -> TaskDistribution:
         """The task distribution, its data loaded. Raises ValueError or OSError if the data are not there."""
-        from metasearch.tasks import TaskDistribution
+        from metasearch import tasks
 
-        tasks = self._wanted_tasks()
-        found: TaskDistribution = plugins.find("tasks", tasks.name, TaskDistribution)(**tasks.arguments)
-        return found
+        wanted = self._wanted_tasks()
+        return tasks.build(wanted.name, wanted.arguments)
 
     def shape(self, tasks: TaskDistribution | None = None) -> TaskShape:
         """The shape of the episodes that trials are scored on."""
