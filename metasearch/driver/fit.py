@@ -1,9 +1,7 @@
 """Do the parts of a study fit each other? Everything is asked before any compute starts, and told all at once."""
 from __future__ import annotations
 
-import inspect
 import json
-import math
 import os
 import traceback
 from collections.abc import Callable
@@ -92,7 +90,7 @@ def _tasks(study: Study, found: list[str]) -> None:
     name, arguments = study.tasks.name, study.tasks.arguments
     wrong = _try(found, f"tasks.name = '{name}'", lambda: room.problems(name, arguments), name)
     if wrong is None or wrong:
-        found += [f"tasks: {problem}." for problem in wrong or []]
+        found += [f"tasks: {problem}" for problem in wrong or []]
         return
     tasks = _try(found, f"tasks.name = '{name}'", study.tasks_distribution, name)
     if tasks is None:
@@ -112,13 +110,8 @@ def _budget(study: Study, space: Space | None, uniform: bool, found: list[str]) 
             f"budget.coverage counts uniform draws, and method '{study.method.name}' makes none. "
             "Use budget.trials or budget.hours, or the method random."
         )
-    if space is None:
-        return
-    size = space.size
-    if math.isinf(size) and isinstance(budget.top, int):
-        found.append(f"budget.top = {budget.top} counts configurations, but the space has infinitely many. Use top = '1%'.")
-    elif isinstance(budget.top, int) and budget.top > size:
-        found.append(f"budget.top = {budget.top} is more than the {size:,} configurations of the space. Lower top.")
+    if space is not None:
+        _try(found, "budget", study.coverage)
 
 
 def _driver(study: Study, found: list[str]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from metasearch.driver import study_file
 from metasearch.driver.study_file import StudyError
 
 if TYPE_CHECKING:
+    from metasearch.budget import Coverage
     from metasearch.objectives import Objective
     from metasearch.space import Space
     from metasearch.strategies import Strategy
@@ -128,19 +128,6 @@ class Budget(_Table):
         if self.coverage is not None and self.top is None:
             raise ValueError("coverage needs top: how many of the best count as a hit (top = 10) or which share (top = '1%')")
         return self
-
-    @property
-    def fraction(self) -> float | None:
-        """The share that `top` names, or None if it names a number of configurations (or is not given)."""
-        return float(self.top.rstrip("% ")) / 100 if isinstance(self.top, str) else None
-
-    def top_count(self, size: int | float) -> int | None:
-        """How many configurations of a finite space `top` means (at least 1), or None: only a share can be meant."""
-        if self.top is None or math.isinf(size):
-            return None
-        if isinstance(self.top, int):
-            return self.top
-        return max(1, math.floor(size * (self.fraction or 0.0)))
 
 
 class Driver(_Table):
@@ -294,19 +281,19 @@ class Study(_Table):
         name = self.method.name
         return name.endswith(".py") or name.replace("_", "-") in plugins.names("methods")
 
-    def planned_trials(self) -> int | None:
-        """How many configurations the budget covers if all of them are looked at, or None if only the clock limits it."""
-        from metasearch import budget
+    def coverage(self) -> Coverage | None:
+        """The study's coverage goal in its space, or None. Raises ValueError for a goal that the space cannot meet."""
+        from metasearch.budget import Coverage
 
-        limits = [] if self.budget.trials is None else [self.budget.trials]
-        if self.budget.coverage is not None and self.budget.top is not None:
-            size = self.space().size
-            top = self.budget.top_count(size)
-            limits.append(
-                budget.trials_for_fraction(self.budget.fraction or 0.0, self.budget.coverage) if top is None
-                else budget.trials_without_replacement(int(size), top, self.budget.coverage)
-            )
-        return min(limits, default=None)
+        if self.budget.coverage is None or self.budget.top is None:
+            return None
+        return Coverage(self.space().size, self.budget.top, self.budget.coverage)
+
+    def planned_trials(self) -> int | None:
+        """How many configurations the budget asks for if each is looked at, or None if only the clock limits it."""
+        coverage = self.coverage()
+        limits = [self.budget.trials, None if coverage is None else coverage.needed]
+        return min((n for n in limits if n is not None), default=None)
 
     def problems(self) -> list[str]:
         """What does not fit, in words, all at once; nothing is trained. Empty: the study can start."""
