@@ -1,0 +1,155 @@
+"""The door to MLflow: which server, with what patience, and the words for what can go wrong there.
+
+MLflow's facts that shaped this file (3.17, each was run): six processes that touch a fresh SQLite file at once break its
+migrations; SQLite in WAL mode takes twice the calls a second; a dead server blocks a call for four minutes by default.
+"""
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metasearch.track.redact import redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PAGE = 1000  # runs a page
+
+
+class TrackingError(Exception):
+    """MLflow said no, or nothing; says which server, what happened and what to do. `passing`: trying again may help."""
+
+    def __init__(self, message: str, *, passing: bool) -> None:
+        super().__init__(redact(message))
+        self.passing = passing
+
+
+def tracking_uri(uri: str | None, home: Path) -> str:
+    """MLFLOW_TRACKING_URI wins, then the study's own `uri`, then SQLite in METASEARCH_HOME. Relative SQLite paths are made absolute."""
+    chosen = os.environ.get("MLFLOW_TRACKING_URI") or uri or f"sqlite:///{home.resolve() / 'mlflow.db'}"
+    path = sqlite_path(chosen)
+    return chosen if path is None else f"sqlite:///{path}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The absolute path of a SQLite URI's file, or None for another kind of URI."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve() if uri.startswith("sqlite:///") else None
+
+
+def artifact_location(uri: str, experiment: str) -> str | None:
+    """Where a new experiment's files go: beside a SQLite file; a server decides for itself."""
+    path = sqlite_path(uri)
+    return None if path is None else (path.parent / "mlartifacts" / experiment).as_uri()
+
+
+def connect(uri: str, *, create: bool) -> MlflowClient:
+    """A client. A SQLite database is made (once, whoever comes first) and put in WAL mode if `create`.
+
+    Raises TrackingError if MLflow does not take the URI, or if there is no database and `create` is False.
+    """
+    with _quiet():
+        return _connect(uri, create)
+
+
+def _connect(uri: str, create: bool) -> MlflowClient:
+    path = sqlite_path(uri)
+    if path is None:
+        return _client(uri)
+    if not path.exists() and not create:
+        raise TrackingError(
+            f"there is no MLflow database at {path}. Name the right one with --uri or MLFLOW_TRACKING_URI, or fill it from the "
+            f"ledger: metasearch sync NAME",
+            passing=False,
+        )
+    if not create and not os.access(path.parent, os.W_OK):
+        return _client(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(path.name + ".lock"), "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first process migrates, the others wait
+        client = _client(uri)
+        client.search_experiments(max_results=1)  # opens the store: makes or checks the tables
+        with sqlite3.connect(path, timeout=20.0) as db:
+            db.execute("PRAGMA journal_mode = WAL")  # persists in the file
+        db.close()
+    return client
+
+
+def _client(uri: str) -> MlflowClient:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return mlflow.MlflowClient(tracking_uri=uri)
+    except MlflowException as error:
+        raise TrackingError(f"MLflow does not take the tracking URI {uri}: {error}", passing=False) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No usage reports over the network and no progress bars; inside, no log lines about migrations."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    import mlflow  # sets its loggers up when it is imported
+
+    assert mlflow
+    logger = logging.getLogger("mlflow")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def patience(seconds: int) -> Iterator[None]:
+    """How long one call may take inside. No retries in MLflow: after a lost reply a run is looked up before it is made again."""
+    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+_PASSING = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED", "CANCELLED"}
+
+
+@contextmanager
+def said(uri: str, doing: str) -> Iterator[None]:
+    """Turns what MLflow, requests and SQLAlchemy raise inside into one TrackingError with words."""
+    import requests
+    import sqlalchemy.exc
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        short = str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__
+        raise TrackingError(f"MLflow at {uri}, while {doing}: {short}", passing=error.error_code in _PASSING) from None
+    except (requests.exceptions.RequestException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError, ValueError) as error:
+        short = str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__
+        raise TrackingError(f"MLflow at {uri}, while {doing}: {short}", passing=True) from None
+
+
+def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
+    """Every result of a paged MLflow search."""
+    token = None
+    while True:
+        page = search(page_token=token, **query)
+        yield from page
+        token = page.token
+        if not token:
+            return
