@@ -351,7 +351,10 @@ def _curve(losses: list[Tensor], metrics: dict[str, Tensor], meta: Params, step:
 
 def _size(recipe: Recipe, study: Train, meta: Params) -> dict[str, float]:
     found = measure.size(recipe.net, recipe.learner, study.tasks, meta, study.shape)
-    return {"params": float(found.params), "flops": float(found.flops), "episode_flops": float(found.episode_flops)}
+    return {
+        "params": float(found.params), "flops": float(found.flops), "episode_flops": float(found.episode_flops),
+        f"norm/{recipe.net.norm}": 1.0,  # metrics are numbers: the norm mode, which tables name in every row
+    }
 
 
 def _floats(learner: Learner, like: Tensor) -> Params:

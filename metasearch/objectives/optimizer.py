@@ -89,7 +89,7 @@ def adam(
     def init(params: Params) -> Params:
         state = {f"{m}/{k}": torch.zeros_like(p) for k, p in params.items() for m in ("first", "second")}
         some = next(iter(params.values()), None)
-        return {**state, "count": torch.zeros((), device=None if some is None else some.device)}
+        return {**state, "count": torch.zeros(()) if some is None else torch.zeros_like(some.flatten()[0])}
 
     def update(grads: Params, state: Params, params: Params, rates: Params, progress: Tensor) -> tuple[Params, Params]:
         lr_now = rates["lr"] * schedule(progress)
@@ -123,7 +123,7 @@ def clipped(inner: Optimizer, limit: float) -> Optimizer:
 
 
 def by_prefix(rules: Mapping[str, Optimizer]) -> Optimizer:
-    """A rule for each key prefix; the longest that fits wins, so "" is the rule of all others; unmatched keys stay as they are."""
+    """A rule for each key prefix; the longest that fits wins ("" is the rule of all others). Unmatched keys stay as they are."""
 
     def split(params: Params) -> dict[str, Params]:
         parts: dict[str, Params] = {prefix: {} for prefix in rules}

@@ -28,7 +28,7 @@ class BadParcel(Exception):
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
     """Writes atomically. facts: JSON without NaN."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}  # safetensors refuses shared memory
     body = save(plain, {"facts": json.dumps(dict(facts), allow_nan=False), "sha256": _hash(plain)})
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     crashpoint("parcel.write")

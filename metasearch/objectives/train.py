@@ -52,8 +52,7 @@ class Train:
             recipe = self.recipe(config, self.shape)
         except ValueError as error:
             raise Infeasible(str(error)) from error
-        changed = {k: v for k, v in (("steps", self.steps), ("meta_batch", self.meta_batch)) if v is not None}
-        return replace(recipe, **changed)
+        return replace(recipe, steps=self.steps or recipe.steps, meta_batch=self.meta_batch or recipe.meta_batch)
 
     def __call__(self, proposal: Proposal, trial: Trial) -> Iterator[Report]:
         recipe = self.built(proposal.config)

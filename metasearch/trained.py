@@ -1,0 +1,237 @@
+"""A finished meta-learner in a user's hands: restore a trial from its parcel, test it once on the sealed split.
+
+    result = evaluate("glyphs-family/12")          # 600 episodes of the test split; the opening is a row of the ledger
+    result.interval, result.curve                  # mean with its 95 % interval; score by number of inner steps
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from metasearch.driver.folder import home_of, locked, study_folder
+from metasearch.driver.study import Study
+from metasearch.learners import Learner
+from metasearch.ledger import Ledger, TrialRow
+from metasearch.nets import Net, Params
+from metasearch.objectives import Infeasible, Mode, parcel
+from metasearch.objectives.evaluation import outputs, scores
+from metasearch.objectives.train import Train
+from metasearch.records import Config
+from metasearch.tasks import TaskDistribution, TaskShape, open_test
+from metasearch.tasks.sinusoid import Sinusoid
+from metasearch.track.statistics import Interval, mean_interval, tail
+
+__all__ = ["Evaluation", "Point", "Trained", "Wave", "evaluate", "restore"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trial's net, learner and weights, on the CPU, ready to adapt."""
+
+    name: str
+    config: Config
+    net: Net
+    learner: Learner
+    meta: Params
+    tasks: TaskDistribution
+    shape: TaskShape
+    step: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """Of an adaptation curve: the score after so many inner steps. `diverged`: share of episodes without a finite score."""
+
+    inner_steps: int
+    mean: float | None
+    low: float | None
+    high: float | None
+    median: float
+    diverged: float
+
+
+@dataclass(frozen=True)
+class Wave:
+    """One sine task, for drawing: supports and the true curve, and what is predicted after some numbers of inner steps.
+
+    support: [K, 2] points (x, y); x, truth: [200]; predicted: inner steps -> [200].
+    """
+
+    support: list[tuple[float, float]]
+    x: list[float]
+    truth: list[float]
+    predicted: dict[int, list[float]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a trial is worth on tasks that no search has seen.
+
+    split: "test", "test shifted" or "test, supports on the left half"; scores are larger-is-better (minus the error on
+    regression, see unit). An interval covers the draw of the episodes alone.
+    """
+
+    trial: str
+    split: str
+    unit: str
+    digest: str
+    interval: Interval
+    median: float
+    diverged: float
+    scores: list[float] = field(repr=False)
+    curve: list[Point] = field(default_factory=list)
+    waves: list[Wave] = field(default_factory=list, repr=False)
+    half: Evaluation | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON: infinite and missing numbers become null."""
+        return _finite({**asdict(self), "interval": self.interval._asdict()})
+
+
+def restore(reference: str, *, home: Path | None = None) -> Trained:
+    """The trial "NAME/12" as its last parcel (its best one under keep = "best") holds it.
+
+    Raises ValueError for a reference that names no trial with a parcel, parcel.BadParcel if the file is damaged.
+    """
+    folder, number = _parsed(reference, home)
+    with Ledger.open(folder / "ledger.sqlite") as ledger:
+        study = Study.from_json(ledger.study()["study"])
+        row = _ended(reference, ledger.trials(), number)
+    train = study.objective()
+    if not isinstance(train, Train):
+        raise ValueError(f"{reference} was not made by `train`, so it has no meta-learner to restore")
+    return _restored(reference, train, row)
+
+
+def evaluate(
+    reference: str, *, home: Path | None = None, episodes: int = 600, seed: int = 0, shift: bool = False, steps: int = 10,
+    mode: Mode = "loop", say: Callable[[str], None] = lambda words: None,
+) -> Evaluation:
+    """Opens the sealed test split (a ledger row says when and for which trial) and scores a trial on it.
+
+    episodes: drawn from the test split with `seed`; equal for all trials of a study. shift: the tasks are moved away from those
+    trained on (`TaskDistribution.shifted`). steps: the adaptation curve goes from 0 to so many inner steps.
+    Raises LockedError while a driver runs the study.
+    """
+    if episodes < 2:
+        raise ValueError(f"an interval needs 2 episodes or more, but got {episodes}. The field's habit is 600.")
+    folder, _ = _parsed(reference, home)
+    with locked(folder):
+        trained = restore(reference, home=home)
+        tasks = trained.tasks.shifted() if shift else trained.tasks
+        tasks.check(trained.shape, "test")
+        with Ledger.open(folder / "ledger.sqlite", write=True) as ledger:
+            number = int(reference.rpartition("/")[2])
+
+            def record(opening: dict[str, str]) -> None:
+                ledger.append("opened", {**opening, "shifted": shift, "trial": reference}, trial=number)
+
+            result = _evaluated(trained, tasks, record, episodes, seed, "test shifted" if shift else "test", steps, mode, say)
+            if isinstance(tasks, Sinusoid):
+                half = tasks.on("right")
+                result = replace(result, half=_evaluated(
+                    trained, half, record, episodes, seed, f"{result.split}, supports on the right half", steps, mode, say
+                ))
+            body = {k: v for k, v in result.to_json().items() if k not in ("scores", "waves", "half")}
+            ledger.append("evaluated", {**body, "episodes": episodes, "seed": seed}, trial=number)
+    return result
+
+
+def _evaluated(
+    trained: Trained, tasks: TaskDistribution, record: Callable[[dict[str, str]], None], episodes: int, seed: int, split: str,
+    steps: int, mode: Mode, say: Callable[[str], None],
+) -> Evaluation:
+    bank = open_test(tasks, record).bank(episodes, seed=seed, shape=trained.shape)
+    say(f"{trained.name}: {episodes} episodes of {split}")
+    found = scores(trained.net, trained.learner, tasks, trained.meta, bank.episodes, mode=mode)
+    curve = []
+    if any(f.name == "inner_steps" for f in fields(trained.learner)):
+        for k in range(steps + 1):
+            say(f"{trained.name}: {k} inner steps")
+            learner = _with_steps(trained.learner, k)
+            curve.append(_point(k, scores(trained.net, learner, tasks, trained.meta, bank.episodes, mode=mode)))
+    end = tail(found)
+    return Evaluation(
+        trained.name, split, tasks.unit, bank.digest, mean_interval(found), end.median, end.diverged, found.tolist(), curve,
+        _waves(trained, tasks, record, seed) if isinstance(tasks, Sinusoid) and not tasks.oracle else [],
+    )
+
+
+def _point(steps: int, found: Tensor) -> Point:
+    end = tail(found)
+    if not torch.isfinite(found).all():
+        return Point(steps, None, None, None, end.median, end.diverged)
+    mean, low, high, _ = mean_interval(found)
+    return Point(steps, mean, low, high, end.median, end.diverged)
+
+
+def _with_steps(learner: Learner, steps: int) -> Learner:
+    """The learner as it is tested, with another number of inner steps."""
+    changed = {"inner_steps": steps} | ({"test_steps": None} if any(f.name == "test_steps" for f in fields(learner)) else {})
+    return replace(learner.at_test(), **changed)
+
+
+def _waves(trained: Trained, tasks: Sinusoid, record: Callable[[dict[str, str]], None], seed: int) -> list[Wave]:
+    """Three test tasks before and after adaptation."""
+    shape = trained.shape._replace(queries=200)
+    episodes = open_test(tasks, record).sample_episodes(3, shape=shape, generator=Generator().manual_seed(seed))
+    order = episodes.query_x[..., 0].argsort(-1)  # [3, 200]
+    counts = (0, 1, 10) if any(f.name == "inner_steps" for f in fields(trained.learner)) else (0,)
+    predicted: dict[int, Tensor] = {}
+    for k in counts:
+        learner = _with_steps(trained.learner, k) if len(counts) > 1 else trained.learner
+        found = outputs(trained.net, learner, tasks, trained.meta, episodes, mode="loop")
+        predicted[k] = torch.cat([o for o, _ in found])[..., 0].gather(1, order)
+    x, truth = episodes.query_x[..., 0].gather(1, order), episodes.query_y[..., 0].gather(1, order)
+    points = torch.cat([episodes.support_x, episodes.support_y], -1)
+    return [
+        Wave([(float(a), float(b)) for a, b in points[i]], x[i].tolist(), truth[i].tolist(),
+             {k: v[i].tolist() for k, v in predicted.items()})
+        for i in range(len(x))
+    ]
+
+
+def _restored(reference: str, train: Train, row: TrialRow) -> Trained:
+    if row.checkpoint is None:
+        raise ValueError(f"{reference} has no parcel: it ended as '{row.status}' before it was saved")
+    tensors, facts = parcel.read(Path(row.checkpoint))
+    prefix = "best/" if any(k.startswith("best/") for k in tensors) else "meta/"
+    try:
+        recipe = train.built(row.proposal.config)
+    except Infeasible as error:
+        raise ValueError(f"{reference} cannot be rebuilt from its config: {error}") from error
+    meta = {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
+    return Trained(
+        reference, row.proposal.config, recipe.net, recipe.learner.at(1.0), meta, train.tasks, train.shape,
+        int(facts.get("best_step", facts["step"]) if prefix == "best/" else facts["step"]),
+    )
+
+
+def _ended(reference: str, trials: Mapping[int, TrialRow], number: int) -> TrialRow:
+    if number not in trials:
+        last = max(trials, default=None)
+        known = "it has no trials yet" if last is None else f"its trials are 0 to {last}"
+        raise ValueError(f"there is no trial {reference}: {known}")
+    return trials[number]
+
+
+def _parsed(reference: str, home: Path | None) -> tuple[Path, int]:
+    name, slash, number = reference.rpartition("/")
+    if not slash or not number.isdecimal():
+        raise ValueError(f"a trial is named STUDY/NUMBER, such as glyphs-family/12, but got {reference!r}")
+    return study_folder(name, home_of(home)), int(number)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not torch.isfinite(torch.tensor(value)):
+        return None
+    return value

@@ -1,0 +1,221 @@
+"""The trainer: modes agree, a resumed trial is the undisturbed one, divergence ends a trial with a step and a reason."""
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metasearch import tasks as task_room
+from metasearch.learners.maml import MAML
+from metasearch.learners.prototypical import Prototypical
+from metasearch.nets.conv4 import Conv4, conv4
+from metasearch.nets.mlp import mlp
+from metasearch.objectives import Diverged, Infeasible, Mode, Trial, parcel
+from metasearch.objectives.episodic import block_steps, draw_block, outer_step
+from metasearch.objectives.evaluation import outputs, scores
+from metasearch.objectives.optimizer import adam, sgd
+from metasearch.objectives.recipe import Recipe
+from metasearch.objectives.train import Train
+from metasearch.records import Config, Proposal, Report
+from metasearch.tasks import Episode, TaskShape
+
+TASKS = task_room.build("sinusoid", {})
+SHAPE = TASKS.shape(ways=1, shots=5, queries=5)
+
+
+def recipe(config: Config, shape: TaskShape) -> Recipe:
+    net = mlp(shape.x, shape.ways, hidden=(20, 20), act="tanh")
+    learner = MAML(inner_lr=float(config.get("inner_lr", 0.02)))
+    return Recipe(net, learner, adam(0.01), meta_batch=4, steps=40)
+
+
+TRAIN = Train(recipe, TASKS, SHAPE, validation_episodes=20, mode="vmap", report_every=10)
+
+
+def _save(folder: Path, step: int, tensors: Any, facts: Any) -> str:
+    return str(parcel.write(folder / f"{step}.safetensors", tensors, facts))
+
+
+def _trial(folder: Path, **given: Any) -> Trial:
+    return Trial(0, save=functools.partial(_save, folder), **given)
+
+
+def _run(train: Train, trial: Trial, config: Config | None = None, **proposal: Any) -> list[Report]:
+    return list(train(Proposal(config or {}, seed=7, **proposal), trial))
+
+
+def test_training_improves_the_score(tmp_path: Path) -> None:
+    short, long = _run(replace(TRAIN, steps=1), _trial(tmp_path)), _run(replace(TRAIN, steps=400), _trial(tmp_path))
+    assert long[-1].score > short[-1].score + 0.5  # type: ignore[operator]
+    assert long[-1].step == 400
+    assert len(long[-1].episodes or ()) == 20
+    assert long[-1].score == pytest.approx(sum(long[-1].episodes) / 20, rel=1e-5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_resumed_trial_ends_bit_for_bit_as_the_undisturbed_one(tmp_path: Path, keep: str) -> None:
+    train = replace(TRAIN, keep=keep)  # type: ignore[arg-type]
+    whole = _run(train, _trial(tmp_path / "whole"))
+    trial = _trial(tmp_path / "cut")
+    generator: Iterator[Report] = train(Proposal({}, seed=7), trial)
+    for report in generator:
+        if report.step == 20:
+            break
+    generator.close()  # type: ignore[attr-defined]
+    rest = _run(train, replace(trial, start=tmp_path / "cut" / "20.safetensors", own=True))
+    assert rest[-1].score == whole[-1].score
+    assert rest[-1].episodes == whole[-1].episodes
+    ours, theirs = (parcel.read(tmp_path / f / "40.safetensors")[0] for f in ("cut", "whole"))
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_until_ends_a_segment_and_a_child_goes_on_from_its_parents_step(tmp_path: Path) -> None:
+    first = _run(TRAIN, _trial(tmp_path / "a"), until=10)
+    assert first[-1].step == 10
+    child = _run(TRAIN, _trial(tmp_path / "b", start=Path(first[-1].checkpoint or "")), until=20, parent=0)
+    assert [r.step for r in child] == [20]
+    alone = _run(TRAIN, _trial(tmp_path / "c"), until=20)
+    # the child saw the same blocks of episodes from the same state, so it is the run that was never cut
+    assert child[-1].score == alone[-1].score
+
+
+def test_a_restart_instead_of_a_promotion_would_be_noticed(tmp_path: Path) -> None:
+    first = _run(TRAIN, _trial(tmp_path / "a"), until=30)
+    child = _run(TRAIN, _trial(tmp_path / "b", start=Path(first[-1].checkpoint or "")), until=40, parent=0)
+    restarted = _run(TRAIN, _trial(tmp_path / "c"), until=10)
+    assert child[-1].score != restarted[-1].score
+
+
+def test_divergence_ends_a_trial_with_step_and_reason(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"step \d+: the outer loss is (nan|inf)") as caught:
+        _run(replace(TRAIN, steps=2000), _trial(tmp_path), {"inner_lr": 1e25})
+    assert 1 <= caught.value.step <= 60, "and not after 2,000 steps"
+
+
+def test_loop_vmap_and_compiled_take_the_same_steps() -> None:
+    made = recipe({}, SHAPE)
+    episodes = draw_block(made, TASKS, SHAPE, 3, 0, 0)
+    ends: dict[Mode, dict[str, torch.Tensor]] = {}
+    for mode in ("loop", "vmap", "compiled"):
+        meta = made.net.init(torch.Generator().manual_seed(0))
+        state = made.optimizer.init(meta)
+        step = outer_step(made, TASKS.loss, mode)  # type: ignore[arg-type]
+        for i in range(3):
+            meta, state, _ = step(meta, state, episodes.select(slice(4 * i, 4 * i + 4)), i / 3)
+        ends[mode] = meta  # type: ignore[index]
+    for mode in ("vmap", "compiled"):
+        for k, v in ends["loop"].items():
+            torch.testing.assert_close(ends[mode][k], v, rtol=1e-3, atol=1e-5)  # type: ignore[index]
+
+
+def test_another_inner_rate_hits_the_compiled_program() -> None:
+    """Rates are tensors for the compiler: three trials, one compilation."""
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    made = recipe({}, SHAPE)
+    episodes = draw_block(made, TASKS, SHAPE, 1, 0, 0)
+    step = outer_step(made, TASKS.loss, "compiled")
+    meta = made.net.init(torch.Generator().manual_seed(0))
+    step(meta, made.optimizer.init(meta), episodes, 0.0)
+    first = counters["stats"]["unique_graphs"]
+    assert first >= 1
+    for progress in (0.25, 0.5):
+        step(meta, made.optimizer.init(meta), episodes, progress)
+    assert counters["stats"]["unique_graphs"] == first
+    assert sum(counters["graph_break"].values()) == 0
+
+
+def test_two_devices_take_the_step_of_one() -> None:
+    made = recipe({}, SHAPE)
+    episodes = draw_block(made, TASKS, SHAPE, 1, 0, 0).select(slice(0, 3))  # uneven: 2 + 1
+    meta = made.net.init(torch.Generator().manual_seed(0))
+    one, _, m1 = outer_step(made, TASKS.loss, "vmap")(meta, made.optimizer.init(meta), episodes, 0.0)
+    two, _, m2 = outer_step(made, TASKS.loss, "vmap", devices=("cpu", "cpu"))(meta, made.optimizer.init(meta), episodes, 0.0)
+    torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(m1["loss"], m2["loss"])
+
+
+def test_the_mode_is_asked_for_once_and_measured_only_when_nobody_knows(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def known(signature: str, measure: Any) -> Mode:
+        asked.append(signature)
+        return "loop"
+
+    def unknown(signature: str, measure: Any) -> Mode:
+        seconds = measure()
+        assert set(seconds) == {"loop", "vmap"}, "a run of forty steps never earns a compilation"
+        assert all(s > 0 for s in seconds.values())
+        asked.append(signature)
+        return min(seconds, key=lambda m: seconds[m])  # type: ignore[return-value]
+
+    train = replace(TRAIN, mode="auto")
+    _run(train, _trial(tmp_path, mode=known))
+    _run(train, _trial(tmp_path, mode=unknown))
+    _run(train, _trial(tmp_path, mode=known), {"inner_lr": 0.05})
+    assert len(asked) == 3
+    assert len(set(asked)) == 1, "another rate is the same signature"
+
+
+def test_keep_best_ends_with_a_report_that_names_the_step_it_went_back_to(tmp_path: Path) -> None:
+    # a rate that is fine at first and then too large: the last step is not the best
+    def worsening(config: Config, shape: TaskShape) -> Recipe:
+        return replace(recipe(config, shape), optimizer=sgd(0.02, schedule=lambda p: torch.where(p < 0.5, 1.0, -3.0)))
+
+    reports = _run(replace(TRAIN, recipe=worsening, keep="best"), _trial(tmp_path))
+    best = max(reports[:-1], key=lambda r: r.score if r.score is not None else -1e9)
+    assert reports[-1].metrics["kept_step"] == best.step < 40
+    assert reports[-1].score == pytest.approx(best.score)
+    assert reports[-2].score < reports[-1].score  # type: ignore[operator]
+
+
+def test_same_seed_same_episodes_whatever_the_block() -> None:
+    made = recipe({}, SHAPE)
+    again = draw_block(made, TASKS, SHAPE, 2, 5, 3)
+    torch.testing.assert_close(draw_block(made, TASKS, SHAPE, 2, 5, 3), again)
+    assert not torch.equal(draw_block(made, TASKS, SHAPE, 2, 5, 4).support_x, again.support_x)
+    assert not torch.equal(draw_block(made, TASKS, SHAPE, 2, 6, 3).support_x, again.support_x)
+    assert block_steps(SHAPE, 4, 40) == 100
+    assert block_steps(TaskShape((3, 84, 84), 60, 5, 15), 4, 40) == 1
+
+
+def test_a_config_that_the_recipe_refuses_is_infeasible() -> None:
+    def refusing(config: Config, shape: TaskShape) -> Recipe:
+        raise ValueError("a square net needs square pictures")
+
+    with pytest.raises(Infeasible, match="square"):
+        _run(replace(TRAIN, recipe=refusing), Trial(0))
+
+
+def test_the_norm_mode_decides_what_a_query_may_see() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 1, 8, 8, generator=generator)
+    y = torch.eye(2)[torch.tensor([[0, 1, 0, 1]] * 2)]
+    query_x, labels = torch.randn(2, 6, 1, 8, 8, generator=generator), torch.randint(2, (2, 6), generator=generator)
+    episodes = Episode(x, y, query_x, torch.eye(2)[labels])
+    alone = episodes._replace(query_x=episodes.query_x[:, :1], query_y=episodes.query_y[:, :1])
+    def first(mode: str, which: Episode) -> torch.Tensor:
+        net = conv4((1, 8, 8), None, Conv4(8, layers=2), mode=mode)  # type: ignore[arg-type]
+        meta = net.init(torch.Generator().manual_seed(1))
+        return torch.cat([o[:, 0] for o, _ in outputs(net, Prototypical(), TASKS, meta, which, mode="loop")])
+
+    torch.testing.assert_close(first("semi", episodes), first("semi", alone))
+    assert not torch.allclose(first("transductive", episodes), first("transductive", alone))
+
+
+def test_scores_are_the_same_in_a_loop_and_under_vmap() -> None:
+    made = recipe({}, SHAPE)
+    meta = made.net.init(torch.Generator().manual_seed(0))
+    bank = TASKS.bank("val", 30, seed=0, shape=SHAPE)
+    loop = scores(made.net, made.learner, TASKS, meta, bank.episodes, mode="loop")
+    mapped = scores(made.net, made.learner, TASKS, meta, bank.episodes, mode="vmap", chunk=7)
+    torch.testing.assert_close(loop, mapped, rtol=1e-4, atol=1e-5)
+    assert loop.shape == (30,)
+    assert scores(made.net, made.learner, TASKS, meta, bank.episodes.select(slice(0, 0)), mode="loop").shape == (0,)

@@ -1,0 +1,107 @@
+"""The outer optimisers against torch.optim, step by step."""
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from metasearch.objectives.optimizer import Optimizer, adam, by_prefix, clipped, constant, cosine, linear, sgd, steps_down
+
+PARAMS = {"net/a": (3, 4), "net/b": (4,), "lr/a": (1,)}
+
+
+def _start() -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return {k: torch.randn(*s, generator=g, dtype=torch.float64) for k, s in PARAMS.items()}
+
+
+def _gradients(step: int) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(1 + step)
+    return {k: torch.randn(*s, generator=g, dtype=torch.float64) for k, s in PARAMS.items()}
+
+
+def _ours(rule: Optimizer, steps: int = 7) -> dict[str, torch.Tensor]:
+    params = _start()
+    state = rule.init(params)
+    rates = {k: v.double() for k, v in rule.rates.items()}
+    for i in range(steps):
+        params, state = rule.update(_gradients(i), state, params, rates, torch.tensor(i / steps, dtype=torch.float64))
+    return params
+
+
+def _theirs(kind: type[torch.optim.Optimizer], steps: int = 7, **arguments: object) -> dict[str, torch.Tensor]:
+    params = {k: v.clone().requires_grad_() for k, v in _start().items()}
+    optimizer = kind(list(params.values()), **arguments)  # type: ignore[arg-type]
+    for i in range(steps):
+        for k, g in _gradients(i).items():
+            params[k].grad = g
+        optimizer.step()
+    return {k: v.detach() for k, v in params.items()}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [
+    (sgd(0.125), (torch.optim.SGD, {"lr": 0.125})),
+    (sgd(0.125, momentum=0.875, weight_decay=0.25), (torch.optim.SGD, {"lr": 0.125, "momentum": 0.875, "weight_decay": 0.25})),
+    (sgd(0.125, momentum=0.875, nesterov=True), (torch.optim.SGD, {"lr": 0.125, "momentum": 0.875, "nesterov": True})),
+    (adam(0.125), (torch.optim.Adam, {"lr": 0.125})),
+    (adam(0.125, weight_decay=0.25), (torch.optim.Adam, {"lr": 0.125, "weight_decay": 0.25})),
+    (adam(0.125, weight_decay=0.25, decoupled=True), (torch.optim.AdamW, {"lr": 0.125, "weight_decay": 0.25})),
+    (adam(0.125, betas=(0.0, 0.99), eps=1e-3), (torch.optim.Adam, {"lr": 0.125, "betas": (0.0, 0.99), "eps": 1e-3})),
+])
+def test_rules_step_as_torch_optim_does(ours: Optimizer, theirs: tuple[type[torch.optim.Optimizer], dict[str, object]]) -> None:
+    expected = _theirs(theirs[0], **theirs[1])
+    for k, v in _ours(ours).items():
+        torch.testing.assert_close(v, expected[k], rtol=1e-12, atol=1e-12)
+
+
+def test_a_prefix_has_its_own_rule_and_the_longest_wins() -> None:
+    found = _ours(by_prefix({"": sgd(0.5), "net/": adam(0.25), "net/b": sgd(0.125)}))
+    torch.testing.assert_close(found["lr/a"], _ours(sgd(0.5))["lr/a"])
+    torch.testing.assert_close(found["net/a"], _ours(adam(0.25))["net/a"])
+    torch.testing.assert_close(found["net/b"], _ours(sgd(0.125))["net/b"])
+
+
+def test_unmatched_keys_stay_as_they_are() -> None:
+    found = _ours(by_prefix({"net/": sgd(0.5)}))
+    torch.testing.assert_close(found["lr/a"], _start()["lr/a"])
+    assert not torch.equal(found["net/a"], _start()["net/a"])
+
+
+def test_clipping_is_elementwise_and_not_by_norm() -> None:
+    params = {"net/a": torch.zeros(3)}
+    rule = clipped(sgd(1.0), 10.0)
+    new, _ = rule.update({"net/a": torch.tensor([30.0, -1.0, -11.0])}, {}, params, rule.rates, torch.tensor(0.0))
+    assert new["net/a"].tolist() == [-10.0, 1.0, 10.0]
+
+
+def test_schedules_begin_at_one_and_end_where_they_say() -> None:
+    begin, half, end = (torch.tensor(p) for p in (0.0, 0.5, 1.0))
+    for schedule, middle, last in [(cosine(0.1), 0.55, 0.1), (linear(0.2), 0.6, 0.2), (steps_down(3, 0.5), 0.25, 0.125)]:
+        assert math.isclose(float(schedule(begin)), 1.0)
+        assert math.isclose(float(schedule(half)), middle, rel_tol=1e-6)
+        assert math.isclose(float(schedule(end)), last, rel_tol=1e-6, abs_tol=1e-7)
+    assert constant(half) == 1.0
+
+
+def test_a_vmap_over_rates_equals_separate_runs() -> None:
+    """The door to fused trials: state, weights and rates may all have a leading dimension."""
+    rates = torch.tensor([0.1, 0.01])
+    rule = adam(1.0)
+    params = {k: v.float() for k, v in _start().items()}
+    grads = {k: v.float() for k, v in _gradients(0).items()}
+
+    def once(lr: torch.Tensor) -> dict[str, torch.Tensor]:
+        return rule.update(grads, rule.init(params), params, {**rule.rates, "lr": lr}, torch.tensor(0.0))[0]
+
+    fused = torch.func.vmap(once)(rates)
+    for i, lr in enumerate(rates):
+        for k, v in once(lr).items():
+            torch.testing.assert_close(fused[k][i], v)
+
+
+def test_nesterov_without_momentum_and_bad_limits_are_errors_in_words() -> None:
+    with pytest.raises(ValueError, match="momentum > 0"):
+        sgd(0.1, nesterov=True)
+    with pytest.raises(ValueError, match="must be positive"):
+        clipped(sgd(0.1), 0.0)
