@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from metasearch.learners._gradient import value_and_gradient
@@ -21,12 +22,13 @@ def sgd_steps(
     """
     for _ in range(steps):
         _, _, grads = value_and_gradient(lambda p: (objective(p), ()), params, differentiable=not first_order)
-        params = {k: p - _of(lr, k) * grads[k] for k, p in params.items()}
+        params = {k: descend(p, grads[k], lr[k] if isinstance(lr, Mapping) else lr) for k, p in params.items()}
     return params
 
 
-def _of(lr: Rate, key: str) -> float | Tensor:
-    return lr[key] if isinstance(lr, Mapping) else lr
+def descend(p: Tensor, g: Tensor, lr: float | Tensor) -> Tensor:
+    """p - lr * g in one pass over memory, and one in its backward."""
+    return torch.addcmul(p, g, lr, value=-1) if isinstance(lr, Tensor) else torch.add(p, g, alpha=-lr)
 
 
 def check(*, least: float = 0, **fields: float | Tensor | None) -> None:

@@ -77,7 +77,7 @@ class Reptile(Learner):
             value, _, grads = gradients.value_and_gradient(objective, w, differentiable=False)
             total = total + value.detach()
             if self.optimizer == "sgd":
-                w = {k: p - self.inner_lr * grads[k] for k, p in w.items()}
+                w = {k: inner.descend(p, grads[k], self.inner_lr) for k, p in w.items()}
             else:
                 w, v = _adam(w, v, grads, self.inner_lr, step + 1)
         return w, total / max(self.inner_steps, 1)
