@@ -46,14 +46,14 @@ class Row(NamedTuple):
 
     study      {study, space_digest, ..., versions, code}: the first row, and the only one of its kind
     proposed   Proposal
-    started    {lane, process, attempt, start, own}
-    report     {step, metrics, score, checkpoint, found?}
+    started    {lane, process, attempt, start, own, cause}: cause is "new", "lane" (the lane died) or "resume"
+    report     {step, metrics, score, checkpoint, seconds, found?}
     ended      Outcome + {seconds, checkpoint, elapsed}; blob: per-episode scores
     mode       {signature, mode, seconds: {mode: seconds a step}}
     opened     {tasks, digest, split}: the sealed meta-test was opened
     evaluated  {mean, low, high, episodes, ...}
     note       {what}
-    stopped    {reason, coverage, wanted}
+    stopped    {reason, coverage, wanted, final, budget, max_errors}: final is False for a study that was interrupted
     resumed    {}
     """
 
@@ -75,6 +75,7 @@ class TrialRow:
     lane: str | None = None
     process: str | None = None
     attempts: int = 0
+    barren: int = 0  # deaths of its lane since its last report
     report: Report | None = None  # the last one
     reports: int = 0
     checkpoints: tuple[str, ...] = ()  # parcels that its reports named, oldest first, each once
@@ -197,15 +198,17 @@ class Ledger:
             raise ValueError(f"'{kind}' is no kind of ledger row; kinds are {', '.join(KINDS)}")
         if kind == "study":
             raise ValueError("a ledger has one study row, and Ledger.create writes it")
-        text = _dumps(body)
+        text, when = _dumps(body), time.time() if at is None else at
         with self.together():
             crashpoint(f"ledger.{kind}")
             seq = self._last + 1
             # seq is given, not taken: if two processes ever wrote, the second insert would fail instead of interleaving
             self._db.execute(
-                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", (seq, time.time() if at is None else at, kind, trial, text, blob)
+                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", (seq, when, kind, trial, text, blob)
             )
             self._last = seq
+            if self._folded == seq - 1:  # the writer folds as it writes; readers read
+                self._take(Row(seq, when, kind, trial, json.loads(text), blob))
         return seq
 
     @contextmanager
@@ -271,11 +274,15 @@ class Ledger:
 
         The dict and its values are the ledger's own: look at them, do not change them.
         """
-        for row in self.rows(after=self._folded):
-            if row.trial is not None:
-                self._fold(row)
-            self._folded = row.seq
+        if not self.writable or self._folded != self._last:
+            for row in self.rows(after=self._folded):
+                self._take(row)
         return self._trials
+
+    def _take(self, row: Row) -> None:
+        if row.trial is not None:
+            self._fold(row)
+        self._folded = row.seq
 
     def _fold(self, row: Row) -> None:
         number, body = row.trial, row.body
@@ -289,10 +296,13 @@ class Ledger:
         if row.kind == "started":
             trial.status = "running"
             trial.lane, trial.process, trial.attempts = body.get("lane"), body.get("process"), int(body["attempt"])
+            trial.barren += body.get("cause") == "lane"
             trial.started_at = trial.started_at or row.at
         elif row.kind == "report":
             trial.report = Report(body["step"], body["metrics"], body["score"], None, body["checkpoint"], body.get("found"))
             trial.reports += 1
+            trial.barren = 0
+            trial.seconds = float(body.get("seconds") or trial.seconds)
             if trial.report.checkpoint:
                 self._names(trial, trial.report.checkpoint)
         elif row.kind == "ended":

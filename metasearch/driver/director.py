@@ -1,0 +1,823 @@
+"""The director: asks the strategy, hands proposals to lanes, writes the ledger, tells the strategy. Plain Python, no Ray.
+
+All that it knows is in the ledger: a director that is killed comes back by replaying it, and a trial that was done is never
+run again. One call of a lane is one transaction (the end of a trial, its tell, the next ask and its start), so one fsync; what
+is answered is on the disk before it is answered, and every call may be repeated without harm.
+"""
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import os
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from metasearch.budget import Coverage
+from metasearch.crashpoint import crashpoint
+from metasearch.driver import letters
+from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
+from metasearch.driver.snapshot import load_snapshot, save_snapshot
+from metasearch.driver.worker import stack_file
+from metasearch.ledger import Ledger, LedgerError, TrialRow, finite
+from metasearch.objectives import MODES, Mode
+from metasearch.records import LOOKED_AT, Outcome, Proposal
+from metasearch.space import digest
+from metasearch.strategies import Strategy
+
+if TYPE_CHECKING:
+    from metasearch.driver.study import Study
+
+__all__ = ["Director", "LockedError", "Status", "StudyMismatch", "trial_seed"]
+
+DEATHS = 2  # a worker that dies so often in one trial, without a report in between, takes the trial with it
+INFEASIBLE = 1000  # so many proposals refused in a row end a study
+FAILED = frozenset({"error", "oom"})
+USED = frozenset({"done", "diverged", "reused"})  # what uses up a trial of the budget; the rest is replaced
+SNAPSHOT = 100  # outcomes between two snapshots of a strategy that offers them
+log = logging.getLogger("metasearch.driver")
+
+
+class LockedError(Exception):
+    """Another driver works on this study."""
+
+
+class StudyMismatch(ValueError):
+    """A study of this name is there, but it is another study, or its space has changed."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a study stands; status.json holds the same."""
+
+    name: str
+    planned: int | None  # roots that the budget pays for; None: as many as the hours allow
+    done: int
+    running: int
+    failed: int  # error and oom
+    diverged: int
+    infeasible: int
+    reused: int
+    best_trial: int | None
+    best_score: float | None
+    best_low: float | None  # 95 % over the bank's episodes; None if the trial has no per-episode scores
+    best_high: float | None
+    eta_seconds: float | None
+    coverage: float | None  # probability that one of the top was looked at; None: the strategy draws nothing uniformly
+    coverage_wanted: float | None
+    top: int | str | None  # what `coverage` counts as top
+    elapsed_seconds: float
+    reason: str | None  # why it is finished: trials, coverage, hours, strategy, errors, infeasible; None while it is not
+    lanes: tuple[str, ...] = ()  # with a running trial
+    pid: int = 0
+    host: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def used(self) -> int:
+        """Trials of the budget that are used up."""
+        return self.done + self.diverged + self.reused
+
+
+def trial_seed(study_seed: int, trial: int) -> int:
+    """Every trial has its own seed: a function of the study's and the trial's number."""
+    return int.from_bytes(hashlib.sha256(f"trial {study_seed} {trial}".encode()).digest()[:8], "big") >> 1
+
+
+class Director:
+    """Opens (or creates) a study's ledger, takes its lock and rebuilds its strategy.
+
+    study:  what to run. folder: the study's own. owner: the pid that people know (the driver's, where this is an actor of its).
+    about:  more for the ledger's first row (data digest, versions, code, ...).
+    lanes_live: this director takes the place of one that died while its lanes went on.
+
+    Raises LockedError, LedgerError, StudyMismatch.
+    """
+
+    def __init__(
+        self, study: Study, folder: Path, *, owner: int | None = None, about: Mapping[str, Any] | None = None,
+        lanes_live: bool = False,
+    ) -> None:
+        self.study, self.folder = study, folder.resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _take_lock(self.folder, owner or os.getpid())
+        try:
+            self.space = study.space()
+            self.strategy: Strategy = study.strategy()
+            self.goal = _goal(study, self.strategy)
+            self._needed = self.goal.needed if self.goal is not None and study.budget.coverage is not None else None
+            self.ledger, new = self._opened(about or {})
+        except BaseException:
+            self._lock.close()
+            raise
+        self._owner = owner or os.getpid()
+        self._began = time.monotonic()
+        self._earlier = 0.0  # seconds of earlier sessions
+        self._since_snapshot = 0
+        self._stopping: str | None = None
+        self._broken: str | None = None
+        self._idle_at = -1  # number of ends at which the strategy had nothing to ask
+        self._status_at = -math.inf
+        self._reset_counts()
+        self._replay()
+        self.reason = self._stopped_reason()
+        if not new and self.reason is None and not lanes_live:
+            self._resume()
+        self._write_status(force=True)
+
+    def _reset_counts(self) -> None:
+        self.counts: Counter[str] = Counter()  # ended trials by status
+        self._open_roots: set[int] = set()
+        self._used_roots = 0
+        self._looked: set[str] = set()  # distinct root configs that somebody looked at
+        self._looked_open: Counter[str] = Counter()  # root configs on their way
+        self._refused = 0  # infeasible ones in a row
+        self._same: dict[tuple[str, int | None, int | None], int] = {}  # what was proposed -> the trial that runs or ran it
+        self._twins: dict[int, list[int]] = {}  # trial -> later proposals of the same thing, which wait for its result
+        self._open: dict[int, None] = {}  # proposed, not ended; in order
+        self._orphans: deque[int] = deque()  # proposed or started, but nobody's now
+        self._causes: dict[int, str] = {}  # why an orphan is one
+        self._holder: dict[str, int] = {}  # lane -> its trial
+        self._modes: dict[str, Mode] = {}
+        self._best: TrialRow | None = None
+        self._numbers = 0
+        self._ended = 0
+        self._ended_here = 0
+
+    # -- what lanes call --------------------------------------------------------------------------------------------------
+
+    def next(
+        self, lane: str, process: str, ending: Ending | None = None, lines: tuple[Line, ...] = ()
+    ) -> Assignment | Wait | None:
+        """Writes down how the lane's last trial ended, and answers with its next; None: no more for this lane.
+
+        process: a token of the lane's process. A lane that holds a trial and comes with another token has died and was started
+        again: it gets its trial back. The same call twice gets the same answer twice.
+        """
+        with self._transaction() as told:
+            if ending is not None:
+                self._end(ending, lines, told)
+            held = self._holder.get(lane)
+            if held is not None and self._trials[held].process == process:
+                return self._assignment(held)  # the call is a repetition: its answer was lost
+            if held is not None:
+                self._died(held, told)
+            number = self._orphans[0] if self._orphans and not self._stopping else None
+            if number is None and not self._stopping:
+                number = self._propose(told)
+            if number is not None:
+                if self._orphans and self._orphans[0] == number:
+                    self._orphans.popleft()
+                self._start(number, lane, process)
+                answer: Assignment | Wait | None = self._assignment(number)
+            else:
+                answer = self._nothing()
+        self._after(told)
+        return answer
+
+    def end(self, lane: str, process: str, ending: Ending, lines: tuple[Line, ...] = ()) -> None:
+        """Writes down how a trial ended, and hands out nothing."""
+        with self._transaction() as told:
+            self._end(ending, lines, told)
+        self._after(told)
+
+    def report(self, lane: str, process: str, trial: int, lines: tuple[Line, ...]) -> bool:
+        """Writes reports; False: stop this trial."""
+        with self._transaction() as told:
+            row = self._trials.get(trial)
+            if row is None or row.ended or row.lane != lane or row.process != process:
+                return False  # somebody else's by now
+            self._report(trial, lines)
+        self._prune(trial)
+        self._after(told)
+        return self._stopping is None
+
+    def mode(self, signature: str, seconds: Mapping[str, float] | None = None) -> Mode | None:
+        """How to run nets of a signature: the recorded choice, or the fastest of `seconds`, or None (nobody has measured)."""
+        known = self._modes.get(signature)
+        if known is not None or not seconds:
+            return known
+        measured = finite(seconds)
+        choices = [mode for mode in MODES if mode in measured]
+        choice = min(choices, key=lambda mode: measured[mode]) if choices else "vmap"
+        with self._transaction():
+            self.ledger.append("mode", {"signature": signature, "mode": choice, "seconds": measured})
+        self._modes[signature] = choice
+        return choice
+
+    def note(self, trial: int | None, what: str) -> None:
+        """Something worth knowing, for the ledger and the log."""
+        log.warning("%s", what if trial is None else f"trial {trial}: {what}")
+        with self._transaction():
+            self.ledger.append("note", {"what": what}, trial=trial)
+
+    def fail(self, reason: str) -> None:
+        """The study cannot go on; every later call says so."""
+        self._broken = self._broken or reason
+
+    # -- what the driver calls --------------------------------------------------------------------------------------------
+
+    def stop(self, reason: str = "interrupted") -> None:
+        """No new trials; running ones are stopped at their next report, and go on from their last parcel after a resume."""
+        self._stopping = self._stopping or reason
+
+    @property
+    def broken(self) -> str | None:
+        return self._broken
+
+    @property
+    def finished(self) -> bool:
+        return self.reason is not None
+
+    def status(self) -> Status:
+        best, interval = self._best, None
+        if best is not None and best.episodes is not None and len(best.episodes) > 1:
+            from metasearch.track.statistics import mean_interval
+
+            found = mean_interval(best.episodes)
+            interval = (float(found.low), float(found.high))
+        used, elapsed = self._used_roots, self.elapsed
+        planned = self.planned
+        return Status(
+            name=self.study.name, planned=planned, done=self.counts["done"], running=len(self._holder),
+            failed=sum(self.counts[s] for s in FAILED), diverged=self.counts["diverged"], infeasible=self.counts["infeasible"],
+            reused=self.counts["reused"], best_trial=best.id if best else None,
+            best_score=best.outcome.score if best and best.outcome else None,
+            best_low=interval[0] if interval else None, best_high=interval[1] if interval else None,
+            eta_seconds=self._eta(planned, used, elapsed), coverage=self.coverage,
+            coverage_wanted=self.study.budget.coverage, top=self.goal.top if self.goal else None,
+            elapsed_seconds=elapsed, reason=self.reason, lanes=tuple(sorted(self._holder)), pid=self._owner,
+            host=socket.gethostname(),
+        )
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that drivers have worked on this study, all sessions together."""
+        return self._earlier + time.monotonic() - self._began
+
+    @property
+    def planned(self) -> int | None:
+        """Roots that the budget pays for."""
+        limits = [n for n in (self.study.budget.trials, self._needed) if n is not None]
+        return min(limits) if limits else None
+
+    @property
+    def coverage(self) -> float | None:
+        return self.goal.reached(len(self._looked)) if self.goal else None
+
+    def close(self, reason: str | None = None) -> None:
+        """Ends this session. A study that is not finished gets a `stopped` row with the reason and the coverage that it has."""
+        if self._broken is None and not self.finished:
+            with self._transaction():
+                self._stop_row(reason or self._stopping or "interrupted", final=False)
+        with contextlib.suppress(Exception):
+            self._write_status(force=True)
+        self.ledger.close()
+        self._lock.close()
+
+    # -- one transaction --------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[list[Outcome]]:
+        """Rows that become durable together. Yields the outcomes that were told in it.
+
+        If it fails, the strategy has heard of rows that never were: this director is broken and says so from then on.
+        """
+        if self._broken is not None:
+            raise Lost(self._broken)
+        told: list[Outcome] = []
+        try:
+            with self.ledger.together():
+                yield told
+        except Exception as error:
+            self._broken = f"{type(error).__name__}: {error}"
+            log.exception("the director cannot go on")
+            raise
+
+    @property
+    def _trials(self) -> dict[int, TrialRow]:
+        return self.ledger.trials()
+
+    def _after(self, told: list[Outcome]) -> None:
+        """What follows from a transaction that is on the disk."""
+        for outcome in told:
+            self._prune(outcome.trial)
+        self._since_snapshot += len(told)
+        if self._since_snapshot >= SNAPSHOT:
+            self._since_snapshot = 0
+            save_snapshot(self.folder, self.strategy, self.ledger.last)
+        self._write_status()
+
+    # -- rows and what follows from them ----------------------------------------------------------------------------------
+
+    def _propose(self, told: list[Outcome]) -> int | None:
+        """Asks until there is something to run; answers proposals itself that need no run. The number, or None."""
+        while self.reason is None:
+            if (reason := self._spent()) is not None:
+                if not self._open:
+                    self._stop_row(reason, final=True)
+                return None
+            self.strategy.closed = self._closed()
+            if self.strategy.closed and not self.strategy.children:
+                if not self._open:
+                    self._stop_row(self._closed_by(), final=True)
+                return None
+            if self._idle_at == self._ended and self._open:
+                return None  # it had nothing to ask, and has been told nothing since
+            proposal = self.strategy.ask()
+            if proposal is None:
+                self._idle_at = self._ended
+                if not self._open:
+                    self._stop_row(self._closed_by() if self.strategy.closed else "strategy", final=True)
+                return None
+            number = self._numbers + 1
+            proposal = proposal.stamped(trial_seed(self.study.seed, number))
+            self.ledger.append("proposed", proposal.to_json(), trial=number)
+            self._proposed(number, proposal)
+            if (answer := self._answered(number, proposal)) is not None:
+                self._write_end(answer, told)
+            elif number in self._orphans:
+                self._orphans.remove(number)
+                return number
+        return None
+
+    def _proposed(self, number: int, proposal: Proposal) -> None:
+        """Counts a proposal."""
+        self._numbers = max(self._numbers, number)
+        self._open[number] = None
+        if proposal.parent is None:
+            self._open_roots.add(number)
+            self._looked_open[digest(proposal.config)] += 1
+        key = _key(proposal)
+        first = self._same.get(key)
+        if first is None or self.strategy.repeats:
+            self._same[key] = number
+            self._orphans.append(number)
+        elif first in self._open:
+            self._twins.setdefault(first, []).append(number)
+
+    def _answered(self, number: int, proposal: Proposal) -> Ending | None:
+        """The end of a proposal that needs no run: infeasible, or the same as one that has ended."""
+        try:
+            self.space.validate(proposal.config)
+        except ValueError as error:
+            return Ending(number, "infeasible", reason=str(error))
+        parent = proposal.parent
+        if parent is not None and parent not in self._trials:
+            return Ending(number, "error", reason=f"it goes on from trial {parent}, which this study does not have")
+        first = self._same[_key(proposal)]
+        if first == number or first in self._open:
+            return None
+        return self._reuse(number, self._trials[first])
+
+    @staticmethod
+    def _reuse(number: int, first: TrialRow) -> Ending:
+        outcome = first.outcome
+        assert outcome is not None
+        same = "infeasible" if outcome.status == "infeasible" else "reused"
+        return Ending(
+            number, "infeasible" if same == "infeasible" else "reused", score=outcome.score, metrics=outcome.metrics,
+            step=outcome.step, reason=f"the same as trial {first.id}, which is {outcome.status}", checkpoint=first.checkpoint,
+            episodes=None if first.episodes is None else first.episodes.tobytes(),
+        )
+
+    def _start(self, number: int, lane: str, process: str) -> None:
+        row = self._trials[number]
+        starts, own, _ = self._parcels(row)
+        self._holder[lane] = number
+        body = {
+            "lane": lane, "process": process, "attempt": row.attempts + 1, "start": starts[0] if starts else None, "own": own,
+            "cause": self._causes.pop(number, "new"),
+        }
+        self.ledger.append("started", body, trial=number)
+
+    def _assignment(self, number: int) -> Assignment:
+        row = self._trials[number]
+        starts, own, fallback = self._parcels(row)
+        deadline = None
+        if self.study.budget.hours is not None:
+            deadline = time.time() + max(0.0, self.study.budget.hours * 3600 - self.elapsed)
+        return Assignment(number, row.proposal, row.attempts, starts, own, fallback, row.seconds, deadline)
+
+    def _parcels(self, row: TrialRow) -> tuple[tuple[str, ...], bool, str | None]:
+        """(where to start, best first; whether those are its own; the parent's parcel)."""
+        own = tuple(str(p) for p in map(self._located, reversed(row.checkpoints)) if p.is_file())
+        parent = None if row.proposal.parent is None else self._trials.get(row.proposal.parent)
+        theirs = None if parent is None or parent.checkpoint is None else self._located(parent.checkpoint)
+        inherited = str(theirs) if theirs is not None and theirs.is_file() else None
+        if own:
+            return own, True, inherited
+        return ((inherited,) if inherited else ()), False, None
+
+    def _located(self, checkpoint: str) -> Path:
+        """A parcel by the path that the ledger has; a study that was moved has it under its own folder."""
+        path = Path(checkpoint)
+        return path if path.is_file() else self.folder / "parcels" / path.parent.name / path.name
+
+    def _report(self, trial: int, lines: tuple[Line, ...]) -> None:
+        for line in lines:
+            body = {
+                "step": line.step, "metrics": finite(line.metrics), "score": line.score, "checkpoint": line.checkpoint,
+                "seconds": line.seconds,
+            }
+            if line.found is not None:
+                body["found"] = line.found
+            self.ledger.append("report", body, trial=trial, at=line.at)
+
+    def _end(self, ending: Ending, lines: tuple[Line, ...], told: list[Outcome]) -> None:
+        """An end that a lane tells; told twice, it counts once."""
+        row = self._trials.get(ending.trial)
+        if row is None:
+            raise LedgerError(f"a lane ended trial {ending.trial}, which {self.ledger.path} does not know")
+        if row.ended:
+            return
+        self._report(ending.trial, lines)
+        self._write_end(ending, told)
+
+    def _write_end(self, ending: Ending, told: list[Outcome]) -> None:
+        """The `ended` row and everything that follows from it: counts, tell, twins."""
+        row = self._trials[ending.trial]
+        outcome = ending.outcome(row.proposal)
+        self.ledger.append(
+            "ended",
+            {**outcome.to_json(), "metrics": finite(outcome.metrics), "seconds": ending.seconds, "checkpoint": ending.checkpoint,
+             "elapsed": self.elapsed},
+            trial=ending.trial, blob=ending.episodes,
+        )
+        self._counted(row)
+        self._ended_here += 1
+        told.append(outcome)
+        twins = self._freed_twins(row)
+        self.strategy.tell(outcome)
+        for twin in twins:
+            self._write_end(self._reuse(twin, row), told)
+
+    def _freed_twins(self, row: TrialRow) -> list[int]:
+        """The trials that waited for this one and may now be answered; if it failed, the first of them runs in its place."""
+        twins = [twin for twin in self._twins.pop(row.id, []) if twin in self._open]
+        if not twins or row.status not in FAILED:
+            return twins
+        first, rest = twins[0], twins[1:]
+        self._same[_key(row.proposal)] = first
+        self._orphans.append(first)
+        if rest:
+            self._twins[first] = rest
+        return []
+
+    def _counted(self, row: TrialRow) -> None:
+        """Counts an ended trial."""
+        assert row.outcome is not None
+        status, proposal = row.outcome.status, row.proposal
+        self.counts[status] += 1
+        self._ended += 1
+        self._open.pop(row.id, None)
+        with contextlib.suppress(ValueError):
+            self._orphans.remove(row.id)
+        self._release(row.id)
+        if proposal.parent is None:
+            self._open_roots.discard(row.id)
+            name = digest(proposal.config)
+            self._looked_open[name] -= 1
+            if not self._looked_open[name]:
+                del self._looked_open[name]
+            if status in USED:
+                self._used_roots += 1
+            if status in LOOKED_AT:
+                self._looked.add(name)
+        if status in FAILED and self._same.get(_key(proposal)) == row.id:
+            del self._same[_key(proposal)]  # asked for again, it is tried again
+        self._refused = self._refused + 1 if status == "infeasible" else 0
+        if status == "done" and (self._best is None or _rank(row) > _rank(self._best)):
+            self._best = row
+
+    def _died(self, number: int, told: list[Outcome]) -> None:
+        """The process that ran a trial is gone: adopt its letter, or let the trial go on, or give it up."""
+        row = self._trials[number]
+        self._release(number)
+        if self._adopted(number, told) or self._hung(number, told):
+            return
+        if row.barren + 1 >= DEATHS:
+            reason = (
+                f"its worker died {row.barren + 1} times without a report in between. The system may have ended it for want of "
+                f"memory: look at its log, lower the meta-batch, or give a trial a larger share (driver.cpus, driver.gpus)."
+            )
+            self._write_end(Ending(number, "error", reason=reason, step=row.report.step if row.report else 0), told)
+            return
+        self._causes[number] = "lane"
+        self._orphans.appendleft(number)
+
+    def _adopted(self, number: int, told: list[Outcome]) -> bool:
+        letter = letters.read(self.folder, number)
+        if letter is None:
+            return False
+        self._write_end(letter, told)
+        return True
+
+    def _hung(self, number: int, told: list[Outcome]) -> bool:
+        row = self._trials[number]
+        stacks = stack_file(self.folder, number, row.attempts)
+        if not stacks.is_file() or stacks.stat().st_size == 0:
+            return False
+        reason = f"no report for {self.study.driver.trial_timeout} s (driver.trial_timeout); its stacks are in {stacks}"
+        self._write_end(Ending(number, "error", reason=reason, step=row.report.step if row.report else 0), told)
+        return True
+
+    # -- budget -----------------------------------------------------------------------------------------------------------
+
+    def _closed(self) -> bool:
+        """Is every root of the budget used up or on its way?"""
+        trials = self.study.budget.trials
+        if trials is not None and self._used_roots + len(self._open_roots) >= trials:
+            return True
+        if self._needed is None:
+            return False
+        on_their_way = sum(name not in self._looked for name in self._looked_open)
+        return len(self._looked) + on_their_way >= self._needed
+
+    def _closed_by(self) -> str:
+        trials = self.study.budget.trials
+        return "trials" if trials is not None and self._used_roots >= trials else "coverage"
+
+    def _spent(self) -> str | None:
+        """Why nothing more at all is to be asked, children included."""
+        hours = self.study.budget.hours
+        if hours is not None and self.elapsed >= hours * 3600:
+            return "hours"
+        failed = sum(self.counts[status] for status in FAILED)
+        if failed > self._errors_allowed:
+            return "errors"
+        if self._refused >= INFEASIBLE:
+            return "infeasible"
+        return None
+
+    @property
+    def _errors_allowed(self) -> int:
+        """driver.max_errors, or a fifth of the plan; and if nothing ever works, ten are enough."""
+        if self.study.driver.max_errors is not None:
+            return self.study.driver.max_errors
+        if self.counts["done"] == 0:
+            return 9
+        return max(9, (self.planned or self._ended) // 5)
+
+    def _nothing(self) -> Wait | None:
+        """What a lane is told for which there is no trial: wait if work may come, otherwise go."""
+        if self._stopping or self.reason is not None or not self._open:
+            return None
+        if self._spent() is not None or (self._closed() and not self.strategy.children):
+            return None  # whoever runs a trial now replaces it himself if it fails
+        return Wait()
+
+    def _eta(self, planned: int | None, used: int, elapsed: float) -> float | None:
+        if self.finished:
+            return 0.0
+        hours = self.study.budget.hours
+        left = None if hours is None else max(0.0, hours * 3600 - elapsed)
+        here = time.monotonic() - self._began
+        if planned is not None and self._ended_here and used:
+            by_trials = max(0, planned - used) * here / self._ended_here
+            return by_trials if left is None else min(left, by_trials)
+        return left
+
+    def _stop_row(self, reason: str, *, final: bool) -> None:
+        """Why the study stops, and the coverage that it really reached."""
+        reached = {"coverage": self.coverage, "wanted": self.study.budget.coverage}
+        self.ledger.append("stopped", {"reason": reason, **reached, "final": final, **self._limits()})
+        if final:
+            self.reason = reason
+
+    def _limits(self) -> dict[str, Any]:
+        return {"budget": self.study.budget.model_dump(mode="json"), "max_errors": self.study.driver.max_errors}
+
+    def _stopped_reason(self) -> str | None:
+        """Why the study is finished; None if it is not, or if its limits were raised since."""
+        last = None
+        for row in self.ledger.rows(kinds=["stopped"]):
+            last = row
+        if last is None or not last.body["final"]:
+            return None
+        return str(last.body["reason"]) if all(last.body[k] == v for k, v in self._limits().items()) else None
+
+    # -- coming back ------------------------------------------------------------------------------------------------------
+
+    def _opened(self, about: Mapping[str, Any]) -> tuple[Ledger, bool]:
+        """(the study's ledger, whether it is new). Raises StudyMismatch, LedgerError."""
+        path, facts = self.folder / "ledger.sqlite", self._facts()
+        if not path.exists():
+            if any((self.folder / part).is_dir() for part in ("letters", "parcels")):
+                raise LedgerError(
+                    f"{path} is missing, but {self.folder} holds trials of a study. Nothing was started. "
+                    f"Put the ledger back from a backup, or move the folder away to start afresh."
+                )
+            return Ledger.create(path, {**about, **facts}), True
+        ledger = Ledger.open(path, write=True)
+        try:
+            self._same_study(ledger.study(), facts, path)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger, False
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "study": self.study.to_json(), "digest": self.study.digest,
+            "space": self.space.to_json(), "space_digest": self.space.digest,
+        }
+
+    def _same_study(self, then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+        """The budget may have grown since; what determines a trial's result may not have changed."""
+        if then["space_digest"] != now["space_digest"]:
+            raise StudyMismatch(
+                f"the search space of study '{self.study.name}' has changed since {path} was begun:\n"
+                f"{_difference(then['space'], now['space'])}\nUndo the change, or start a new study under another name."
+            )
+        budget = type(self.study.budget).model_validate(then["study"]["budget"])
+        if then["digest"] != self.study.model_copy(update={"budget": budget}).digest:
+            old, new = ({k: v for k, v in s["study"].items() if k not in ("driver", "track", "budget")} for s in (then, now))
+            raise StudyMismatch(
+                f"a study '{self.study.name}' is in {path.parent} already, and it is another one:\n"
+                f"{_difference(old, new) or 'a file that it names has changed'}\nGive this one another name."
+            )
+
+    def _replay(self) -> None:
+        """Rebuilds counts and strategy from the rows, in their order; the ledger wins where the strategy differs."""
+        snapshot = load_snapshot(self.folder, self.strategy)
+        different = 0
+        for row in self.ledger.rows(kinds=["proposed", "started", "ended", "mode"]):
+            if row.kind == "mode":
+                self._modes[row.body["signature"]] = row.body["mode"]
+                continue
+            assert row.trial is not None
+            if row.kind == "proposed":
+                proposal = Proposal.from_json(row.body)
+                if row.seq > snapshot:
+                    self.strategy.closed = self._closed()
+                    asked = self.strategy.ask()
+                    different += asked is None or asked.stamped(proposal.seed or 0) != proposal
+                self._proposed(row.trial, proposal)
+            elif row.kind == "started":
+                self._release(row.trial)
+                self._holder[row.body["lane"]] = row.trial
+                with contextlib.suppress(ValueError):
+                    self._orphans.remove(row.trial)
+            else:
+                self._earlier = max(self._earlier, float(row.body.get("elapsed") or 0.0))
+                trial = self._trials[row.trial]
+                self._release(row.trial)
+                self._counted(trial)
+                self._freed_twins(trial)
+                if row.seq > snapshot:
+                    assert trial.outcome is not None
+                    self.strategy.tell(trial.outcome)
+        if different:
+            self.note(None, f"{different} of {self._numbers} proposals are not what the strategy asks now; the ledger's count")
+
+    def _resume(self) -> None:
+        """Every lane is gone: adopt letters, and hand out what was running first, oldest first."""
+        for path in (self.folder / "letters").glob("[0-9]*.json"):
+            if int(path.stem) not in self._trials:
+                raise LedgerError(
+                    f"{self.ledger.path} does not know trial {path.stem}, whose result is in {path}: the newest rows are lost "
+                    f"(was the -wal file removed?). Nothing was started. Put the ledger and its -wal back from a backup."
+                )
+        with self._transaction() as told:
+            self.ledger.append("resumed", {})
+            started = [n for n in self._open if self._trials[n].status == "running"]
+            self._holder.clear()
+            for number in started:
+                if not self._adopted(number, told) and not self._hung(number, told):
+                    self._causes[number] = "resume"
+            waiting = list(self._orphans)
+            self._orphans = deque(sorted({n for n in started if n in self._open} | set(waiting)))
+        for folder in (self.folder / "parcels").glob("[0-9]*"):
+            self._prune(int(folder.name))
+        self._after(told)
+
+    def _release(self, number: int) -> None:
+        """Nobody holds a trial any more."""
+        for lane in [lane for lane, held in self._holder.items() if held == number]:
+            del self._holder[lane]
+
+    # -- files ------------------------------------------------------------------------------------------------------------
+
+    def _prune(self, number: int) -> None:
+        """Keeps the last parcel of an ended trial, and the last two of a running one."""
+        row = self._trials.get(number)
+        if row is None or not row.checkpoints:
+            return
+        folder = self.folder / "parcels" / str(number)
+        if row.ended:
+            old = set(folder.glob("*.safetensors")) - {self._located(row.checkpoint or "")}
+        else:
+            old = {self._located(c) for c in row.checkpoints[:-2]}
+        for parcel in old:
+            if parcel.parent == folder and parcel.is_file():
+                crashpoint("parcel.delete")
+                parcel.unlink(missing_ok=True)
+
+    def _write_status(self, *, force: bool = False) -> None:
+        """Replaces status.json, at most once a second; it is for looking at, so a full disk does not end a study here."""
+        now = time.monotonic()
+        if not force and now - self._status_at < 1.0:
+            return
+        self._status_at = now
+        temporary = self.folder / ".status.json.new"
+        try:
+            crashpoint("status.before")
+            temporary.write_text(json.dumps(self.status().to_json(), allow_nan=False))
+            os.replace(temporary, self.folder / "status.json")
+            crashpoint("status.after")
+        except OSError as error:
+            log.warning("status.json cannot be written: %s", error)
+
+
+def _key(proposal: Proposal) -> tuple[str, int | None, int | None]:
+    return digest(proposal.config), proposal.parent, proposal.until
+
+
+def _rank(row: TrialRow) -> tuple[float, float]:
+    """Only equal lengths compare: a full training beats a shorter segment, then the score counts."""
+    assert row.outcome is not None
+    return (math.inf if row.proposal.until is None else row.proposal.until), row.outcome.score or -math.inf
+
+
+def _goal(study: Study, strategy: Strategy) -> Coverage | None:
+    """What coverage means for this study: one of `top` (default: the best hundredth) with the wanted probability."""
+    budget = study.budget
+    if not strategy.uniform:
+        if budget.coverage is not None:
+            raise ValueError(
+                f"budget.coverage counts uniform draws, and '{study.method.name}' makes none. Use budget.trials or budget.hours."
+            )
+        return None
+    size: int | float = strategy.population
+    top = budget.top if budget.top is not None else ("1%" if math.isinf(size) or size >= 100 else 1)
+    return Coverage(size, top, budget.coverage or 0.9)
+
+
+def _difference(then: Any, now: Any) -> str:
+    old, new = (json.dumps(value, indent=1, sort_keys=True).splitlines() for value in (then, now))
+    return "\n".join(line for line in difflib.unified_diff(old, new, "then", "now", lineterm="", n=1))[:4000]
+
+
+def _take_lock(folder: Path, owner: int) -> IO[str]:
+    """The kernel's lock on driver.lock, gone when this process is; waits a moment for one that a dead driver's child still holds.
+
+    Raises LockedError that names host and pid.
+    """
+    path = folder / "driver.lock"
+    until = time.monotonic() + 15
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            file.seek(0)
+            holder = _parsed(file.read())
+            file.close()
+            here = holder.get("host") == socket.gethostname()
+            if not (here and not _lives(int(holder.get("pid", 0)))) or time.monotonic() > until:
+                raise LockedError(
+                    f"study '{folder.name}' is being run by process {holder.get('pid', '?')} on {holder.get('host', '?')} since "
+                    f"{holder.get('since', '?')}. Wait for it, or stop it (kill -INT {holder.get('pid', 'PID')}), and try again."
+                ) from None
+            time.sleep(0.1)
+    file.seek(0)
+    file.truncate()
+    json.dump({"host": socket.gethostname(), "pid": owner, "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
+    file.flush()
+    return file
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lives(pid: int) -> bool:
+    """Is there such a process on this machine? (A zombie has ended.)"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return not Path("/proc/self").exists()

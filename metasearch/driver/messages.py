@@ -1,0 +1,105 @@
+"""What a lane and the director say to each other: plain frozen values that travel by call, by Ray and, as a letter, by file."""
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from metasearch.objectives import Mode
+from metasearch.records import Config, Outcome, Proposal, Status
+
+__all__ = ["Assignment", "Ending", "Line", "Link", "Lost", "Wait"]
+
+
+class Lost(Exception):
+    """The director cannot be reached, or has given up: no trial is to blame, and a lane that sees it ends."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Run this. `starts` are parcels to go on from, best first (the trial's own if `own`, else its parent's); `fallback` is
+    the parent's parcel for a trial whose own are all damaged. `spent` are the seconds of earlier attempts."""
+
+    trial: int
+    proposal: Proposal
+    attempt: int = 1
+    starts: tuple[str, ...] = ()
+    own: bool = False
+    fallback: str | None = None
+    spent: float = 0.0
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do yet: ask again."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One report on its way to the ledger: everything is finite, `at` is seconds since the epoch."""
+
+    step: int
+    metrics: Mapping[str, float]
+    score: float | None
+    checkpoint: str | None
+    found: Config | None
+    at: float
+    seconds: float  # of work on this trial so far, all attempts together
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a trial ended, as its worker saw it; the letter holds the same."""
+
+    trial: int
+    status: Status
+    score: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    step: int = 0
+    reason: str | None = None
+    seconds: float = 0.0
+    checkpoint: str | None = None
+    episodes: bytes | None = field(default=None, repr=False)  # float32, little-endian
+
+    def outcome(self, proposal: Proposal) -> Outcome:
+        return Outcome(self.trial, proposal, self.score, self.metrics, self.status, self.step, self.reason)
+
+    def to_json(self) -> dict[str, Any]:
+        body = asdict(self)
+        body["episodes"] = None if self.episodes is None else base64.b64encode(self.episodes).decode()
+        return body
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Ending:
+        episodes = body.get("episodes")
+        return cls(**{**body, "episodes": None if episodes is None else base64.b64decode(episodes)})
+
+
+class Link(Protocol):
+    """A lane's way to the director: a call, or a call through Ray. Every call may be repeated without harm."""
+
+    def next(self, ending: Ending | None, lines: tuple[Line, ...]) -> Assignment | Wait | None:
+        """Writes down how the last trial ended (if one did) and answers with the next; None: no more for this lane."""
+        ...
+
+    def end(self, ending: Ending, lines: tuple[Line, ...]) -> None:
+        """Writes down how a trial ended, and asks for nothing: this lane's process is about to end itself."""
+        ...
+
+    def report(self, trial: int, lines: tuple[Line, ...]) -> bool:
+        """Writes reports; False: stop this trial now (the study is stopping, or the trial is another's)."""
+        ...
+
+    def mode(self, signature: str, seconds: Mapping[str, float] | None) -> Mode | None:
+        """The mode recorded for a signature; None if nobody has measured it. Given measurements, the first writer's count."""
+        ...
+
+    def note(self, trial: int, what: str) -> None:
+        """Writes down something worth knowing about a trial."""
+        ...
+
+    def fail(self, reason: str) -> None:
+        """No trial can run here at all (the objective cannot be built): the study ends with this error."""
+        ...

@@ -1,0 +1,90 @@
+"""A method for tests: trials that count their steps, write a line for every start, and fail on demand.
+
+Scores are known in advance, so that any history can be checked; a trial writes parcels and goes on from them.
+"""
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from metasearch import strategies
+from metasearch.objectives import Diverged, Objective, Trial
+from metasearch.records import Proposal, Report
+from metasearch.strategies import Strategy
+
+
+def method(study: Any) -> tuple[Strategy, Objective]:
+    given = dict(study.method.arguments)
+    inner = given.pop("inner", {"name": "random"})
+    strategy = strategies.build(inner["name"], study.space(), {k: v for k, v in inner.items() if k != "name"}, seed=study.seed)
+    return strategy, Counting(**given)
+
+
+class Counting:
+    """steps: reports of a trial. log: a file that gets a line for every start and every end. misbehave: {trial number: how}."""
+
+    def __init__(
+        self, steps: int = 3, log: str | None = None, seconds: float = 0.0, parcels: bool = True,
+        misbehave: dict[str, str] | None = None,
+    ) -> None:
+        self.steps, self.log, self.seconds, self.parcels = steps, log, seconds, parcels
+        self.misbehave = misbehave or {}
+
+    def __call__(self, proposal: Proposal, trial: Trial) -> Iterator[Report]:
+        how = self.misbehave.get(str(trial.id))
+        first = self._first(trial)
+        self._say("start", trial, first)
+        end = proposal.until or self.steps
+        for step in range(first + 1, end + 1):
+            if self.seconds:
+                time.sleep(self.seconds)
+            self._fail(how, step, trial)
+            yield Report(
+                step, {"train_loss": 1.0 / step}, score=score(proposal, step), episodes=episodes(proposal, step),
+                checkpoint=self._save(trial, step),
+            )
+        self._say("end", trial, end)
+
+    def _first(self, trial: Trial) -> int:
+        if trial.start is None:
+            return 0
+        from metasearch.objectives import parcel
+
+        return int(parcel.read(trial.start)[1]["step"])
+
+    def _save(self, trial: Trial, step: int) -> str | None:
+        if not self.parcels or trial.save is None:
+            return None
+        import torch
+
+        return trial.save(step, {"count": torch.tensor([float(step)])}, {"step": step})
+
+    def _say(self, what: str, trial: Trial, step: int) -> None:
+        if self.log is not None:
+            with Path(self.log).open("a") as file:
+                file.write(f"{what} {trial.id} {step} {os.getpid()}\n")
+
+    def _fail(self, how: str | None, step: int, trial: Trial) -> None:
+        if how is None or step < 2:
+            return
+        if how == "error":
+            raise RuntimeError("as asked")
+        if how == "oom":
+            raise MemoryError("as asked")
+        if how == "diverged":
+            raise Diverged(step, "as asked")
+        if how == "hang":
+            time.sleep(1000)
+        if how == "die" or (how == "die once" and not trial.own):
+            os._exit(1)
+
+
+def score(proposal: Proposal, step: int) -> float:
+    return sum(float(v) for v in proposal.config.values() if isinstance(v, int | float)) + 0.001 * step
+
+
+def episodes(proposal: Proposal, step: int) -> tuple[float, ...]:
+    return tuple(score(proposal, step) + d for d in (-0.1, 0.0, 0.1))
