@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import fcntl
 import hashlib
 import json
 import logging
@@ -20,11 +19,12 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from metasearch.budget import Coverage
 from metasearch.crashpoint import crashpoint
 from metasearch.driver import letters
+from metasearch.driver.folder import LockedError, lock
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
 from metasearch.driver.snapshot import load_snapshot, save_snapshot
 from metasearch.driver.worker import stack_file
@@ -45,10 +45,6 @@ FAILED = frozenset({"error", "oom"})
 USED = frozenset({"done", "diverged", "reused"})  # what uses up a trial of the budget; the rest is replaced
 SNAPSHOT = 100  # outcomes between two snapshots of a strategy that offers them
 log = logging.getLogger("metasearch.driver")
-
-
-class LockedError(Exception):
-    """Another driver works on this study."""
 
 
 class StudyMismatch(ValueError):
@@ -111,7 +107,7 @@ class Director:
     ) -> None:
         self.study, self.folder = study, folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _take_lock(self.folder, owner or os.getpid())
+        self._lock = lock(self.folder, owner=owner)
         try:
             self.space = study.space()
             self.strategy: Strategy = study.strategy()
@@ -768,56 +764,3 @@ def _goal(study: Study, strategy: Strategy) -> Coverage | None:
 def _difference(then: Any, now: Any) -> str:
     old, new = (json.dumps(value, indent=1, sort_keys=True).splitlines() for value in (then, now))
     return "\n".join(line for line in difflib.unified_diff(old, new, "then", "now", lineterm="", n=1))[:4000]
-
-
-def _take_lock(folder: Path, owner: int) -> IO[str]:
-    """The kernel's lock on driver.lock, gone when this process is; waits a moment for one that a dead driver's child still holds.
-
-    Raises LockedError that names host and pid.
-    """
-    path = folder / "driver.lock"
-    until = time.monotonic() + 15
-    while True:
-        file = path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError:
-            file.seek(0)
-            holder = _parsed(file.read())
-            file.close()
-            here = holder.get("host") == socket.gethostname()
-            if not (here and not _lives(int(holder.get("pid", 0)))) or time.monotonic() > until:
-                raise LockedError(
-                    f"study '{folder.name}' is being run by process {holder.get('pid', '?')} on {holder.get('host', '?')} since "
-                    f"{holder.get('since', '?')}. Wait for it, or stop it (kill -INT {holder.get('pid', 'PID')}), and try again."
-                ) from None
-            time.sleep(0.1)
-    file.seek(0)
-    file.truncate()
-    json.dump({"host": socket.gethostname(), "pid": owner, "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
-    file.flush()
-    return file
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _lives(pid: int) -> bool:
-    """Is there such a process on this machine? (A zombie has ended.)"""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return not Path("/proc/self").exists()

@@ -1,0 +1,102 @@
+"""Where a study lives on the disk, and who may write there: one process at a time, held by the kernel's lock on driver.lock."""
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from metasearch.driver.study import study_name
+
+__all__ = ["LockedError", "home_of", "lock", "locked", "study_folder"]
+
+PATIENCE = 15.0  # seconds for which the lock of a driver that is gone may be held by what it left behind
+
+
+class LockedError(Exception):
+    """Another process works on this study; says host and pid."""
+
+
+def home_of(home: Path | None = None) -> Path:
+    """Where studies live: the argument, else METASEARCH_HOME, else ./studies. Absolute."""
+    return (home or Path(os.environ.get("METASEARCH_HOME") or "studies")).expanduser().resolve()
+
+
+def study_folder(name: str, home: Path) -> Path:
+    """The folder of a study. Raises ValueError for a name that is none (it never leads out of the home)."""
+    try:
+        return home / study_name(name)
+    except ValueError as error:
+        raise ValueError(f"a study's name {error}") from None
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, owner: int | None = None) -> Iterator[None]:
+    """Only one process is inside at a time. Raises LockedError."""
+    held = lock(folder, owner=owner)
+    try:
+        yield
+    finally:
+        held.close()
+
+
+def lock(folder: Path, *, owner: int | None = None) -> IO[str]:
+    """The lock, held until the file is closed or the process is gone, even by kill -9.
+
+    owner: the pid that people know (the driver's, where this process is a child of it). The lock of a driver that is dead may be
+    held for a moment by a child that is about to end: that is waited for. Raises LockedError.
+    """
+    path = folder / "driver.lock"
+    until = time.monotonic() + PATIENCE
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            holder = _read(file)
+            file.close()
+            left_behind = holder.get("host") == socket.gethostname() and not _lives(holder.get("pid"))
+            if not left_behind or time.monotonic() > until:
+                raise LockedError(
+                    f"study '{folder.name}' is being run by process {holder.get('pid', '?')} on {holder.get('host', '?')} since "
+                    f"{holder.get('since', '?')}. Wait for it, or stop it (kill -INT {holder.get('pid', 'PID')}), and try again."
+                ) from None
+            time.sleep(0.1)
+    file.seek(0)
+    file.truncate()
+    json.dump({"host": socket.gethostname(), "pid": owner or os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
+    file.flush()
+    return file
+
+
+def _read(file: IO[str]) -> dict[str, Any]:
+    file.seek(0)
+    try:
+        found = json.load(file)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lives(pid: object) -> bool:
+    """Is there such a process on this machine? A zombie has ended."""
+    if not isinstance(pid, int):
+        return True
+    if Path("/proc/self/stat").exists():
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
