@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save_file
 
-Arrays = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
-KINDS = {"U8": np.dtype("uint8"), "I64": np.dtype("<i8")}  # what is stored; others are a mistake of ours
+Array = np.ndarray[Any, np.dtype[Any]]
+Arrays = Mapping[str, Array]
+KINDS: dict[str, np.dtype[Any]] = {"U8": np.dtype("uint8"), "I64": np.dtype("<i8")}  # what is stored
 
 
 class Kept(NamedTuple):
@@ -83,10 +84,8 @@ def _alone(path: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        try:
+        with contextlib.suppress(OSError):  # a file system without locks: two may build, the last rename wins, both are right
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks: two may build, the last rename wins, both are right
-            pass
         yield True
     finally:
         os.close(descriptor)
@@ -119,7 +118,7 @@ def _opened(path: Path) -> Kept | None:
             if not 2 <= length <= min(100_000_000, os.fstat(file.fileno()).st_size - 8):
                 return None
             header = json.loads(file.read(length))
-        arrays: dict[str, np.ndarray[Any, np.dtype[Any]]] = {}
+        arrays: dict[str, Array] = {}
         for name, told in header.items():
             if name == "__metadata__":
                 continue

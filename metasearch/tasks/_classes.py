@@ -1,12 +1,15 @@
 """What all class tasks share: which classes and drawings an episode takes, where they stand in it, loss and score."""
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from metasearch.tasks import Split, TaskShape
+
+Array = np.ndarray[Any, np.dtype[Any]]  # indices are worked out in numpy: on arrays this small its calls cost a fifth of torch's
 
 
 class Seats(NamedTuple):
@@ -15,45 +18,49 @@ class Seats(NamedTuple):
     support: [n, N*K] labels; support_place: [n, N*K] in 0..K-1; query: [n, N*Q]; query_place: [n, N*Q] in K..K+Q-1.
     """
 
-    support: Tensor
-    support_place: Tensor
-    query: Tensor
-    query_place: Tensor
+    support: Array
+    support_place: Array
+    query: Array
+    query_place: Array
 
 
-def distinct(rows: int, k: int, below: Tensor, generator: Generator) -> Tensor:
-    """Ordered draws without replacement, uniform: [rows, k] different integers in 0..below-1 (below [rows] or [1], all >= k).
+def uniform(generator: Generator, *shape: int) -> Array:
+    """float64 in [0, 1)."""
+    return np.asarray(torch.rand(shape, dtype=torch.float64, generator=generator).numpy())
 
-    Few of many are drawn with replacement and rows with a repetition drawn again, so that the cost does not grow with
-    `below`; otherwise they are the places of the k largest of `below` random keys.
+
+def distinct(below: Array, k: int, generator: Generator) -> Array:
+    """Ordered draws without replacement, uniform: [rows, k] different integers in 0..below[row]-1 (below [rows], all >= k).
+
+    Of few, they are the places of the k largest of `below` random keys. Of many, the first k places of a Fisher-Yates
+    shuffle of which only the places that moved are written down, so that the cost does not grow with `below`.
     """
-    most, least = (int(below.max()), int(below.min())) if rows else (k, k)
-    below = below.expand(rows)[:, None]
-    if k * k > least:
-        keys = torch.rand(rows, most, dtype=torch.float64, generator=generator)
-        keys.masked_fill_(torch.arange(most) >= below, -1.0)
-        return keys.topk(k, dim=1).indices
-    drawn = (torch.rand(rows, k, dtype=torch.float64, generator=generator) * below).long()
-    while k > 1:
-        ordered = drawn.sort(dim=1).values
-        again = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1).nonzero()[:, 0]
-        if not len(again):
-            break
-        drawn[again] = (torch.rand(len(again), k, dtype=torch.float64, generator=generator) * below[again]).long()
-    return drawn
+    rows, most = len(below), int(below.max(initial=k))
+    if most <= 64:
+        keys = uniform(generator, rows, most)
+        keys[np.arange(most) >= below[:, None]] = -1.0
+        return np.argsort(-keys, axis=1)[:, :k]
+    shuffled = []
+    for left, steps in zip(below.tolist(), uniform(generator, rows, k).tolist(), strict=True):
+        moved: dict[int, int] = {}
+        for place, u in enumerate(steps):
+            other = place + int(u * (left - place))
+            shuffled.append(moved.get(other, other))
+            moved[other] = moved.get(place, place)
+    return np.array(shuffled, dtype=np.int64).reshape(rows, k)
 
 
 def seats(n: int, shape: TaskShape, generator: Generator) -> Seats:
     """The rows of support and query set in random order, so that a row's position says nothing of its label."""
     ways, shots, queries = shape.ways, shape.shots, shape.queries
-    support = torch.rand(n, ways * shots, generator=generator).argsort(dim=1)
-    query = torch.rand(n, ways * queries, generator=generator).argsort(dim=1)
+    support = np.argsort(uniform(generator, n, ways * shots), axis=1)
+    query = np.argsort(uniform(generator, n, ways * queries), axis=1)
     return Seats(support % ways, support // ways, query % ways, query // ways + shots)
 
 
-def one_hot(labels: Tensor, ways: int) -> Tensor:
+def one_hot(labels: Array, ways: int) -> Tensor:
     """[..., M] -> float32 [..., M, N]."""
-    return torch.eye(ways, device=labels.device)[labels]
+    return torch.from_numpy(np.eye(ways, dtype=np.float32)[labels])
 
 
 def check_shape(shape: TaskShape, x: tuple[int, ...], split: Split, classes: int) -> None:

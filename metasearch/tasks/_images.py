@@ -20,8 +20,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Pictures:
-    """images: uint8 [P, C, H, W], class by class; offsets: int64 [classes + 1], class c has drawings offsets[c] to offsets[c + 1];
-    names: one a class; splits: the classes of each split, disjoint; digest: sha256 of the images and the offsets."""
+    """images: uint8 [P, C, H, W], class by class; offsets: int64 [classes + 1]: class c has drawings offsets[c] to
+    offsets[c + 1]; names: one a class; splits: the classes of each split, disjoint; digest: sha256 of images and offsets."""
 
     images: Array
     offsets: Array
@@ -35,7 +35,8 @@ class Pictures:
             twice = next(c for c in taken if taken.count(c) > 1)
             raise ValueError(f"the splits' classes must be disjoint, but '{self.names[twice]}' is in two of them")
         if len(self.names) != len(self.offsets) - 1 or self.offsets[-1] != len(self.images):
-            raise ValueError(f"{len(self.names)} names, {len(self.offsets) - 1} classes and {len(self.images)} images do not agree")
+            counts = f"{len(self.names)} names, {len(self.offsets) - 1} classes, {len(self.images)} images"
+            raise ValueError(f"names, offsets and images must agree, but got {counts}")
 
 
 class ImageTasks(TaskDistribution):
@@ -62,14 +63,13 @@ class ImageTasks(TaskDistribution):
         self._images = torch.from_numpy(pictures.images)
         self._mean = None if mean is None else torch.tensor(list(mean)).view(-1, 1, 1)
         self._std = None if std is None else torch.tensor(list(std)).view(-1, 1, 1)
-        offsets = torch.from_numpy(np.array(pictures.offsets, dtype=np.int64))
-        classes = {s: torch.tensor(list(pictures.splits.get(s, ())), dtype=torch.int64) for s in SPLITS}
-        self._classes = classes
-        self._starts = {s: offsets[classes[s]] for s in SPLITS}
-        self._counts = {s: offsets[classes[s] + 1] - offsets[classes[s]] for s in SPLITS}
-        self._fewest = {s: int(self._counts[s].min()) if len(classes[s]) else 0 for s in SPLITS}
-        own = {"pictures": pictures.digest, "classes": {s: classes[s].tolist() for s in SPLITS}, "rotations": self._rotations,
-               "mean": list(mean or ()), "std": list(std or ()), **told}
+        offsets = np.array(pictures.offsets, dtype=np.int64)
+        self._classes = {s: np.array(list(pictures.splits.get(s, ())), dtype=np.int64) for s in SPLITS}
+        self._starts = {s: offsets[self._classes[s]] for s in SPLITS}
+        self._counts = {s: offsets[self._classes[s] + 1] - self._starts[s] for s in SPLITS}
+        self._fewest = {s: int(self._counts[s].min(initial=2**62)) for s in SPLITS}
+        own = {"pictures": pictures.digest, "classes": {s: c.tolist() for s, c in self._classes.items()},
+               "rotations": self._rotations, "mean": list(mean or ()), "std": list(std or ()), **told}
         self._digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -91,8 +91,8 @@ class ImageTasks(TaskDistribution):
             least = int(self._counts[split].argmin())
             name = self.names[int(self._classes[split][least])]
             raise ValueError(
-                f"{split} has {self._fewest[split]} images in class '{name}', but {shape.shots} shots + {shape.queries} queries need "
-                f"{need}. Lower shots or queries."
+                f"{split} has {self._fewest[split]} images in class '{name}', but {shape.shots} shots + {shape.queries} queries "
+                f"need {need}. Lower shots or queries."
             )
 
     def to(self, device: torch.device | str) -> Self:
@@ -101,48 +101,44 @@ class ImageTasks(TaskDistribution):
         self._std = None if self._std is None else self._std.to(device)
         return super().to(device)
 
-    def indices(self, n: int, split: Split, shape: TaskShape, generator: Generator) -> tuple[Tensor, Tensor, _classes.Seats]:
+    def indices(self, n: int, split: Split, shape: TaskShape, generator: Generator) -> tuple[Array, Array, _classes.Seats]:
         """Drawings and quarter turns of n episodes, and who sits where: [n, N, K+Q] int64, [n, N] int64, seats."""
         ways, base = shape.ways, len(self._classes[split])
         style = self._rotations[split]
-        chosen = _classes.distinct(n, ways, torch.tensor([self.classes(split)]), generator)  # [n, N]
+        chosen = _classes.distinct(np.full(n, self.classes(split)), ways, generator)  # [n, N]
         if style == "new-classes":
             turns, chosen = chosen // base, chosen % base
         elif style == "per-class":
-            turns = torch.randint(4, (n, ways), generator=generator)
+            turns = (4 * _classes.uniform(generator, n, ways)).astype(np.int64)
         elif style == "per-episode":
-            turns = torch.randint(4, (n, 1), generator=generator).expand(n, ways)
+            turns = (4 * _classes.uniform(generator, n, 1)).astype(np.int64).repeat(ways, axis=1)
         else:
-            turns = torch.zeros(n, ways, dtype=torch.int64)
-        starts, counts = self._starts[split][chosen], self._counts[split][chosen]
-        places = _classes.distinct(n * ways, shape.shots + shape.queries, counts.view(-1), generator)
-        return starts[..., None] + places.view(n, ways, -1), turns, _classes.seats(n, shape, generator)
+            turns = np.zeros((n, ways), dtype=np.int64)
+        places = _classes.distinct(self._counts[split][chosen].reshape(-1), shape.shots + shape.queries, generator)
+        return self._starts[split][chosen][..., None] + places.reshape(n, ways, -1), turns, _classes.seats(n, shape, generator)
 
     def _draw(self, n: int, split: Split, shape: TaskShape, generator: Generator) -> Episode:
         drawings, turns, seats = self.indices(n, split, shape, generator)
-        flat, per_class = drawings.view(n, -1), drawings.shape[2]
+        row = np.arange(n)[:, None]
         turned = self._rotations[split] != "none"
 
-        def inputs(labels: Tensor, places: Tensor) -> Tensor:
-            index = flat.gather(1, labels * per_class + places)
-            return self._gathered(index, turns.gather(1, labels) if turned else None)
+        def inputs(labels: Array, places: Array) -> Tensor:
+            return self._gathered(drawings[row, labels, places], turns[row, labels] if turned else None)
 
-        def one_hot(labels: Tensor) -> Tensor:
-            return _classes.one_hot(labels.to(self.device), shape.ways)
+        def one_hot(labels: Array) -> Tensor:
+            return _classes.one_hot(labels, shape.ways).to(self.device)
 
         return Episode(
             inputs(seats.support, seats.support_place), one_hot(seats.support),
             inputs(seats.query, seats.query_place), one_hot(seats.query),
         )
 
-    def _gathered(self, index: Tensor, turns: Tensor | None) -> Tensor:
+    def _gathered(self, index: Array, turns: Array | None) -> Tensor:
         """Pictures [..., C, H, W] of an index [...], float32, turned by quarter turns [...] if any."""
-        raw = self._images[index.view(-1).to(self.device)]  # [M, C, H, W] uint8
-        if turns is not None:
-            turns = turns.reshape(-1)
-            for k in (1, 2, 3):
-                mine = (turns == k).nonzero()[:, 0].to(self.device)
-                raw[mine] = raw[mine].rot90(k, (-2, -1))
+        raw = self._images.index_select(0, torch.from_numpy(index.reshape(-1)).to(self.device))  # [M, C, H, W] uint8
+        for k in (1, 2, 3) if turns is not None else ():
+            mine = torch.from_numpy(np.flatnonzero(turns == k)).to(self.device)
+            raw.index_copy_(0, mine, raw.index_select(0, mine).rot90(k, (-2, -1)))
         x = raw.to(torch.float32).mul_(1 / 255)
         if self._mean is not None:
             x.sub_(self._mean)

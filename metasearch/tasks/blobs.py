@@ -9,6 +9,7 @@ import hashlib
 import json
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -56,16 +57,17 @@ class Blobs(TaskDistribution):
 
     def _draw(self, n: int, split: Split, shape: TaskShape, generator: Generator) -> Episode:
         centres = self._centres[split]
-        classes = _classes.distinct(n, shape.ways, torch.tensor([len(centres)]), generator)
+        classes = _classes.distinct(np.full(n, len(centres)), shape.ways, generator)
         seats = _classes.seats(n, shape, generator)
 
-        def inputs(labels: Tensor) -> Tensor:
+        def inputs(labels: _classes.Array) -> Tensor:
             noise = torch.randn(n, labels.shape[1], *self._shape, generator=generator)
-            mine: Tensor = centres[classes.gather(1, labels).to(self.device)]
+            index = torch.from_numpy(np.take_along_axis(classes, labels, axis=1)).to(self.device)
+            mine: Tensor = centres[index]
             return mine + noise.to(self.device)
 
-        def labels(seated: Tensor) -> Tensor:
-            return _classes.one_hot(seated.to(self.device), shape.ways)
+        def labels(seated: _classes.Array) -> Tensor:
+            return _classes.one_hot(seated, shape.ways).to(self.device)
 
         return Episode(inputs(seats.support), labels(seats.support), inputs(seats.query), labels(seats.query))
 
