@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Z95 = 1.96  # what MAML, Prototypical Networks and the papers after them multiply the standard error with
 
@@ -79,11 +78,15 @@ def paired_p(a: ArrayLike, b: ArrayLike) -> float:
     if spread <= 1e-12 * float(np.abs(d).max()):  # the same difference everywhere: what a sign-flip test would say
         return float(min(1.0, 2.0 ** (1 - d.size)))
     t = float(d.mean()) / (spread / math.sqrt(d.size))
+    from scipy import stats  # half a second to import, and the driver needs intervals only
+
     return float(2.0 * stats.t.sf(abs(t), d.size - 1))
 
 
 def _sign_p(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     wins, losses = int((x > y).sum()), int((x < y).sum())
+    from scipy import stats
+
     return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
