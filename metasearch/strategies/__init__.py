@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
 from metasearch import plugins
@@ -42,12 +42,18 @@ class Strategy(ABC):
     adaptive: ClassVar[bool] = True  # False if proposals depend on nothing that is told (random, grid, qmc)
     repeats: ClassVar[bool] = False  # True if it asks for the same config again on purpose (the driver then runs it again)
     children: ClassVar[bool] = False  # True if it may propose trials that go on from a parent
+    example: ClassVar[Mapping[str, Any]] = {}  # hyper-parameters that tests and docs use, where some have no default
     closed: bool = False
 
     def __init__(self, space: Space, *, hyperparameters: Any, seed: int) -> None:
         self.space = space
         self.hyperparameters = hyperparameters
         self.seed = seed
+
+    @property
+    def population(self) -> int | float:
+        """How many configs the proposals are drawn from: the space's size, less where only a part is ever asked for."""
+        return self.space.size
 
     @abstractmethod
     def ask(self) -> Proposal | None: ...
@@ -64,11 +70,16 @@ class Strategy(ABC):
 
 
 def build(name: str, space: Space, hyperparameters: Mapping[str, Any], *, seed: int) -> Strategy:
-    """The strategy of a name. Raises ValueError for unknown hyper-parameters, with the nearest known one."""
+    """The strategy of a name. Raises ValueError that names all unknown (with the nearest known one) and missing
+    hyper-parameters; a strategy's own checks raise ValueError too."""
     kind = plugins.find("strategies", name, Strategy)
-    known = {f.name for f in fields(kind.Hyperparameters)}
+    declared = fields(kind.Hyperparameters)
+    known = [f.name for f in declared]
+    needed = [f.name for f in declared if f.default is MISSING and f.default_factory is MISSING]
     unknown = [key for key in hyperparameters if key not in known]
-    if unknown:
-        said = "; ".join(f"'{key}' is no hyper-parameter of {name}.{plugins.did_you_mean(key, known)}" for key in unknown)
-        raise ValueError(said)
-    return kind(space, hyperparameters=kind.Hyperparameters(**hyperparameters), seed=seed)
+    said = [f"'{key}' is no hyper-parameter of {name}.{plugins.did_you_mean(key, known)}" for key in unknown]
+    said += [f"{name} needs the hyper-parameter '{key}'." for key in needed if key not in hyperparameters]
+    if said:
+        raise ValueError("; ".join(said))
+    strategy: Strategy = kind(space, hyperparameters=kind.Hyperparameters(**hyperparameters), seed=seed)
+    return strategy

@@ -1,0 +1,279 @@
+"""Optuna's samplers as strategies: a sampler is built anew for every ask, over one in-memory study.
+
+Akiba et al. "Optuna: A Next-generation Hyperparameter Optimization Framework." KDD 2019. https://optuna.org
+
+A sampler's random numbers come from (seed, number of the ask) alone, and the study holds what was asked and told in that order,
+so replaying the ledger rebuilds it. Trials that run are RUNNING in the study (samplers keep away from them). What is told:
+
+    done                        its score
+    diverged, oom, infeasible   the worst score known: the config is to blame, and its neighbours are suspects
+    error                       nothing (FAIL): the config is not to blame
+    reused                      its score, unless the study has it already
+
+A config that was asked or told before is not proposed again: it is drawn anew (a few times with other random numbers, then at
+random), and when a finite space has none left the strategy is finished.
+"""
+from __future__ import annotations
+
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from metasearch.records import Config, Outcome, Proposal
+from metasearch.space import Float, Int, Leaf, Space, digest
+from metasearch.strategies import Strategy
+from metasearch.strategies._draws import Seen, rng_of, seed_of
+
+__all__ = ["ByColumn", "ByPath", "OptunaStrategy", "Spelling", "quiet"]
+
+REDRAWS = 4
+
+Params = dict[str, int | float]  # of Optuna; an option of a Choice is its number
+Distributions = dict[str, BaseDistribution]
+
+
+class Spelling(Protocol):
+    """How configs and Optuna's parameters correspond."""
+
+    def draw(self, trial: optuna.Trial) -> Config:
+        """Lets the sampler suggest a config."""
+
+    def params(self, config: Config) -> tuple[Params, Distributions]:
+        """A config as the parameters of a trial. Raises ValueError for an invalid config."""
+
+
+class ByPath:
+    """Parameters are the decisions in force, suggested in order, so each trial has its own set (Optuna's define-by-run).
+
+    A parameter is named by its path; where two options share a sub-name with different dimensions, the later one gets a number.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._names: dict[tuple[str, Leaf], str] = {}
+        for path, leaf in space.columns():
+            alike = sum(known == path for known, _ in self._names)
+            self._names.setdefault((path, leaf), f"{path}~{alike}" if alike else path)
+        self._distributions = {key: _distribution(key[1]) for key in self._names}
+
+    def draw(self, trial: optuna.Trial) -> Config:
+        config: Config = {}
+        for path, leaf in self._space.active(config):
+            config[path] = _value(leaf, _suggest(trial, self._names[path, leaf], self._distributions[path, leaf]))
+        return config
+
+    def params(self, config: Config) -> tuple[Params, Distributions]:
+        self._space.validate(config)
+        decisions = list(self._space.active(config))
+        params = {self._names[path, leaf]: _param(leaf, config[path]) for path, leaf in decisions}
+        return params, {self._names[key]: self._distributions[key] for key in decisions}
+
+
+class ByColumn:
+    """Parameters are the columns of an encoded config, so all trials have the same; those not in force are silent.
+
+    Silent columns keep what was drawn for them, as silent genes do; those of a config from elsewhere hold the middle.
+    Floats are given on [0, 1], in encoded space.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._columns = [(f"{i}:{path}", leaf) for i, (path, leaf) in enumerate(space.columns())]
+        self._distributions: Distributions = {
+            name: FloatDistribution(0.0, 1.0) if isinstance(leaf, Float) else _distribution(leaf) for name, leaf in self._columns
+        }
+
+    def draw(self, trial: optuna.Trial) -> Config:
+        row = []
+        for name, leaf in self._columns:
+            param = _suggest(trial, name, self._distributions[name])
+            row.append(float(param) if isinstance(leaf, Float) else leaf.encode(_value(leaf, param)))
+        return self._space.decode(row)
+
+    def params(self, config: Config) -> tuple[Params, Distributions]:
+        params: Params = {}
+        for u, (name, leaf) in zip(self._space.encode(config).tolist(), self._columns, strict=True):
+            params[name] = u if isinstance(leaf, Float) else _param(leaf, leaf.decode(u))
+        return params, self._distributions
+
+
+def _distribution(leaf: Leaf) -> BaseDistribution:
+    if isinstance(leaf, Float):
+        return FloatDistribution(leaf.low, leaf.high, log=leaf.log)
+    if isinstance(leaf, Int):
+        return IntDistribution(leaf.low, leaf.high, log=leaf.log)
+    return CategoricalDistribution(range(len(leaf.values)))
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> int | float:
+    if isinstance(distribution, FloatDistribution):
+        return float(trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log))
+    if isinstance(distribution, IntDistribution):
+        return int(trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log))
+    return int(trial.suggest_categorical(name, distribution.choices))
+
+
+def _value(leaf: Leaf, param: int | float) -> Any:
+    if isinstance(leaf, Float):
+        return min(max(float(param), leaf.low), leaf.high)  # exp(log(high)) may be one bit above high
+    return int(param) if isinstance(leaf, Int) else leaf.values[int(param)]
+
+
+def _param(leaf: Leaf, value: Any) -> int | float:
+    return value if isinstance(leaf, Float | Int) else leaf.index(value)
+
+
+class OptunaStrategy(Strategy):
+    """Everything but the sampler.
+
+    objectives: what Optuna maximises, each "score" or a metric of the last report; "-params" is minimised.
+    most:       how many told trials a sampler sees at most: the third of them that is best, and a sample of the rest spread
+                evenly over the order in which they came. None: all.
+    marks:      what a trial that was not asked for needs to be learnt from (nsga-ii: its generation).
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        hyperparameters: Any,
+        seed: int,
+        spelling: Spelling,
+        objectives: Sequence[str] = ("score",),
+        most: int | None = None,
+        marks: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(space, hyperparameters=hyperparameters, seed=seed)
+        self._spelling = spelling
+        self._objectives = tuple(objectives)
+        self._most = most
+        self._marks = dict(marks or {})
+        self._study = self._new_study()
+        self._seen = Seen(space)
+        self._asked = 0
+        self._running: dict[str, list[int]] = {}  # digest of a config -> its running trials in Optuna's study
+        self._scored: set[str] = set()
+        self._worst: list[float] | None = None
+        self._bad: list[int] = []  # trials that went wrong before any score was known: they run until there is a worst one
+
+    @abstractmethod
+    def _sampler(self, seed: int) -> BaseSampler: ...
+
+    def ask(self) -> Proposal | None:
+        if self._seen.everything:
+            return None
+        config = next(filter(None, map(self._drawn, range(REDRAWS))), None)
+        if config is None:
+            config = self._seen.another(rng_of(self.seed, self._asked, REDRAWS))
+            self._add(config)
+        self._asked += 1
+        self._seen.add(config)
+        return Proposal(config)
+
+    def tell(self, outcome: Outcome) -> None:
+        config, key = outcome.proposal.config, digest(outcome.proposal.config)
+        if key not in self._running:
+            self._add(config, self._marks)
+            if outcome.status != "error":
+                self._seen.add(config)
+        number = self._running[key].pop(0)
+        if not self._running[key]:
+            del self._running[key]
+        if outcome.status == "error" or (outcome.status == "reused" and key in self._scored):
+            self._study.tell(number, state=TrialState.FAIL)
+            return
+        values = self._values(outcome)
+        if values is not None:
+            self._scored.add(key)
+            self._worst = values if self._worst is None else list(map(min, self._worst, values))
+            self._study.tell(number, values)
+        else:
+            self._bad.append(number)
+        if self._worst is not None:
+            for bad in self._bad:
+                self._study.tell(bad, self._worst)
+            self._bad.clear()
+
+    def _drawn(self, attempt: int) -> Config | None:
+        """A new config, running in the study from now on; None if the sampler's was had before."""
+        study = self._study if self._most is None else self._thinned(self._most)
+        with quiet():
+            study.sampler = self._sampler(seed_of(self.seed, self._asked, attempt))
+            trial = study.ask()
+            config = self._spelling.draw(trial)
+        new = config not in self._seen
+        if study is self._study:
+            if new:
+                self._running.setdefault(digest(config), []).append(trial.number)
+            else:
+                study.tell(trial, state=TrialState.FAIL)
+        elif new:
+            self._add(config)
+        return config if new else None
+
+    def _add(self, config: Config, marks: Mapping[str, Any] | None = None) -> None:
+        """A running trial that was not drawn from the study."""
+        params, distributions = self._spelling.params(config)
+        number = len(self._study.get_trials(deepcopy=False))
+        self._study.add_trial(
+            create_trial(state=TrialState.RUNNING, params=params, distributions=distributions, system_attrs=dict(marks or {}))
+        )
+        self._running.setdefault(digest(config), []).append(number)
+
+    def _values(self, outcome: Outcome) -> list[float] | None:
+        """What Optuna maximises; None if the trial is bad."""
+        if outcome.status not in ("done", "reused") or outcome.score is None:
+            return None
+        known = {**outcome.metrics, "score": outcome.score}
+        wanted = [objective.removeprefix("-") for objective in self._objectives]
+        if missing := [name for name in wanted if name not in known]:
+            raise ValueError(
+                f"objectives are {', '.join(self._objectives)}, but trial {outcome.trial} reports no {', '.join(missing)}. "
+                f"It reports {', '.join(sorted(known))}."
+            )
+        signs = [-1.0 if objective.startswith("-") else 1.0 for objective in self._objectives]
+        values = [sign * float(known[name]) for sign, name in zip(signs, wanted, strict=True)]
+        return values if all(map(math.isfinite, values)) else None
+
+    def _thinned(self, most: int) -> optuna.Study:
+        """A study with what runs and at most so many of the told trials."""
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+        told = [t for t in trials if t.state == TrialState.COMPLETE]
+        ranked = sorted(told, key=lambda t: (-_first(t), t.number))
+        best, rest = ranked[:most // 3], sorted(ranked[most // 3:], key=lambda t: t.number)
+        room = most - len(best)
+        spread = rest if len(rest) <= room else [rest[i * len(rest) // room] for i in range(room)]
+        keep = {t.number for t in (*best, *spread)}
+        study = self._new_study()
+        study.add_trials([t for t in trials if t.state == TrialState.RUNNING or t.number in keep])
+        return study
+
+    def _new_study(self) -> optuna.Study:
+        with quiet():
+            return optuna.create_study(directions=["maximize"] * len(self._objectives))
+
+
+def _first(trial: FrozenTrial) -> float:
+    assert trial.values is not None
+    return float(trial.values[0])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna announces every study and warns of what is experimental; here it is meant."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -1,0 +1,57 @@
+"""NSGA-II: evolution towards the Pareto front of several objectives.
+
+Deb, Pratap, Agarwal, Meyarivan. "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II." IEEE TEVC 6, 2002. Optuna's
+NSGAIISampler. A gene is one column of the encoded config; genes that are not in force are silent and are inherited all the same.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optuna.samplers import BaseSampler, NSGAIISampler
+
+from metasearch.space import Space
+from metasearch.strategies._optuna import ByColumn, OptunaStrategy
+
+
+class NsgaII(OptunaStrategy):
+    """Needs several generations: a budget well above `population`. Outcomes that it never asked for join the first generation.
+
+    A trial that went wrong is told with the worst known value of every objective. Raises ValueError when a trial that is done
+    does not report an objective.
+    """
+
+    @dataclass(frozen=True)
+    class Hyperparameters:
+        """objectives: "score" or metrics of the last report, maximised; with '-' in front minimised ("-params").
+        population: size of a generation. crossover: probability that a child has two parents, else it is a mutated copy of one.
+        mutation: probability for a gene to be drawn anew; None: 1 / number of genes."""
+
+        objectives: tuple[str, ...] = ("score", "-params")
+        population: int = 50
+        crossover: float = 0.9
+        mutation: float | None = None
+
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "objectives", tuple(self.objectives))  # TOML has lists
+            names = [objective.removeprefix("-") for objective in self.objectives]
+            said = []
+            if not names or not all(names) or len(set(names)) < len(names):
+                said.append(f"`objectives` must be different metrics, such as ('score', '-params'), but got {self.objectives}")
+            if self.population < 2:
+                said.append(f"`population >= 2` must hold, but got {self.population}")
+            if not 0 <= self.crossover <= 1:
+                said.append(f"`0 <= crossover <= 1` must hold, but got {self.crossover}")
+            if self.mutation is not None and not 0 <= self.mutation <= 1:
+                said.append(f"`0 <= mutation <= 1` must hold, but got {self.mutation}")
+            if said:
+                raise ValueError("; ".join(said))
+
+    def __init__(self, space: Space, *, hyperparameters: Hyperparameters, seed: int) -> None:
+        super().__init__(
+            space, hyperparameters=hyperparameters, seed=seed, spelling=ByColumn(space), objectives=hyperparameters.objectives,
+            marks={NSGAIISampler._get_generation_key(): 0},
+        )
+
+    def _sampler(self, seed: int) -> BaseSampler:
+        h = self.hyperparameters
+        return NSGAIISampler(population_size=h.population, crossover_prob=h.crossover, mutation_prob=h.mutation, seed=seed)
