@@ -16,10 +16,10 @@ from metasearch.nets.norm import Norm
 from metasearch.objectives.optimizer import adam, cosine, linear, sgd
 from metasearch.objectives.recipe import Recipe
 from metasearch.records import Config
-from metasearch.space import Choice, Float, Int, Space
+from metasearch.space import Choice, Dim, Float, Int, Space
 from metasearch.tasks import TaskShape
 
-INNER = {"inner_lr": Float(0.05, 1.0, log=True), "inner_steps": Int(1, 3)}
+INNER: dict[str, Dim] = {"inner_lr": Float(0.05, 1.0, log=True), "inner_steps": Int(1, 3)}
 
 SPACE = Space({
     "learner": Choice({
