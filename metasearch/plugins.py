@@ -7,6 +7,7 @@ Modules whose names begin with an underscore are not plug-ins.
 """
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
@@ -57,6 +58,15 @@ def names(room: str) -> list[str]:
     own = {_spelled(p.stem) for p in _folder(room).glob("*.py") if not p.stem.startswith("_")}
     announced = {_spelled(e.name) for e in entry_points(group=f"metasearch.{room}")}
     return sorted(own | announced)
+
+
+def summary(room: str, name: str) -> str:
+    """The first line of a plug-in's docstring, read from its file without running it; "" where there is none."""
+    path = _folder(room) / f"{name.replace('-', '_')}.py"
+    if not path.is_file():
+        return ""
+    said = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    return said.partition("\n")[0]
 
 
 def module(room: str, name: str) -> ModuleType:

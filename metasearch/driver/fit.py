@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 from metasearch import plugins
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from metasearch.driver.study import Study
     from metasearch.space import Space
 
-__all__ = ["problems"]
+__all__ = ["loaded", "problems"]
 
 T = TypeVar("T")
 
@@ -31,6 +32,16 @@ def problems(study: Study) -> list[str]:
     _budget(study, space, uniform, found)
     _driver(study, found)
     return found
+
+
+def loaded(room: str, name: str) -> ModuleType:
+    """The module of a name. Whatever a user's file does while it is imported, the error is one ValueError in words."""
+    try:
+        return plugins.module(room, name)
+    except plugins.UnknownName:
+        raise
+    except (Exception, SystemExit) as error:
+        raise plugins.UnknownName(_reason(error, name)) from error
 
 
 def _space(study: Study, found: list[str]) -> Space | None:

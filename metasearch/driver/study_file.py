@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from metasearch.plugins import did_you_mean
+from metasearch.track.redact import redact
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -31,6 +32,7 @@ class StudyError(ValueError):
     """A study that cannot be; `problems` holds every mistake, each in one sentence or two."""
 
     def __init__(self, problems: list[str], where: str = "study") -> None:
+        problems = [redact(p) for p in problems]
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         super().__init__(f"{where} has {count}:\n" + "\n".join(f"  - {p}" for p in problems))
         self.problems = problems
@@ -150,7 +152,7 @@ def _depth(table: object) -> int:
         for value in level:
             inner += value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
         level, depth = inner, depth + 1
-    return depth - 1
+    return depth
 
 
 def _resolve(table: dict[str, Any], folder: Path) -> None:
