@@ -13,7 +13,7 @@ POINTS = frozenset(
     {f"ledger.{kind}" for kind in KINDS}  # before a row goes into its transaction
     | {"ledger.commit", "ledger.committed"}  # before and after a transaction becomes durable
     | {"letter.before", "letter.after", "parcel.before", "parcel.after", "parcel.delete"}
-    | {"status.before", "status.after", "outbox.before", "outbox.after"}
+    | {"status.before", "status.after", "outbox.made", "outbox.before", "outbox.after"}
 )
 _seen: Counter[str] = Counter()
 

@@ -32,6 +32,7 @@ from metasearch.track.statistics import mean_interval
 PIECE = 4_000  # characters a tag; MLflow's limit is 8,000
 PARAM = 6_000  # characters a param
 FACTS = ("space_digest", "data_digest", "bank_digest", "code")  # of the study row, on every run
+NORM = "norm/"  # metrics are numbers: {"norm/transductive": 1.0} says how the net used batch statistics
 STUDY = None  # the study's own run, among the trials' numbers
 
 Key = int | None  # a trial's number, or STUDY
@@ -136,7 +137,8 @@ class Projection:
             tag("unit"): unit(row.body),
             **{tag(fact): redact(str(row.body[fact])) for fact in FACTS if row.body.get(fact) is not None},
         }
-        tags = {**self._common, tag("kind"): "study", tag("status"): "running", **pieces("versions", row.body.get("versions", {}))}
+        tags = {**self._common, tag("kind"): "study", tag("status"): "running"}
+        tags |= pieces("versions", row.body.get("versions", {}))
         if study.get("seed") is not None:
             tags[tag("seed")] = str(study["seed"])
         yield STUDY, Change(_ms(row), tags, _params(_flat(study)), status="RUNNING")
@@ -166,7 +168,8 @@ class Projection:
             yield STUDY, Change(tags=pieces("dims", {key: sorted(self._dims[key]) for key in sorted(self._dims)}))
 
     def _started(self, row: Row) -> Iterator[tuple[Key, Change]]:
-        yield _number(row), Change(tags={tag("status"): "running", tag("attempts"): str(row.body.get("attempt", 1))}, status="RUNNING")
+        tags = {tag("status"): "running", tag("attempts"): str(row.body.get("attempt", 1))}
+        yield _number(row), Change(tags=tags, status="RUNNING")
 
     def _report(self, row: Row) -> Iterator[tuple[Key, Change]]:
         trial, body = _number(row), row.body
@@ -174,7 +177,7 @@ class Projection:
         step = int(body["step"])
         if step > self._steps.get(trial, -1):  # after a restart, and at the end with keep="best", a step is said again
             self._steps[trial] = step
-            curves = {f"curve/{key}": value for key, value in (body.get("metrics") or {}).items()}
+            curves = {f"curve/{key}": value for key, value in (body.get("metrics") or {}).items() if not key.startswith(NORM)}
             if body.get("score") is not None:
                 curves["curve/score"] = body["score"]
             change = _with_points(change, curves, row, step=step)
@@ -189,8 +192,8 @@ class Projection:
         tags = {tag("status"): status, tag("step"): str(step)}
         if body.get("reason"):
             tags[tag("reason")] = _cut(redact(str(body["reason"])), PIECE)
-        if isinstance(metrics.get("norm") or body.get("norm"), str):
-            tags[tag("norm")] = str(metrics.get("norm") or body.get("norm"))
+        if (norm := norm_mode(metrics)) is not None:
+            tags[tag("norm")] = norm
         numbers: dict[str, Any] = {"step": step, "seconds": body.get("seconds")}
         numbers |= {key: metrics[key] for key in ("params", "flops") if key in metrics}
         if status in ("done", "reused") and body.get("score") is not None:
@@ -216,7 +219,8 @@ class Projection:
 
     def _mode(self, row: Row) -> Iterator[tuple[Key, Change]]:
         self._modes += 1
-        yield STUDY, Change(tags={tag(f"mode.{self._modes}"): _cut(f"{row.body.get('mode')}: {row.body.get('signature')}", PIECE)})
+        choice = f"{row.body.get('mode')}: {row.body.get('signature')}"
+        yield STUDY, Change(tags={tag(f"mode.{self._modes}"): _cut(choice, PIECE)})
 
     def _test_opened(self, row: Row) -> Iterator[tuple[Key, Change]]:
         self._opened += 1
@@ -292,7 +296,7 @@ def pieces(name: str, value: object) -> dict[str, str]:
 
 def joined(tags: Mapping[str, str], name: str) -> str | None:
     """The text that `text_pieces` cut, or None."""
-    found = []
+    found: list[str] = []
     while (piece := tags.get(tag(f"{name}.{len(found)}"))) is not None:
         found.append(piece)
     return "".join(found) if found else None
@@ -301,6 +305,11 @@ def joined(tags: Mapping[str, str], name: str) -> str | None:
 def scores_of(text: str) -> NDArray[np.float32]:
     """Per-episode scores out of their base64 text."""
     return np.frombuffer(base64.b64decode(text), dtype="<f4")
+
+
+def norm_mode(metrics: Mapping[str, float]) -> str | None:
+    """How a trial's net used batch statistics, out of its metrics."""
+    return next((key.removeprefix(NORM) for key, value in metrics.items() if key.startswith(NORM) and value), None)
 
 
 def study_id(first: Row) -> str:

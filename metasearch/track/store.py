@@ -31,7 +31,7 @@ class TrackingError(Exception):
 
 
 def tracking_uri(uri: str | None, home: Path) -> str:
-    """MLFLOW_TRACKING_URI wins, then the study's own `uri`, then SQLite in METASEARCH_HOME. Relative SQLite paths are made absolute."""
+    """MLFLOW_TRACKING_URI wins, then the study's own `uri`, then SQLite in METASEARCH_HOME; a SQLite path is made absolute."""
     chosen = os.environ.get("MLFLOW_TRACKING_URI") or uri or f"sqlite:///{home.resolve() / 'mlflow.db'}"
     path = sqlite_path(chosen)
     return chosen if path is None else f"sqlite:///{path}"
@@ -53,7 +53,7 @@ def connect(uri: str, *, create: bool) -> MlflowClient:
 
     Raises TrackingError if MLflow does not take the URI, or if there is no database and `create` is False.
     """
-    with _quiet():
+    with _quiet(), said(uri, "connecting"):
         return _connect(uri, create)
 
 
@@ -124,7 +124,9 @@ def patience(seconds: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-_PASSING = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED", "CANCELLED"}
+_PASSING = frozenset({
+    "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED", "CANCELLED",
+})
 
 
 @contextmanager
