@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from metasearch.driver.folder import home_of, locked, study_folder
+from metasearch.driver.folder import locked
 from metasearch.driver.study import Study
+from metasearch.home import home_of, study_folder
 from metasearch.learners import Learner
 from metasearch.ledger import Ledger, TrialRow
 from metasearch.nets import Net, Params

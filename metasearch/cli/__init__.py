@@ -1,0 +1,127 @@
+"""The command line: parses what a person typed, prints a table. Data go to stdout, talk to stderr.
+
+Exit codes are those of `metasearch.cli.failures`; every error is one message without a traceback (`-v` shows it).
+"""
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from metasearch import __version__
+from metasearch.cli import names, studies
+from metasearch.cli.failures import INTERRUPTED, IO_ERROR, OK, TERMINATED, Stopped, judged, talk
+
+__all__ = ["call", "main"]
+
+app = typer.Typer(
+    name="metasearch", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Distributed hyperparameter and architecture search for meta-learning.",
+    epilog="Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 too many trials failed, 4 no trial succeeded, 65 bad data, "
+           "69 service unavailable, 74 input/output, 75 try again, 130 interrupted, 143 terminated.",
+)
+app.command()(studies.run)
+app.command()(studies.resume)
+app.command()(studies.status)
+app.command()(studies.leaderboard)
+app.command()(studies.show)
+app.command()(studies.evaluate)
+app.command()(studies.sync)
+app.command()(names.budget)
+app.add_typer(names.spaces, name="spaces")
+app.add_typer(names.room("strategies", "What to try next"), name="strategies")
+app.add_typer(names.room("learners", "How one episode is learnt"), name="learners")
+app.add_typer(names.room("tasks", "What one problem is"), name="tasks")
+
+_verbose = False
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _all(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    global _verbose
+    _verbose = verbose
+
+
+def main() -> NoReturn:
+    """The entry point `metasearch`."""
+    faulthandler.enable()
+    code = call(sys.argv[1:])
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    sys.exit(code)
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code; never raises."""
+    global _verbose
+    _verbose = False
+    try:
+        with _signals():
+            answer = app(list(arguments), standalone_mode=False)
+        return answer if isinstance(answer, int) else OK
+    except typer.TyperException as error:
+        return _misused(error)
+    except typer.Exit as error:
+        return error.exit_code
+    except typer.Abort:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our stdout has seen enough: `metasearch leaderboard | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return IO_ERROR
+    except BaseException as error:
+        code, message = judged(error)
+        if _verbose:
+            talk("".join(traceback.format_exception(error)))
+        talk(f"metasearch: {message}")
+        return code
+
+
+def _misused(error: typer.TyperException) -> int:
+    """A wrong option or argument, or none where some are needed (then the message is the help)."""
+    helpful = type(error).__name__ == "NoArgsIsHelpError"
+    context = getattr(error, "ctx", None)
+    talk(error.format_message() if helpful else f"metasearch: {error.format_message()}")
+    if context is not None and not helpful:
+        talk(f"More: {context.command_path} --help")
+    return error.exit_code
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """SIGINT and SIGTERM once: everything cleans up; twice: at once."""
+    first = True
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if not first:
+            os._exit(TERMINATED if number == signal.SIGTERM else INTERRUPTED)
+        first = False
+        raise Stopped(number)
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -5,6 +5,7 @@
 """
 from __future__ import annotations
 
+import signal
 import sqlite3
 import sys
 
@@ -23,28 +24,26 @@ class Refused(Exception):
         self.code = code
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; everything cleans up as it does for Ctrl-C."""
+class Stopped(BaseException):
+    """SIGINT or SIGTERM arrived: everything cleans up on the way out, as for KeyboardInterrupt, which typer would keep."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("terminated" if number == signal.SIGTERM else "interrupted")
+        self.code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
 
 
 def judged(error: BaseException) -> tuple[int, str]:
     """Exit code and message of an error. A message of its own is shown as it is; others are named by their type."""
     code = _code(error)
     said = str(error) or type(error).__name__
-    if isinstance(error, Terminated):
-        said = "terminated"
-    elif isinstance(error, KeyboardInterrupt):
-        said = "interrupted"
-    elif code == FAILURE:
+    if code == FAILURE:
         said = f"{type(error).__name__}: {said}"
     return code, redact(said)
 
 
 def _code(error: BaseException) -> int:
-    if isinstance(error, Refused):
+    if isinstance(error, (Refused, Stopped)):
         return error.code
-    if isinstance(error, Terminated):
-        return TERMINATED
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, UnknownName):

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
@@ -11,28 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from metasearch.driver.study import study_name
-
-__all__ = ["LockedError", "home_of", "lock", "locked", "study_folder"]
+__all__ = ["LockedError", "held_by", "lock", "locked", "logged"]
 
 PATIENCE = 15.0  # seconds for which the lock of a driver that is gone may be held by what it left behind
 
 
 class LockedError(Exception):
     """Another process works on this study; says host and pid."""
-
-
-def home_of(home: Path | None = None) -> Path:
-    """Where studies live: the argument, else METASEARCH_HOME, else ./studies. Absolute."""
-    return (home or Path(os.environ.get("METASEARCH_HOME") or "studies")).expanduser().resolve()
-
-
-def study_folder(name: str, home: Path) -> Path:
-    """The folder of a study. Raises ValueError for a name that is none (it never leads out of the home)."""
-    try:
-        return home / study_name(name)
-    except ValueError as error:
-        raise ValueError(f"a study's name {error}") from None
 
 
 @contextlib.contextmanager
@@ -73,6 +59,42 @@ def lock(folder: Path, *, owner: int | None = None) -> IO[str]:
     json.dump({"host": socket.gethostname(), "pid": owner or os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
     file.flush()
     return file
+
+
+@contextlib.contextmanager
+def logged(folder: Path) -> Iterator[None]:
+    """What this process has to say about the study also goes to log.txt in its folder."""
+    handler = logging.FileHandler(folder / "log.txt", delay=True)
+    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("metasearch")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+class _Redacted(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        from metasearch.track.redact import redact
+
+        return redact(super().format(record))
+
+
+def held_by(folder: Path) -> str | None:
+    """Who works on the study now ("4711 on host"), or None. Looks only; never keeps anybody out for more than a moment."""
+    try:
+        file = (folder / "driver.lock").open()
+    except OSError:
+        return None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            holder = _read(file)
+            return f"{holder.get('pid', '?')} on {holder.get('host', '?')}"
+    return None
 
 
 def _read(file: IO[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from metasearch import plugins
 from metasearch.driver import study_file
 from metasearch.driver.study_file import StudyError
+from metasearch.home import study_name
 
 if TYPE_CHECKING:
     from metasearch.budget import Coverage
@@ -30,20 +31,7 @@ if TYPE_CHECKING:
     from metasearch.strategies import Strategy
     from metasearch.tasks import TaskDistribution, TaskShape
 
-__all__ = ["NAME", "Budget", "Driver", "Method", "Study", "StudyError", "Tasks", "Track", "Train", "Validation", "study_name"]
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-def study_name(name: str) -> str:
-    """The name itself if it is safe as a folder and on a terminal; raises ValueError if not."""
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            "must begin with a letter or a digit and have at most 64 characters out of A-Z a-z 0-9 . _ -, "
-            f"but got {name[:80]!r}"
-        )
-    return name
-
+__all__ = ["Budget", "Driver", "Method", "Study", "StudyError", "Tasks", "Track", "Train", "Validation"]
 
 def _one_line(text: str) -> str:
     if not text or not text.isprintable():

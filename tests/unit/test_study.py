@@ -208,7 +208,7 @@ def test_a_name_that_is_no_safe_folder_is_refused(name: str) -> None:
 
 @given(st.text(max_size=70))
 def test_a_study_name_never_leaves_its_folder(name: str) -> None:
-    from metasearch.driver.study import study_name
+    from metasearch.home import study_name
 
     root = Path("/root-of-studies")
     try:

@@ -1,0 +1,33 @@
+"""Where studies live: METASEARCH_HOME/NAME, and which names are safe as a folder and on a terminal."""
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+__all__ = ["NAME", "home_of", "study_folder", "study_name"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def home_of(home: Path | None = None) -> Path:
+    """Where studies live: the argument, else METASEARCH_HOME, else ./studies. Absolute."""
+    return (home or Path(os.environ.get("METASEARCH_HOME") or "studies")).expanduser().resolve()
+
+
+def study_name(name: str) -> str:
+    """The name itself if it is safe as a folder and on a terminal; raises ValueError if not."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            "must begin with a letter or a digit and have at most 64 characters out of A-Z a-z 0-9 . _ -, "
+            f"but got {name[:80]!r}"
+        )
+    return name
+
+
+def study_folder(name: str, home: Path) -> Path:
+    """The folder of a study. Raises ValueError for a name that is none (it never leads out of the home)."""
+    try:
+        return home / study_name(name)
+    except ValueError as error:
+        raise ValueError(f"a study's name {error}") from None
