@@ -13,7 +13,9 @@ import json
 import logging
 import math
 import os
+import shutil
 import socket
+import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -76,6 +78,7 @@ class Status:
     lanes: tuple[str, ...] = ()  # with a running trial
     pid: int = 0
     host: str = ""
+    calls: int = 0  # of lanes, in this session
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -122,7 +125,8 @@ class Director:
         self._earlier = 0.0  # seconds of earlier sessions
         self._since_snapshot = 0
         self._stopping: str | None = None
-        self._broken: str | None = None
+        self._broken: Exception | None = None
+        self._calls = 0
         self._idle_at = -1  # number of ends at which the strategy had nothing to ask
         self._status_at = -math.inf
         self._reset_counts()
@@ -161,6 +165,7 @@ class Director:
         process: a token of the lane's process. A lane that holds a trial and comes with another token has died and was started
         again: it gets its trial back. The same call twice gets the same answer twice.
         """
+        self._calls += 1
         with self._transaction() as told:
             if ending is not None:
                 self._end(ending, lines, told)
@@ -220,7 +225,7 @@ class Director:
 
     def fail(self, reason: str) -> None:
         """The study cannot go on; every later call says so."""
-        self._broken = self._broken or reason
+        self._broken = self._broken or RuntimeError(reason)
 
     # -- what the driver calls --------------------------------------------------------------------------------------------
 
@@ -229,7 +234,8 @@ class Director:
         self._stopping = self._stopping or reason
 
     @property
-    def broken(self) -> str | None:
+    def failure(self) -> Exception | None:
+        """Why the director cannot go on."""
         return self._broken
 
     @property
@@ -254,7 +260,7 @@ class Director:
             eta_seconds=self._eta(planned, used, elapsed), coverage=self.coverage,
             coverage_wanted=self.study.budget.coverage, top=self.goal.top if self.goal else None,
             elapsed_seconds=elapsed, reason=self.reason, lanes=tuple(sorted(self._holder)), pid=self._owner,
-            host=socket.gethostname(),
+            host=socket.gethostname(), calls=self._calls,
         )
 
     @property
@@ -274,6 +280,8 @@ class Director:
 
     def close(self, reason: str | None = None) -> None:
         """Ends this session. A study that is not finished gets a `stopped` row with the reason and the coverage that it has."""
+        if self._lock.closed:
+            return
         if self._broken is None and not self.finished:
             with self._transaction():
                 self._stop_row(reason or self._stopping or "interrupted", final=False)
@@ -291,15 +299,14 @@ class Director:
         If it fails, the strategy has heard of rows that never were: this director is broken and says so from then on.
         """
         if self._broken is not None:
-            raise Lost(self._broken)
+            raise Lost(f"{type(self._broken).__name__}: {self._broken}")
         told: list[Outcome] = []
         try:
             with self.ledger.together():
                 yield told
         except Exception as error:
-            self._broken = f"{type(error).__name__}: {error}"
-            log.exception("the director cannot go on")
-            raise
+            self._broken = _storage_error(error, self.ledger.path) or error
+            raise self._broken from error
 
     @property
     def _trials(self) -> dict[int, TrialRow]:
@@ -735,6 +742,19 @@ class Director:
             crashpoint("status.after")
         except OSError as error:
             log.warning("status.json cannot be written: %s", error)
+
+
+def _storage_error(error: Exception, path: Path) -> OSError | None:
+    """What SQLite says of a disk that is full or broken, as the OSError that it is."""
+    said = str(error)
+    words = ("full", "I/O", "readonly", "unable to open")
+    if isinstance(error, sqlite3.OperationalError) and any(word in said for word in words):
+        free = shutil.disk_usage(path.parent).free
+        return OSError(
+            f"{path} cannot be written: {said} ({free:,} bytes are free there). The study stopped; make room and resume it: what "
+            f"is in the ledger is whole."
+        )
+    return None
 
 
 def _key(proposal: Proposal) -> tuple[str, int | None, int | None]:

@@ -1,0 +1,418 @@
+"""Lanes under Ray Tune: one Tune trial is one lane, a worker process with its share of a machine that asks for one proposal after
+another. Tune places the lanes, waits for resources and starts a dead one again; what is tried is the director's business.
+
+The director is one actor beside the driver, without a CPU of its own. If it is killed, Ray starts it again, it comes back from
+the ledger, and calls that were under way are repeated: they may be repeated without harm.
+"""
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import secrets
+import shutil
+import tempfile
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from metasearch.driver.director import Director, Status
+from metasearch.driver.folder import logged
+from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
+from metasearch.driver.study import Driver, Study
+from metasearch.driver.worker import work
+from metasearch.objectives import Mode
+
+__all__ = ["RayLanes", "Sick", "lanes_that_fit"]
+
+BARREN = 20  # lanes that end in a row before any of them asks for a trial: none ever will
+QUIET = {  # read by Ray and Tune when they start, here and in the workers of a local Ray
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+log = logging.getLogger("metasearch.driver")
+
+
+class Sick(Exception):
+    """Ends a lane's process after a trial that may have left it unsound; Tune starts the lane again in a new one."""
+
+
+class RayLanes:
+    """Ray, the director and the lanes of one session of one study.
+
+        with RayLanes(study, folder, about) as lanes:
+            lanes.run(tick)               # until there is nothing more to try, or lanes.stop()
+            lanes.status()
+
+    Raises LedgerError, LockedError, StudyMismatch as the Director does; ValueError for lanes that can never be placed;
+    ConnectionError if there is no Ray at the study's address.
+    """
+
+    def __init__(self, study: Study, folder: Path, about: Mapping[str, Any]) -> None:
+        self.study, self.folder, self.about = study, folder, about
+        self._stack = contextlib.ExitStack()
+        self._stopping: str | None = None
+        self._director: Any = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._stack.enter_context(_environment(self.study.driver))
+            import ray
+
+            self._ray = ray
+            if not ray.is_initialized():
+                self._stack.enter_context(_started(self.study.driver))
+            self.lanes = lanes_that_fit(self.study.driver, ray.nodes())
+            self._director = _beside(ray).remote(self.study.to_json(), str(self.folder), os.getpid(), dict(self.about))
+            self._stack.callback(ray.kill, self._director)
+            self._call("ready")
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self._call("close", self._stopping)
+        except Exception as problem:
+            log.warning("the director did not close its ledger: %s", problem)
+        finally:
+            self._stack.close()
+
+    def run(self, tick: Callable[[Status], None]) -> None:
+        """Lanes work until the director has nothing more for them. `tick` is called about once a second."""
+        from ray import tune
+
+        config, director, body, folder = self.study.driver, self._director, self.study.to_json(), str(self.folder)
+
+        def lane(space: dict[str, Any]) -> None:
+            _lane(director, space["lane"], body, folder)
+
+        share: dict[str, float] = {"cpu": config.cpus, **({"gpu": config.gpus} if config.gpus else {})}
+        storage = self.folder / ".tune"
+        watch = _watch(self, tick)
+        with _silence(), _removed(storage):
+            tuner = tune.Tuner(
+                tune.with_resources(lane, share),
+                param_space={"lane": tune.grid_search([f"lane-{n}" for n in range(self.lanes)])},
+                tune_config=tune.TuneConfig(
+                    reuse_actors=False, trial_name_creator=_name, trial_dirname_creator=_name,
+                ),
+                run_config=tune.RunConfig(
+                    name=f"lanes-{os.getpid()}", storage_path=str(storage), verbose=0, callbacks=[watch],
+                    failure_config=tune.FailureConfig(max_failures=-1),
+                ),
+            )
+            tuner.fit()
+        if watch.failure is not None:
+            raise watch.failure
+        broken = self._call("broken")
+        if broken is not None:
+            raise broken
+
+    def stop(self, reason: str) -> None:
+        """Running trials stop at their next report. Does not wait."""
+        if self._stopping is None and self._director is not None:
+            self._stopping = reason
+            self._director.call.remote("stop", (reason,))
+
+    def status(self) -> Status:
+        found = self._call("status")
+        assert isinstance(found, Status)
+        return found
+
+    def _call(self, name: str, *given: Any) -> Any:
+        try:
+            return self._ray.get(self._director.call.remote(name, given))
+        except self._ray.exceptions.RayTaskError as error:  # what the director raised, as it raised it
+            raise error.cause from None
+
+
+# -- the director as an actor --------------------------------------------------------------------------------------------------
+
+
+class _Actor:
+    """The director in a process of its own. Its errors travel as values, so that the driver raises the very ones."""
+
+    def __init__(self, study: dict[str, Any], folder: str, owner: int, about: dict[str, Any]) -> None:
+        import ray
+
+        self.log = contextlib.ExitStack()
+        self.log.enter_context(logged(Path(folder)))
+        self.director: Director | None = None
+        self.error: Exception | None = None
+        restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+        try:
+            self.director = Director(Study.from_json(study), Path(folder), owner=owner, about=about, lanes_live=restarted)
+        except Exception as error:
+            self.error = error
+
+    def call(self, name: str, given: tuple[Any, ...]) -> Any:
+        """Any method of the director, or one of the driver's questions."""
+        if self.director is None:
+            assert self.error is not None
+            raise self.error
+        if name == "ready":
+            return None
+        if name == "broken":
+            return self.director.failure
+        return getattr(self.director, name)(*given)
+
+
+def _beside(ray: Any) -> Any:
+    """The actor's class, placed on the driver's own node, where the ledger is."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(_Actor)
+
+
+# -- one lane ------------------------------------------------------------------------------------------------------------------
+
+
+class _Remote:
+    """A Link that calls the director's actor."""
+
+    def __init__(self, director: Any, lane: str) -> None:
+        import ray
+
+        self._ray, self._director, self.lane = ray, director, lane
+        self.process = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+    def next(self, ending: Ending | None, lines: tuple[Line, ...]) -> Assignment | Wait | None:
+        found: Assignment | Wait | None = self._call("next", self.lane, self.process, ending, lines)
+        return found
+
+    def end(self, ending: Ending, lines: tuple[Line, ...]) -> None:
+        self._call("end", self.lane, self.process, ending, lines)
+
+    def report(self, trial: int, lines: tuple[Line, ...]) -> bool:
+        return bool(self._call("report", self.lane, self.process, trial, lines))
+
+    def mode(self, signature: str, seconds: Mapping[str, float] | None) -> Mode | None:
+        found: Mode | None = self._call("mode", signature, seconds)
+        return found
+
+    def note(self, trial: int, what: str) -> None:
+        self._call("note", trial, what)
+
+    def fail(self, reason: str) -> None:
+        self._call("fail", reason)
+
+    def _call(self, name: str, *given: Any) -> Any:
+        try:
+            return self._ray.get(self._director.call.remote(name, given))
+        except Exception as error:  # the director has given up, or is gone for good: no trial is to blame
+            raise Lost(str(error)) from error
+
+
+def _lane(director: Any, name: str, body: dict[str, Any], folder: str) -> None:
+    """What a worker process does: trials, until there are none."""
+    study = Study.from_json(body)
+    gpus = math.ceil(study.driver.gpus)
+    try:
+        sound = work(
+            _Remote(director, name), study.objective, Path(folder),
+            devices=tuple(f"cuda:{n}" for n in range(gpus)) or ("cpu",), threads=max(1, int(study.driver.cpus)),
+            timeout=study.driver.trial_timeout, go_on_after_error=False,
+        )
+    except Lost:
+        return
+    if not sound:
+        raise Sick(f"{name} goes on in a new process")
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config["lane"])
+
+
+def _watch(lanes: RayLanes, tick: Callable[[Status], None]) -> Any:
+    """A Tune callback that passes the director's status on, and gives up where no lane ever comes to life."""
+    from ray.tune import Callback
+
+    class Watch(Callback):  # type: ignore[misc]
+        failure: BaseException | None = None
+
+        def __init__(self) -> None:
+            self.asked: Any = None
+            self.asked_at = -math.inf
+            self.deaths = 0
+            self.calls = -1
+
+        def __reduce__(self) -> tuple[type, tuple[()]]:
+            return object, ()  # Tune writes its callbacks to a file that nobody reads
+
+        def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+            try:
+                self._look()
+            except BaseException as error:
+                self.failure = self.failure or error
+                raise
+
+        def _look(self) -> None:
+            if self.asked is None and time.monotonic() - self.asked_at >= 0.5:
+                self.asked, self.asked_at = lanes._director.call.remote("status", ()), time.monotonic()
+            if self.asked is None or not lanes._ray.wait([self.asked], timeout=0)[0]:
+                return
+            asked, self.asked = self.asked, None
+            status = lanes._ray.get(asked)
+            if status.calls != self.calls:
+                self.calls, self.deaths = status.calls, 0
+            tick(status)
+
+        def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            self.deaths += 1
+            if self.deaths >= BARREN:
+                self.failure = RuntimeError(
+                    f"{self.deaths} lanes ended one after another before any of them asked for a trial: {_cause(trial)}"
+                )
+                raise self.failure
+
+    return Watch()
+
+
+def _cause(trial: Any) -> str:
+    with contextlib.suppress(Exception):
+        return str(trial.get_error() or "no reason is known")[-1000:]
+    return "no reason is known"
+
+
+# -- resources -----------------------------------------------------------------------------------------------------------------
+
+
+def lanes_that_fit(driver: Driver, nodes: list[Mapping[str, Any]]) -> int:
+    """How many lanes to start: driver.lanes, or as many as fit.
+
+    Raises ValueError, in words, if a lane can never be placed: Ray would wait for ever.
+    """
+    live = [node["Resources"] for node in nodes if node.get("Alive", True)]
+    fits = sum(_times(resources, driver) for resources in live)
+    share = f"{driver.cpus:g} CPU" + (f" and {driver.gpus:g} GPU" if driver.gpus else "")
+    if fits == 0:
+        largest = ", ".join(f"{r.get('CPU', 0):g} CPU and {r.get('GPU', 0):g} GPU" for r in live) or "no machine"
+        raise ValueError(
+            f"a lane needs {share}, but Ray has {largest}, so none could ever start. Lower driver.cpus or driver.gpus."
+        )
+    if driver.lanes is not None and driver.lanes > fits and driver.address is None:
+        raise ValueError(
+            f"{driver.lanes} lanes of {share} are wanted, but {fits} fit. Lower driver.lanes, or what one lane takes: "
+            f"driver.cpus = {sum(r.get('CPU', 0) for r in live) / driver.lanes:g} would do for the CPUs."
+        )
+    return driver.lanes or fits
+
+
+def _times(resources: Mapping[str, float], driver: Driver) -> int:
+    """How many lanes fit on one node. Ray counts in ten-thousandths."""
+    found = math.floor(resources.get("CPU", 0) / driver.cpus + 1e-6)
+    if driver.gpus >= 1:
+        return min(found, math.floor(resources.get("GPU", 0) / driver.gpus + 1e-6))
+    if driver.gpus > 0:  # shares do not stretch over two GPUs
+        return min(found, int(resources.get("GPU", 0)) * math.floor(1 / driver.gpus + 1e-6))
+    return found
+
+
+# -- Ray itself ----------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _environment(driver: Driver) -> Iterator[None]:
+    """What Ray and Tune read from the environment, set for this session."""
+    wanted = {k: v for k, v in QUIET.items() if k not in os.environ}
+    wanted["TUNE_MAX_PENDING_TRIALS_PG"] = str(driver.lanes or 1000)  # all lanes start at once
+    wanted |= _authentication(driver)
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _authentication(driver: Driver) -> dict[str, str]:
+    """Whoever reaches an open Ray's ports runs code as this user, so a local one gets a token that lives as long as it does.
+
+    With an address Ray does not look for the token file unless it is told to.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return {}
+    if _address(driver) is None:
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    return {"RAY_AUTH_MODE": "token"} if named or Path("~/.ray/auth_token").expanduser().is_file() else {}
+
+
+def _address(driver: Driver) -> str | None:
+    return driver.address or os.environ.get("RAY_ADDRESS") or None
+
+
+@contextlib.contextmanager
+def _started(driver: Driver) -> Iterator[None]:
+    """A Ray of our own, gone afterwards without a trace, or a connection to the one at the study's address."""
+    import ray
+
+    address = _address(driver)
+    common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is not None:
+        try:
+            ray.init(address=address, **common)
+        except Exception as error:
+            raise ConnectionError(
+                f"there is no Ray at {address}: {error}. If it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN "
+                f"(or RAY_AUTH_TOKEN_PATH) as on the cluster."
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    room = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 20 else "/tmp"  # a socket's path has at most 107 bytes
+    folder = tempfile.mkdtemp(prefix="ms-", dir=room)
+    try:
+        ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder, **common)
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Tune talks to its own users; ours hear of their trials from the director."""
+    names = ("ray", "ray.tune", "ray.train", "ray.data")
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"ray\b.*")
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def _removed(folder: Path) -> Iterator[None]:
+    """Tune wants a folder for its own state, which nobody reads."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

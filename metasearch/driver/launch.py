@@ -1,0 +1,293 @@
+"""Runs a study from its first trial to its last, or goes on with one that was interrupted.
+
+    result = run(Study.from_toml("study.toml"))
+    result.status.best_trial, result.trials          # a pandas DataFrame, one row a trial
+
+Ctrl-C (or SIGTERM) once stops running trials at their next report; the study can then be resumed. Twice ends at once, which a
+study survives as well as kill -9.
+"""
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from metasearch.driver.director import Director, Status, StudyMismatch
+from metasearch.driver.folder import logged
+from metasearch.driver.messages import Lost
+from metasearch.driver.study import Study, StudyError
+from metasearch.home import home_of, study_folder
+from metasearch.ledger import Ledger, TrialRow
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Result", "resume", "run", "status"]
+
+PACKAGES = ("metasearch", "torch", "numpy", "ray", "optuna", "mlflow")
+SHOWN = 0.5  # seconds between two statuses that are shown
+LAG = 10.0  # seconds for which the last rows' way to MLflow is waited for; what is missing then goes on by itself
+Show = Callable[[Status], None]
+log = logging.getLogger("metasearch.driver")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study came to.
+
+    exit_code: 0; 3 if it ended because too many trials failed; 4 if no trial succeeded.
+    """
+
+    status: Status
+    folder: Path
+
+    @property
+    def exit_code(self) -> int:
+        if self.status.done == 0:
+            return 4
+        return 3 if self.status.reason == "errors" else 0
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The trial with the best score among those that trained longest."""
+        if self.status.best_trial is None:
+            return None
+        with Ledger.open(self.folder / "ledger.sqlite") as ledger:
+            return ledger.trials()[self.status.best_trial]
+
+    @property
+    def trials(self) -> DataFrame:
+        """One row a trial, in the order of proposals: trial, status, score, step, seconds, parent, until, seed, reason, and a
+        column `config/PATH` for every dimension."""
+        import pandas as pd
+
+        with Ledger.open(self.folder / "ledger.sqlite") as ledger:
+            return pd.DataFrame([_flat(row) for row in ledger.trials().values()])
+
+
+def run(study: Study, *, home: Path | None = None, show: Show | None = None) -> Result:
+    """Runs a new study.
+
+    Raises StudyError with everything that does not fit, before anything starts; StudyMismatch if a study of this name is there.
+    """
+    folder = study_folder(study.name, home_of(home))
+    if (folder / "ledger.sqlite").exists():
+        raise StudyMismatch(f"a study '{study.name}' is in {folder} already. Resume it, or give the new one another name.")
+    problems = study.problems()
+    if problems:
+        raise StudyError(problems, f"study '{study.name}'")
+    return _work(study, folder, _about(study), show)
+
+
+def resume(name: str, *, home: Path | None = None, show: Show | None = None, overrides: tuple[str, ...] = ()) -> Result:
+    """Goes on with a study: no trial that has ended runs again, none is lost. A finished study answers with its result.
+
+    overrides: `key=value` for its budget, its driver and its tracking ("budget.trials=500", "driver.lanes=8").
+    """
+    folder = study_folder(name, home_of(home))
+    with Ledger.open(folder / "ledger.sqlite") as ledger:
+        study = Study.from_json(ledger.study()["study"]).with_(overrides)
+    return _work(study, folder, {}, show)
+
+
+def status(name: str, *, home: Path | None = None) -> dict[str, Any]:
+    """What the driver last wrote into status.json, on whatever machine it runs."""
+    import json
+
+    path = study_folder(name, home_of(home)) / "status.json"
+    if not path.is_file():
+        raise StudyError([f"there is no {path}: check the study's name and METASEARCH_HOME"], f"study '{name}'")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _work(study: Study, folder: Path, about: Mapping[str, Any], show: Show | None) -> Result:
+    folder.mkdir(parents=True, exist_ok=True)
+    with logged(folder), _Interrupts() as interrupts:
+        work = _locally if study.driver.kind == "local" else _on_ray
+        found = work(study, folder, about, show or (lambda status: None), interrupts)
+        interrupts.deliver()
+    return Result(found, folder)
+
+
+def _locally(study: Study, folder: Path, about: Mapping[str, Any], show: Show, interrupts: _Interrupts) -> Status:
+    from metasearch.driver.local import run_local
+
+    director = Director(study, folder, about=about)
+    try:
+        last = time.monotonic()
+
+        def tick(look: Callable[[], Status]) -> None:
+            nonlocal last
+            if time.monotonic() - last >= SHOWN:
+                show(look())
+                last = time.monotonic()
+
+        if not director.finished:
+            with interrupts.gently(director.stop), _tracked(study, folder):
+                show(director.status())
+                with contextlib.suppress(Lost):  # the director's own failure says more
+                    run_local(director, study, folder, tick=tick)
+                director.close()
+        if director.failure is not None:
+            raise director.failure
+        found = director.status()
+        show(found)
+        return found
+    finally:
+        director.close()
+
+
+def _on_ray(study: Study, folder: Path, about: Mapping[str, Any], show: Show, interrupts: _Interrupts) -> Status:
+    from metasearch.driver.lanes import RayLanes
+
+    with contextlib.ExitStack() as stack:
+        with RayLanes(study, folder, about) as lanes:
+            interrupts.install()  # Ray has put its own in place
+            found = lanes.status()
+            if found.reason is None:
+                stack.enter_context(_tracked(study, folder))
+                with interrupts.gently(lanes.stop):
+                    show(found)
+                    lanes.run(show)
+                found = lanes.status()
+        show(found)
+    return found
+
+
+# -- signals -------------------------------------------------------------------------------------------------------------------
+
+
+class _Interrupts:
+    """The first SIGINT or SIGTERM asks the study to stop at the next reports, the second one ends at once."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+        self._stop: Callable[[str], None] | None = None
+        self.caught: int | None = None
+
+    def __enter__(self) -> _Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    @contextlib.contextmanager
+    def gently(self, stop: Callable[[str], None]) -> Iterator[None]:
+        """While inside, a first signal calls `stop`."""
+        self._stop = stop
+        try:
+            yield
+        finally:
+            self._stop = None
+
+    def deliver(self) -> None:
+        """A signal that stopped the study is now passed on to whoever was there before."""
+        if self.caught is not None:
+            self._pass_on(self.caught, None)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.caught is None and self._stop is not None:
+            self.caught = number
+            log.warning("stopping at the next report of every running trial; once more to end at once")
+            self._stop("interrupted")
+        else:
+            self._pass_on(number, frame)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        before = self._before.get(number)
+        if callable(before):
+            before(number, frame)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+# -- what the ledger's first row says ------------------------------------------------------------------------------------------
+
+
+def _about(study: Study) -> dict[str, Any]:
+    """Data, bank, versions and code: with the study itself, what determines its results."""
+    from metasearch.objectives.train import Train
+
+    objective = study.objective()
+    data: dict[str, Any] = {"data_digest": None, "bank_digest": None, "bank_episodes": None}
+    if isinstance(objective, Train):
+        bank = objective.bank
+        data = {"data_digest": objective.tasks.digest, "bank_digest": bank.digest, "bank_episodes": bank.episodes.count}
+    return {**data, "versions": {"python": sys.version.split()[0], **_versions()}, "code": _code()}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _code() -> str | None:
+    """The commit of this code, with a + if files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    try:
+        commit = _git(here, "rev-parse", "--short=12", "HEAD")
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+
+# -- tracking ------------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _tracked(study: Study, folder: Path) -> Iterator[None]:
+    """The outbox follows in a process of its own; nothing that goes wrong with it touches the search."""
+    process: subprocess.Popen[bytes] | None = None
+    if study.track.enabled:
+        try:
+            from metasearch.track.outbox import start
+            from metasearch.track.store import tracking_uri
+
+            process = start(folder, tracking_uri(study.track.uri, folder.parent), follow=os.getpid())
+        except Exception as error:
+            log.warning("MLflow is not told of this study: %s. Later: metasearch sync %s", error, study.name)
+    yield
+    if process is not None:
+        try:
+            process.wait(timeout=LAG)
+        except subprocess.TimeoutExpired:
+            log.warning("MLflow has not taken everything yet; process %d goes on sending", process.pid)
+
+
+def _flat(row: TrialRow) -> dict[str, Any]:
+    outcome, proposal = row.outcome, row.proposal
+    ended = {name: getattr(outcome, name) if outcome else None for name in ("score", "step", "reason")}
+    return {
+        "trial": row.id, "status": row.status, **ended, "seconds": row.seconds, "parent": proposal.parent,
+        "until": proposal.until, "seed": proposal.seed, **{f"config/{path}": value for path, value in proposal.config.items()},
+    }
