@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metasearch.crashpoint import crashpoint
-from metasearch.track.projection import STUDY, Change, Key, Point, Projection, tag
+from metasearch.track.projection import SEQ, STUDY, Change, Key, Point, Projection, tag
 from metasearch.track.store import PAGE, TrackingError, artifact_location, pages, said
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 POINTS, NAMES = 800, 50  # points, and params or tags, in one call: MLflow takes 1,000 items, 100 params, 100 tags, 1 MB in all
-SEQ = tag("seq")
 
 
 @dataclass

@@ -35,6 +35,7 @@ FACTS = ("space_digest", "data_digest", "bank_digest", "code")  # of the study r
 NORM = "norm/"  # metrics are numbers: {"norm/transductive": 1.0} says how the net used batch statistics
 STUDY = None  # the study's own run, among the trials' numbers
 
+SEQ = "metasearch.seq"  # the tag that says which ledger row a run has seen last
 Key = int | None  # a trial's number, or STUDY
 
 
@@ -196,7 +197,7 @@ class Projection:
             tags[tag("norm")] = norm
         numbers: dict[str, Any] = {"step": step, "seconds": body.get("seconds")}
         numbers |= {key: metrics[key] for key in ("params", "flops") if key in metrics}
-        if status in ("done", "reused") and body.get("score") is not None:
+        if status == "done" and body.get("score") is not None:
             numbers["score"] = body["score"]
             numbers |= _interval(row.blob)
         if row.blob:
@@ -227,17 +228,14 @@ class Projection:
         yield STUDY, Change(tags={tag("test_opened"): str(self._opened)})
 
     def _evaluated(self, row: Row) -> Iterator[tuple[Key, Change]]:
+        """The sealed test: its numbers, and the adaptation curve by inner step, under the name of the split."""
         key = row.trial if row.trial in self._proposals else STUDY
-        numbers, curves = {}, {}
-        for name, value in row.body.items():
-            if is_number(value):
-                numbers[f"test/{name}"] = value
-            elif isinstance(value, list) and value and all(is_number(v) for v in value):
-                curves[f"test/{name}"] = value
+        split, body = row.body.get("split", "test"), {**row.body, **(row.body.get("interval") or {})}
+        numbers = {f"{split}/{name}": body.get(name) for name in ("mean", "low", "high", "episodes", "median", "diverged")}
         change = _with_points(Change(), numbers, row, step=0)
-        for step in range(max(map(len, curves.values()), default=0)):
-            here = {name: values[step] for name, values in curves.items() if step < len(values)}
-            change.merge(_with_points(Change(), here, row, step=step))
+        for point in body.get("curve") or []:
+            here = {f"{split}/by inner step/{name}": point.get(name) for name in ("mean", "low", "high", "median", "diverged")}
+            change.merge(_with_points(Change(), here, row, step=int(point["inner_steps"])))
         yield key, change
 
     def _stopped(self, row: Row) -> Iterator[tuple[Key, Change]]:
