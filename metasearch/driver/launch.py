@@ -231,7 +231,10 @@ def _about(study: Study) -> dict[str, Any]:
     data: dict[str, Any] = {"data_digest": None, "bank_digest": None, "bank_episodes": None}
     if isinstance(objective, Train):
         bank = objective.bank
-        data = {"data_digest": objective.tasks.digest, "bank_digest": bank.digest, "bank_episodes": bank.episodes.count}
+        data = {
+            "data_digest": objective.tasks.digest, "bank_digest": bank.digest, "bank_episodes": bank.episodes.count,
+            "unit": objective.tasks.unit,
+        }
     return {**data, "versions": {"python": sys.version.split()[0], **_versions()}, "code": _code()}
 
 

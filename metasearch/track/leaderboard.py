@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metasearch.home import home_of, study_folder
 from metasearch.ledger import Ledger
 from metasearch.plugins import did_you_mean
 from metasearch.records import LOOKED_AT, Config
@@ -385,10 +385,8 @@ def _times(sign: float, value: float | None) -> float | None:
 def _read(
     name: str | None, where: str | None, sort: str | None, home: Path | None, uri: str | None, source: str
 ) -> tuple[list[Row], dict[str, Any]]:
-    home = (home or Path(os.environ.get("METASEARCH_HOME") or "studies")).expanduser().resolve()
-    if name is not None and Path(name).name != name:
-        raise ValueError(f"{name!r} is no name of a study")
-    folder = None if name is None else home / name
+    home = home_of(home)
+    folder = None if name is None else study_folder(name, home)
     if source == "ledger":
         folders = [folder] if folder is not None else sorted(path.parent for path in home.glob("*/ledger.sqlite"))
         rows = [row for one in folders for row in rows_from_ledger(one)]
