@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from metasearch.driver.folder import locked
 from metasearch.driver.study import Study
 from metasearch.home import home_of, study_folder
+from metasearch.home import home_of, study_folder
 from metasearch.learners import Learner
 from metasearch.ledger import Ledger, TrialRow
 from metasearch.nets import Net, Params
@@ -106,7 +107,7 @@ def restore(reference: str, *, home: Path | None = None) -> Trained:
     train = study.objective()
     if not isinstance(train, Train):
         raise ValueError(f"{reference} was not made by `train`, so it has no meta-learner to restore")
-    return _restored(reference, train, row)
+    return _restored(reference, train, row, folder)
 
 
 def evaluate(
@@ -197,10 +198,13 @@ def _waves(trained: Trained, tasks: Sinusoid, record: Callable[[dict[str, str]],
     ]
 
 
-def _restored(reference: str, train: Train, row: TrialRow) -> Trained:
+def _restored(reference: str, train: Train, row: TrialRow, folder: Path) -> Trained:
     if row.checkpoint is None:
         raise ValueError(f"{reference} has no parcel: it ended as '{row.status}' before it was saved")
-    tensors, facts = parcel.read(Path(row.checkpoint))
+    path = Path(row.checkpoint)
+    if not path.is_file():  # the study was moved
+        path = folder / "parcels" / path.parent.name / path.name
+    tensors, facts = parcel.read(path)
     prefix = "best/" if any(k.startswith("best/") for k in tensors) else "meta/"
     try:
         recipe = train.built(row.proposal.config)
