@@ -52,6 +52,16 @@ def digest(arrays: Arrays) -> str:
     return total.hexdigest()
 
 
+def text(value: object) -> Array:
+    """A JSON value as an array, so that names can be kept beside pictures."""
+    return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+
+
+def told(array: Array) -> Any:
+    """The JSON value that `text` made an array of."""
+    return json.loads(array.tobytes())
+
+
 def kept(name: str, key: str, make: Callable[[], Arrays]) -> Kept:
     """The arrays of a key: mapped if they are there and whole, otherwise made, and kept if the folder can be written to.
 

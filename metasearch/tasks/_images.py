@@ -21,20 +21,22 @@ Array = np.ndarray[Any, np.dtype[Any]]
 @dataclass(frozen=True)
 class Pictures:
     """images: uint8 [P, C, H, W], class by class; offsets: int64 [classes + 1]: class c has drawings offsets[c] to
-    offsets[c + 1]; names: one a class; splits: the classes of each split, disjoint; digest: sha256 of images and offsets."""
+    offsets[c + 1]; names: one a class; splits: the classes of each split, disjoint; digest: sha256 of images and offsets;
+    turned: `images` is [4 P, C, H, W], all drawings four times, turned by 0, 90, 180 and 270 degrees."""
 
     images: Array
     offsets: Array
     names: Sequence[str]
     splits: Mapping[Split, Sequence[int]]
     digest: str
+    turned: bool = False
 
     def __post_init__(self) -> None:
         taken = [c for split in SPLITS for c in self.splits.get(split, ())]
         if len(taken) != len(set(taken)):
             twice = next(c for c in taken if taken.count(c) > 1)
             raise ValueError(f"the splits' classes must be disjoint, but '{self.names[twice]}' is in two of them")
-        if len(self.names) != len(self.offsets) - 1 or self.offsets[-1] != len(self.images):
+        if len(self.names) != len(self.offsets) - 1 or self.offsets[-1] * (4 if self.turned else 1) != len(self.images):
             counts = f"{len(self.names)} names, {len(self.offsets) - 1} classes, {len(self.images)} images"
             raise ValueError(f"names, offsets and images must agree, but got {counts}")
 
@@ -54,9 +56,8 @@ class ImageTasks(TaskDistribution):
     ) -> None:
         if rotations not in ROTATIONS:
             raise ValueError(f"rotations must be one of {', '.join(ROTATIONS)}, but got {rotations!r}")
-        side = pictures.images.shape[-2:]
-        if rotations != "none" and side[0] != side[1]:
-            raise ValueError(f"only square pictures can be rotated by 90 degrees, but these are {side[0]}x{side[1]}")
+        if rotations != "none" and not pictures.turned:
+            raise ValueError(f"rotations {rotations!r} need turned pictures")
         self.names = tuple(pictures.names)
         self._x = tuple(int(s) for s in pictures.images.shape[1:])
         self._rotations: dict[Split, Rotations] = {s: rotations if s in rotated else "none" for s in SPLITS}
@@ -64,6 +65,7 @@ class ImageTasks(TaskDistribution):
         self._mean = None if mean is None else torch.tensor(list(mean)).view(-1, 1, 1)
         self._std = None if std is None else torch.tensor(list(std)).view(-1, 1, 1)
         offsets = np.array(pictures.offsets, dtype=np.int64)
+        self._drawings = int(offsets[-1])
         self._classes = {s: np.array(list(pictures.splits.get(s, ())), dtype=np.int64) for s in SPLITS}
         self._starts = {s: offsets[self._classes[s]] for s in SPLITS}
         self._counts = {s: offsets[self._classes[s] + 1] - self._starts[s] for s in SPLITS}
@@ -115,15 +117,16 @@ class ImageTasks(TaskDistribution):
         else:
             turns = np.zeros((n, ways), dtype=np.int64)
         places = _classes.distinct(self._counts[split][chosen].reshape(-1), shape.shots + shape.queries, generator)
-        return self._starts[split][chosen][..., None] + places.reshape(n, ways, -1), turns, _classes.seats(n, shape, generator)
+        drawings = self._starts[split][chosen][..., None] + places.reshape(n, ways, -1)
+        return drawings, turns, _classes.seats(n, shape, generator)
 
     def _draw(self, n: int, split: Split, shape: TaskShape, generator: Generator) -> Episode:
         drawings, turns, seats = self.indices(n, split, shape, generator)
+        index = turns[..., None] * self._drawings + drawings
         row = np.arange(n)[:, None]
-        turned = self._rotations[split] != "none"
 
         def inputs(labels: Array, places: Array) -> Tensor:
-            return self._gathered(drawings[row, labels, places], turns[row, labels] if turned else None)
+            return self._gathered(index[row, labels, places])
 
         def one_hot(labels: Array) -> Tensor:
             return _classes.one_hot(labels, shape.ways).to(self.device)
@@ -133,12 +136,9 @@ class ImageTasks(TaskDistribution):
             inputs(seats.query, seats.query_place), one_hot(seats.query),
         )
 
-    def _gathered(self, index: Array, turns: Array | None) -> Tensor:
-        """Pictures [..., C, H, W] of an index [...], float32, turned by quarter turns [...] if any."""
+    def _gathered(self, index: Array) -> Tensor:
+        """Pictures [..., C, H, W] of an index [...], float32."""
         raw = self._images.index_select(0, torch.from_numpy(index.reshape(-1)).to(self.device))  # [M, C, H, W] uint8
-        for k in (1, 2, 3) if turns is not None else ():
-            mine = torch.from_numpy(np.flatnonzero(turns == k)).to(self.device)
-            raw.index_copy_(0, mine, raw.index_select(0, mine).rot90(k, (-2, -1)))
         x = raw.to(torch.float32).mul_(1 / 255)
         if self._mean is not None:
             x.sub_(self._mean)
@@ -151,3 +151,30 @@ class ImageTasks(TaskDistribution):
 
     def score(self, output: Tensor, y: Tensor) -> Tensor:
         return _classes.accuracy(output, y)
+
+
+def turned(images: Array) -> Array:
+    """[P, C, S, S] -> [4 P, C, S, S], turned by 0, 90, 180 and 270 degrees."""
+    return np.concatenate([np.rot90(images, quarter, (-2, -1)) for quarter in range(4)])
+
+
+def moments(images: Array, offsets: Array) -> dict[str, Array]:
+    """Sums and sums of squares of every class's channels, int64 [classes, C]: exact, kept beside the pictures."""
+    values = np.arange(256, dtype=np.int64)
+    shape = (len(offsets) - 1, images.shape[1])
+    sums, squares = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for c, channel in np.ndindex(shape):
+        counts = np.bincount(images[offsets[c]:offsets[c + 1], channel].reshape(-1), minlength=256)
+        sums[c, channel], squares[c, channel] = counts @ values, counts @ values**2
+    return {"sums": sums, "squares": squares}
+
+
+def statistics(arrays: Mapping[str, Array], offsets: Array, classes: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over all pictures of these classes, in 0..1, from their moments."""
+    mine = np.array(classes, dtype=np.int64)
+    pixels = int((offsets[mine + 1] - offsets[mine]).sum()) * int(np.prod(arrays["images"].shape[2:]))
+    if pixels == 0:
+        raise ValueError("normalise = 'train' needs training pictures, but there are none")
+    mean = arrays["sums"][mine].sum(axis=0) / pixels
+    variance = arrays["squares"][mine].sum(axis=0) / pixels - mean**2
+    return (mean / 255).tolist(), (np.sqrt(np.maximum(variance, 1.0)) / 255).tolist()  # at least a grey level: never 0
