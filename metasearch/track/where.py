@@ -1,6 +1,6 @@
 """`--where "learner.inner_lr < 0.1 and learner = maml"`: comparisons joined by `and`, as an MLflow filter and as a Python test.
 
-A comparison is a key, one of < <= > >= = !=, and a number (60% is 0.6), a word or a text in quotes. A row without a value for a key
+A comparison is a key, one of < <= > >= = !=, and a number (60% is 0.6), a word or a text in quotes. A row with no such value
 meets no comparison with it, `!=` included: MLflow's filters are inner joins.
 """
 from __future__ import annotations
