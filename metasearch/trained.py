@@ -16,7 +16,6 @@ from torch import Generator, Tensor
 from metasearch.driver.folder import locked
 from metasearch.driver.study import Study
 from metasearch.home import home_of, study_folder
-from metasearch.home import home_of, study_folder
 from metasearch.learners import Learner
 from metasearch.ledger import Ledger, TrialRow
 from metasearch.nets import Net, Params
@@ -24,7 +23,7 @@ from metasearch.objectives import Infeasible, Mode, parcel
 from metasearch.objectives.evaluation import outputs, scores
 from metasearch.objectives.train import Train
 from metasearch.records import Config
-from metasearch.tasks import TaskDistribution, TaskShape, open_test
+from metasearch.tasks import TaskDistribution, TaskShape, TestSplit, open_test
 from metasearch.tasks.sinusoid import Sinusoid
 from metasearch.track.statistics import Interval, mean_interval, tail
 
@@ -92,7 +91,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: infinite and missing numbers become null."""
-        return _finite({**asdict(self), "interval": self.interval._asdict()})
+        return {k: _finite(v) for k, v in {**asdict(self), "interval": self.interval._asdict()}.items()}
 
 
 def restore(reference: str, *, home: Path | None = None) -> Trained:
@@ -133,22 +132,22 @@ def evaluate(
             def record(opening: dict[str, str]) -> None:
                 ledger.append("opened", {**opening, "shifted": shift, "trial": reference}, trial=number)
 
-            result = _evaluated(trained, tasks, record, episodes, seed, "test shifted" if shift else "test", steps, mode, say)
+            def tested(tasks: TaskDistribution, split: str) -> Evaluation:
+                return _evaluated(trained, tasks, open_test(tasks, record), split, episodes, seed, steps, mode, say)
+
+            result = tested(tasks, "test shifted" if shift else "test")
             if isinstance(tasks, Sinusoid):
-                half = tasks.on("right")
-                result = replace(result, half=_evaluated(
-                    trained, half, record, episodes, seed, f"{result.split}, supports on the right half", steps, mode, say
-                ))
+                result = replace(result, half=tested(tasks.on("right"), f"{result.split}, supports on the right half"))
             body = {k: v for k, v in result.to_json().items() if k not in ("scores", "waves", "half")}
             ledger.append("evaluated", {**body, "episodes": episodes, "seed": seed}, trial=number)
     return result
 
 
 def _evaluated(
-    trained: Trained, tasks: TaskDistribution, record: Callable[[dict[str, str]], None], episodes: int, seed: int, split: str,
-    steps: int, mode: Mode, say: Callable[[str], None],
+    trained: Trained, tasks: TaskDistribution, opened: TestSplit, split: str, episodes: int, seed: int, steps: int, mode: Mode,
+    say: Callable[[str], None],
 ) -> Evaluation:
-    bank = open_test(tasks, record).bank(episodes, seed=seed, shape=trained.shape)
+    bank = opened.bank(episodes, seed=seed, shape=trained.shape)
     say(f"{trained.name}: {episodes} episodes of {split}")
     found = scores(trained.net, trained.learner, tasks, trained.meta, bank.episodes, mode=mode)
     curve = []
@@ -160,7 +159,7 @@ def _evaluated(
     end = tail(found)
     return Evaluation(
         trained.name, split, tasks.unit, bank.digest, mean_interval(found), end.median, end.diverged, found.tolist(), curve,
-        _waves(trained, tasks, record, seed) if isinstance(tasks, Sinusoid) and not tasks.oracle else [],
+        _waves(trained, tasks, opened, seed) if isinstance(tasks, Sinusoid) and not tasks.oracle else [],
     )
 
 
@@ -178,10 +177,10 @@ def _with_steps(learner: Learner, steps: int) -> Learner:
     return replace(learner.at_test(), **changed)
 
 
-def _waves(trained: Trained, tasks: Sinusoid, record: Callable[[dict[str, str]], None], seed: int) -> list[Wave]:
+def _waves(trained: Trained, tasks: Sinusoid, opened: TestSplit, seed: int) -> list[Wave]:
     """Three test tasks before and after adaptation."""
     shape = trained.shape._replace(queries=200)
-    episodes = open_test(tasks, record).sample_episodes(3, shape=shape, generator=Generator().manual_seed(seed))
+    episodes = opened.sample_episodes(3, shape=shape, generator=Generator().manual_seed(seed))
     order = episodes.query_x[..., 0].argsort(-1)  # [3, 200]
     counts = (0, 1, 10) if any(f.name == "inner_steps" for f in fields(trained.learner)) else (0,)
     predicted: dict[int, Tensor] = {}
@@ -220,7 +219,7 @@ def _restored(reference: str, train: Train, row: TrialRow, folder: Path) -> Trai
 def _ended(reference: str, trials: Mapping[int, TrialRow], number: int) -> TrialRow:
     if number not in trials:
         last = max(trials, default=None)
-        known = "it has no trials yet" if last is None else f"its trials are 0 to {last}"
+        known = "it has no trials yet" if last is None else f"its trials are 1 to {last}"
         raise ValueError(f"there is no trial {reference}: {known}")
     return trials[number]
 

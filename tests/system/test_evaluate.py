@@ -1,0 +1,97 @@
+"""A finished trial is restored and scored on the sealed test split; the ledger says that it was opened, and when."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metasearch.driver import launch
+from metasearch.driver.folder import LockedError, locked
+from metasearch.driver.study import Study
+from metasearch.ledger import Ledger
+from metasearch.objectives.parcel import BadParcel
+from metasearch.trained import evaluate, restore
+
+SINE = """
+name = "waves"
+space = "sine-mlp"
+tasks = { name = "sinusoid", shots = 5, queries = 5 }
+train = { steps = 60, mode = "vmap" }
+validation = { episodes = 20 }
+budget = { trials = 2 }
+driver = { kind = "local" }
+track = { enabled = false }
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("studies")
+    launch.run(Study.from_text(SINE), home=home)
+    return home
+
+
+def _opened(home: Path) -> list[dict[str, object]]:
+    with Ledger.open(home / "waves" / "ledger.sqlite") as ledger:
+        return [row.body for row in ledger.rows(kinds=["opened", "evaluated"])]
+
+
+def test_evaluation_scores_the_test_split_and_leaves_rows_in_the_ledger(home: Path) -> None:
+    before = len(_opened(home))
+    result = evaluate("waves/1", home=home, episodes=40, steps=3, mode="vmap")
+    opened, half, evaluated = _opened(home)[before:]
+    assert opened["split"] == half["split"] == "test"
+    assert opened["digest"] != half["digest"], "supports on one half are other tasks"
+    assert evaluated["interval"]["mean"] == pytest.approx(result.interval.mean)  # type: ignore[index]
+    assert result.interval.n == len(result.scores) == 40
+    assert result.interval.low < result.interval.mean < result.interval.high < 0
+    assert [p.inner_steps for p in result.curve] == [0, 1, 2, 3]
+    assert result.half is not None
+    assert result.half.interval.mean != result.interval.mean
+    wave = result.waves[0]
+    assert len(wave.support) == 5
+    assert len(wave.x) == len(wave.truth) == len(wave.predicted[10]) == 200
+    assert wave.x == sorted(wave.x)
+
+
+def test_equal_seeds_score_on_equal_episodes(home: Path) -> None:
+    again = [evaluate("waves/1", home=home, episodes=10, steps=0, mode="vmap") for _ in range(2)]
+    assert again[0].scores == again[1].scores
+    other = evaluate("waves/1", home=home, episodes=10, steps=0, mode="vmap", seed=1)
+    assert other.digest != again[0].digest
+
+
+def test_shifted_tasks_are_harder_and_named(home: Path) -> None:
+    plain = evaluate("waves/1", home=home, episodes=40, steps=0, mode="vmap")
+    moved = evaluate("waves/1", home=home, episodes=40, steps=0, mode="vmap", shift=True)
+    assert moved.split == "test shifted"
+    assert moved.interval.mean < plain.interval.mean
+
+
+def test_nothing_is_opened_while_a_driver_runs(home: Path) -> None:
+    before = len(_opened(home))
+    with locked(home / "waves"), pytest.raises(LockedError):
+        evaluate("waves/1", home=home, episodes=10)
+    assert len(_opened(home)) == before
+
+
+@pytest.mark.parametrize(("reference", "words"), [
+    ("waves", "STUDY/NUMBER"), ("waves/x", "STUDY/NUMBER"), ("waves/99", "its trials are 1 to 2"), ("../waves/1", "name"),
+])
+def test_a_reference_that_names_no_trial_is_an_error_in_words(home: Path, reference: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        restore(reference, home=home)
+
+
+def test_a_damaged_parcel_is_noticed_and_nothing_is_opened(home: Path) -> None:
+    with Ledger.open(home / "waves" / "ledger.sqlite") as ledger:
+        path = Path(ledger.trials()[2].checkpoint or "")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    before = len(_opened(home))
+    try:
+        with pytest.raises(BadParcel, match="damaged"):
+            evaluate("waves/2", home=home, episodes=10)
+    finally:
+        path.write_bytes(whole)
+    assert len(_opened(home)) == before
