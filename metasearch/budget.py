@@ -8,8 +8,8 @@ Of N configs, K are called the top. The chance that x draws miss all of them is
 and a coverage of P needs the smallest x at which that is at most 1 - P. Bergstra, Bengio. "Random Search for Hyper-Parameter
 Optimization." JMLR 13, 2012. https://jmlr.org/papers/v13/bergstra12a.html (the 59 draws that find the top 5 % with 95 %).
 
-Chances are compared with 80 decimal digits and two more for each of N's (ln N! is about N ln N, neighbours differ by 1/N),
-and with the confidence as it was typed (0.9 is nine tenths, not the nearest binary fraction): numbers are exact for any N. A
+Chances are compared with 80 decimal digits and two more for each of N's (ln N! is about N ln N; neighbours differ by 1/N), and
+with the confidence as it was typed (0.9 is nine tenths, not the nearest binary fraction): numbers are exact up to N = 1e300. A
 chance within a share of 1e-40 / N of the goal counts as the goal.
 """
 from __future__ import annotations
@@ -24,6 +24,7 @@ from functools import lru_cache
 __all__ = ["Coverage"]
 
 DIGITS = 80
+LARGEST = 10**300  # a space of more configs is treated as infinite: no two draws coincide, and logarithms would take seconds
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,16 @@ class Coverage:
                 raise ValueError(f"a top share must lie between 0% and 100%, but got {self.top!r}.")
             if isinstance(self.total, int) and share * self.total < 1:
                 raise ValueError(f"the top {self.top} of {self.total} configs is less than one. Use top = 1, or a larger share.")
-        elif self.total == math.inf:
-            raise ValueError(f"`top = {self.top}` counts configs, but this space is infinite. Write a share, such as top = '1%'.")
+        elif self.total > LARGEST:
+            size = "infinite" if self.total == math.inf else "of more than 10^300 configs"
+            raise ValueError(f"`top = {self.top}` counts configs, but this space is {size}. Write a share, such as top = '1%'.")
         elif not 1 <= int(self.top) <= self.total:
             raise ValueError(f"`1 <= top <= total` must hold, but got top = {self.top} and total = {self.total}.")
 
     @property
     def hits(self) -> int | None:
         """K, the number of configs that count as found; None in an infinite space."""
-        if not isinstance(self.total, int):
+        if not isinstance(self.total, int) or self.total > LARGEST:
             return None
         share = _share(self.top)
         return int(self.top) if share is None else int(share * self.total)
@@ -75,7 +77,7 @@ class Coverage:
     @property
     def distinct(self) -> bool:
         """Whether the hypergeometric law holds."""
-        return self.without_replacement and isinstance(self.total, int)
+        return self.without_replacement and self.hits is not None
 
     @property
     def needed(self) -> int:
@@ -111,7 +113,7 @@ class Coverage:
         if isinstance(trials, bool) or not isinstance(trials, int) or trials < 0:
             raise ValueError(f"a number of trials is an int and not negative, but got {trials!r}.")
         with localcontext(prec=self._digits):
-            return -math.expm1(float(self._log_miss(trials)))
+            return 0.0 - math.expm1(float(self._log_miss(trials)))  # not -0.0
 
     def is_reached(self, trials: int) -> bool:
         return trials >= self.needed
@@ -120,7 +122,7 @@ class Coverage:
     def _length(self) -> int:
         """Decimal digits of N, or of the share's denominator."""
         share = _share(self.top)
-        largest = max(self.total if isinstance(self.total, int) else 1, share.denominator if share is not None else 1)
+        largest = max(1 if self.hits is None else _known(self.total), 1 if share is None else share.denominator)
         return 1 + largest.bit_length() * 3 // 10
 
     @property
@@ -197,7 +199,7 @@ def _pi(digits: int) -> Decimal:
 
     def atan(inverse: int) -> Decimal:
         total, power, k = Decimal(0), Decimal(1) / inverse, 0
-        while abs(power) > Decimal(10) ** -(digits + 5):
+        while power.adjusted() > -digits - 5:
             total += power / (2 * k + 1)
             power, k = -power / (inverse * inverse), k + 1
         return total

@@ -15,10 +15,10 @@ from metasearch.space import Choice, Float, Int, Space
 from metasearch.tasks import TaskShape
 
 SPACE = Space({
-    "net.channels": Choice((16, 32, 64)),
-    "net.down": Choice(("stride", "pool", "average")),
-    "net.activation": Choice(("relu", "leaky_relu", "silu", "gelu")),
-    "net.norm": Choice({
+    "channels": Choice((16, 32, 64)),
+    "down": Choice(("stride", "pool", "average")),
+    "activation": Choice(("relu", "leaky_relu", "silu", "gelu")),
+    "norm": Choice({
         "batch": Space({"mode": Choice(("transductive", "semi"))}),
         "group": Space({"groups": Choice((4, 8))}),
         "layer": Space({}),
@@ -37,13 +37,13 @@ SCHEDULES: dict[str, Schedule] = {
 
 def recipe(config: Config, shape: TaskShape) -> Recipe:
     """1,000 outer steps of 8 tasks."""
-    kind = str(config["net.norm"])
-    norm = Norm(kind, groups=int(config.get("net.norm.groups", 8)))  # type: ignore[arg-type]
+    kind = str(config["norm"])
+    norm = Norm(kind, groups=int(config.get("norm.groups", 8)))  # type: ignore[arg-type]
     design = Conv4(
-        channels=int(config["net.channels"]), down=config["net.down"], act=config["net.activation"], norm=norm,  # type: ignore[arg-type]
-        spatial_mean=config["net.down"] == "stride",
+        channels=int(config["channels"]), down=config["down"], act=config["activation"], norm=norm,  # type: ignore[arg-type]
+        spatial_mean=config["down"] == "stride",
     )
-    mode = config.get("net.norm.mode", "transductive")
+    mode = config.get("norm.mode", "transductive")
     net = conv4(shape.x, shape.ways, design, mode=mode)  # type: ignore[arg-type]
     learner = MAML(
         inner_lr=float(config["inner_lr"]), inner_steps=int(config["inner_steps"]), first_order=bool(config["first_order"])
