@@ -12,7 +12,8 @@ KINDS = ("study", "proposed", "started", "report", "ended", "mode", "opened", "e
 POINTS = frozenset(
     {f"ledger.{kind}" for kind in KINDS}  # before a row goes into its transaction
     | {"ledger.commit", "ledger.committed"}  # before and after a transaction becomes durable
-    | {"letter.before", "letter.after", "parcel.before", "parcel.after", "parcel.delete"}
+    | {f"{file}.{when}" for file in ("letter", "parcel") for when in ("write", "rename", "written")}
+    | {"parcel.delete"}
     | {"status.before", "status.after", "outbox.made", "outbox.before", "outbox.after"}
 )
 _seen: Counter[str] = Counter()

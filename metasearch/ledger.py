@@ -148,12 +148,16 @@ class Ledger:
             raise LedgerError(f"there is no ledger at {path}: check the study's name and METASEARCH_HOME")
         if path.stat().st_size == 0:
             raise _damaged(path, "it is empty")
+        mended = Path(f"{path}-wal").exists()  # then SQLite mends a page that was being written
         try:
             db = _connect(path, write=write)
             (application,) = db.execute("PRAGMA application_id").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
+            (page,) = db.execute("PRAGMA page_size").fetchone()
             if application != APPLICATION:
                 raise _damaged(path, "it is no metasearch ledger")
+            if path.stat().st_size % page and not mended:
+                raise _damaged(path, f"its size, {path.stat().st_size:,} bytes, is no multiple of a page: it was cut off")
             if version > SCHEMA:
                 raise LedgerError(
                     f"{path} was written with ledger schema {version}, but this version of metasearch reads up to {SCHEMA}: "

@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 import uuid
@@ -43,6 +44,7 @@ QUIET = {  # read by Ray and Tune when they start, here and in the workers of a 
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_token: str | None = None
 log = logging.getLogger("metasearch.driver")
 
 
@@ -98,8 +100,9 @@ class RayLanes:
 
         config, director, body, folder = self.study.driver, self._director, self.study.to_json(), str(self.folder)
 
-        def lane(space: dict[str, Any]) -> None:
+        def lane(space: dict[str, Any]) -> dict[str, str]:
             _lane(director, space["lane"], body, folder)
+            return {"lane": space["lane"]}  # Tune prints a line about trials that never said anything
 
         share: dict[str, float] = {"cpu": config.cpus, **({"gpu": config.gpus} if config.gpus else {})}
         storage = self.folder / ".tune"
@@ -346,14 +349,18 @@ def _environment(driver: Driver) -> Iterator[None]:
 
 
 def _authentication(driver: Driver) -> dict[str, str]:
-    """Whoever reaches an open Ray's ports runs code as this user, so a local one gets a token that lives as long as it does.
+    """Whoever reaches an open Ray's ports runs code as this user, so a local one gets a token, known to this process alone.
 
-    With an address Ray does not look for the token file unless it is told to.
+    Ray reads it once, when it is imported. With an address Ray does not look for the token file unless it is told to.
     """
+    global _token
     if "RAY_AUTH_MODE" in os.environ:
         return {}
     if _address(driver) is None:
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        if _token is None and "ray" in sys.modules:
+            return {}  # too late: Ray makes a token file of its own
+        _token = _token or secrets.token_hex(32)
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token}
     named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     return {"RAY_AUTH_MODE": "token"} if named or Path("~/.ray/auth_token").expanduser().is_file() else {}
 

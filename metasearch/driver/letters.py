@@ -23,13 +23,14 @@ def write(folder: Path, ending: Ending) -> None:
     target = path(folder, ending.trial)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    crashpoint("letter.before")
+    crashpoint("letter.write")
     with temporary.open("w") as file:
         json.dump(ending.to_json(), file, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
+    crashpoint("letter.rename")
     os.replace(temporary, target)
-    crashpoint("letter.after")
+    crashpoint("letter.written")
 
 
 def read(folder: Path, trial: int) -> Ending | None:
