@@ -148,7 +148,9 @@ class Ledger:
             raise LedgerError(f"there is no ledger at {path}: check the study's name and METASEARCH_HOME")
         if path.stat().st_size == 0:
             raise _damaged(path, "it is empty")
-        mended = Path(f"{path}-wal").exists()  # then SQLite mends a page that was being written
+        wal = Path(f"{path}-wal")
+        mended = wal.exists() and wal.stat().st_size > 0  # then SQLite mends a page that was being written
+        db = None
         try:
             db = _connect(path, write=write)
             (application,) = db.execute("PRAGMA application_id").fetchone()
@@ -172,8 +174,10 @@ class Ledger:
             first = db.execute("SELECT kind FROM rows WHERE seq = 1").fetchone()
             if first is None or first[0] != "study":
                 raise _damaged(path, "it does not begin with its study")
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+        except (sqlite3.DatabaseError, LedgerError) as error:
+            if db is not None:
+                db.close()
+            if isinstance(error, LedgerError) or (isinstance(error, sqlite3.OperationalError) and "locked" in str(error)):
                 raise
             raise _damaged(path, str(error)) from error
         return cls(path, db, writable=write)
