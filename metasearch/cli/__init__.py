@@ -17,8 +17,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from metasearch import __version__
-from metasearch.cli import names, studies
-from metasearch.cli.failures import INTERRUPTED, IO_ERROR, OK, TERMINATED, Stopped, judged, talk
+from metasearch.cli import looks, names, runs
+from metasearch.cli.failures import FAILURE, INTERRUPTED, IO_ERROR, OK, TERMINATED, Stopped, judged, talk
 
 __all__ = ["call", "main"]
 
@@ -28,13 +28,13 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 too many trials failed, 4 no trial succeeded, 65 bad data, "
            "69 service unavailable, 74 input/output, 75 try again, 130 interrupted, 143 terminated.",
 )
-app.command()(studies.run)
-app.command()(studies.resume)
-app.command()(studies.status)
-app.command()(studies.leaderboard)
-app.command()(studies.show)
-app.command()(studies.evaluate)
-app.command()(studies.sync)
+app.command()(runs.run)
+app.command()(runs.resume)
+app.command()(looks.status)
+app.command()(looks.leaderboard)
+app.command()(looks.show)
+app.command()(looks.evaluate)
+app.command()(looks.sync)
 app.command()(names.budget)
 app.add_typer(names.spaces, name="spaces")
 app.add_typer(names.room("strategies", "What to try next"), name="strategies")
@@ -82,6 +82,8 @@ def call(arguments: Sequence[str]) -> int:
         return error.exit_code
     except typer.Abort:
         return INTERRUPTED
+    except SystemExit as error:  # typer's own, of a closed pipe
+        return error.code if isinstance(error.code, int) else FAILURE
     except BrokenPipeError:  # the reader of our stdout has seen enough: `metasearch leaderboard | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return IO_ERROR

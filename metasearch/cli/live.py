@@ -24,12 +24,14 @@ class Unit:
     name: str = "score"
 
     def text(self, score: float | None, low: float | None = None, high: float | None = None) -> str:
+        """"93.1 ± 0.8 %" or "0.412 ± 0.031"; the interval is that of the score, larger is better."""
         if score is None:
             return "-"
-        factor, mark = {"accuracy": (100.0, " %"), "mse": (-1.0, "")}.get(self.name, (1.0, ""))
-        digits = 1 if mark else 4
-        half = "" if low is None or high is None else f" ± {abs(high - low) / 2 * abs(factor):.{digits}f}"
-        return f"{score * factor:.{digits}f}{half}{mark}"
+        half = None if low is None or high is None else abs(high - low) / 2
+        if self.name == "accuracy":
+            return f"{100 * score:.1f}" + ("" if half is None else f" ± {100 * half:.1f}") + " %"
+        shown = -score + 0.0 if self.name == "mse" else score
+        return f"{shown:.4g}" + ("" if half is None else f" ± {half:.2g}")
 
 
 class Live:

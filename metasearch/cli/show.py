@@ -23,13 +23,13 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False, emoji=False, markup=False)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, caption: str | None = None) -> None:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
     """A table for people, on stdout. Cells are text, never markup."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD, title=title, caption=caption, title_justify="left", caption_justify="left", pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, show_edge=False)
     for name in head:
         numbers = all(_number(row[head.index(name)]) for row in rows)
         made.add_column(name, justify="right" if rows and numbers else "left", overflow="fold")

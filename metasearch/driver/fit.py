@@ -1,26 +1,71 @@
 """Do the parts of a study fit each other? Everything is asked before any compute starts, and told all at once."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
+from pydantic import ValidationError
+
 from metasearch import plugins
+from metasearch.driver.study_file import in_words
 from metasearch.plugins import did_you_mean
 
 if TYPE_CHECKING:
     from metasearch.driver.study import Study
+    from metasearch.driver.study_file import Source
     from metasearch.space import Space
 
-__all__ = ["loaded", "problems"]
+__all__ = ["checked", "loaded", "problems"]
 
 T = TypeVar("T")
+
+
+def checked(source: Source) -> Study:
+    """The study of a source, if everything about it is right.
+
+    Raises StudyError with all that is not: unknown keys, values out of range, and what does not fit, even beside wrong keys.
+    """
+    from metasearch.driver.study import Study, StudyError
+
+    found, study = list(source.wrong), None
+    try:
+        study = Study.model_validate(source.table)
+    except ValidationError as error:
+        found += in_words(error, Study, source)
+        rest = _salvaged(source.table, [item["loc"] for item in error.errors()])
+        with contextlib.suppress(ValidationError):
+            study = Study.model_validate(rest)
+    if study is not None:
+        spoilt = study.tasks is None and "tasks" in source.table  # it is there, but too wrong to be looked at
+        found += [problem for problem in problems(study) if not (spoilt and problem.startswith("tasks is missing"))]
+    if found or study is None:
+        raise StudyError(found, source.where)
+    return study
+
+
+def _salvaged(table: Mapping[str, Any], wrong: list[tuple[int | str, ...]]) -> dict[str, Any]:
+    """The table without the keys that are wrong, so that the others can be looked at."""
+    rest: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in table.items()}
+    for path in wrong:
+        first = str(path[0]) if path else ""
+        inner = rest.get(first)
+        if len(path) > 1 and isinstance(inner, dict) and path[1] in inner:
+            del inner[path[1]]
+        else:
+            rest.pop(first, None)  # a whole table is wrong, or lacks what it needs
+    if "name" not in rest:
+        rest["name"] = "unnamed"
+    if not set(rest.get("budget", ())) & {"trials", "coverage", "hours"}:
+        rest["budget"] = {"trials": 1}
+    return rest
 
 
 def problems(study: Study) -> list[str]:
@@ -152,7 +197,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def _mistyped(where: str, value: Any, hint: Any) -> list[str]:
     """The value as it came from TOML (a list for a tuple) against the type that is annotated."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic import ConfigDict, TypeAdapter
     from pydantic.errors import PydanticUserError
 
     try:

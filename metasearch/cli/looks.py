@@ -1,0 +1,247 @@
+"""Commands that look at studies: status, leaderboard, show; evaluate and sync, which also write."""
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from metasearch.cli import board
+from metasearch.cli.failures import Refused, talk
+from metasearch.cli.live import Unit, clock, in_a_line
+from metasearch.cli.show import Json, console, printable, table
+from metasearch.cli.stored import Home, Source, board_of, names, status_of, stored, unit_of
+from metasearch.home import home_of
+
+if TYPE_CHECKING:
+    from metasearch.driver.director import Status
+    from metasearch.driver.study import Study
+
+
+def status(
+    name: Annotated[str | None, typer.Argument(help="The study's name; all studies if it is left out.")] = None,
+    home: Home = None, as_json: Json = False,
+) -> None:
+    """Where a study stands: done, running, failed, best so far, time left, coverage."""
+    folder_of_all = home_of(home)
+    if name is None:
+        found = [status_of(each, folder_of_all) for each in names(folder_of_all)]
+        if as_json:
+            print(json.dumps([one.to_json() for one in found], allow_nan=False))
+        elif found:
+            table(["study", "trials", "failed", "best", "coverage", "state"],
+                  [_status_row(one, folder_of_all) for one in found])
+        else:
+            talk(f"no studies in {folder_of_all}")
+        return
+    one = status_of(name, folder_of_all)
+    if as_json:
+        print(json.dumps(one.to_json(), allow_nan=False))
+    else:
+        console().print(in_a_line(one, unit_of(name, folder_of_all)))
+        talk(_state(one, folder_of_all))
+
+
+def leaderboard(
+    name: Annotated[str | None, typer.Argument(help="The study's name; all studies if it is left out.")] = None,
+    form: Annotated[board.Format, typer.Option("--format", help="How to write it.")] = "table",
+    top: Annotated[int | None, typer.Option(help="So many rows.", min=1)] = None,
+    where: Annotated[str | None, typer.Option(help='Only some: "learner.inner_lr < 0.1 and learner = \'maml\'".')] = None,
+    sort: Annotated[str | None, typer.Option(help="A column or a dimension; -params: the largest first.")] = None,
+    source: Annotated[Source, typer.Option(help="Ask MLflow, or the study's ledger.")] = "mlflow",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")] = None,
+    home: Home = None,
+) -> None:
+    """Trials, best first, with intervals, and which of them cannot be told from the first."""
+    folder_of_all = home_of(home)
+    if name is not None and source == "ledger":
+        stored(name, folder_of_all)
+    board.write(board_of(name, folder_of_all, source=source, top=top, where=where, sort=sort), form, output)
+
+
+def show(
+    what: Annotated[str, typer.Argument(metavar="STUDY[/TRIAL]", help="A study, or one of its trials: glyphs/12.")],
+    home: Home = None, as_json: Json = False,
+) -> None:
+    """A study in full, or the history of one trial, from the ledger."""
+    from metasearch.ledger import Ledger
+
+    name, _, number = what.partition("/")
+    folder_of_all = home_of(home)
+    study = stored(name, folder_of_all)
+    with Ledger.open(folder_of_all / name / "ledger.sqlite") as ledger:
+        if number:
+            _show_trial(study, ledger, what, number, as_json)
+        else:
+            _show_study(study, ledger, as_json)
+
+
+def evaluate(
+    trial: Annotated[str, typer.Argument(metavar="STUDY/TRIAL", help="The trial to test: glyphs/12.")],
+    episodes: Annotated[int, typer.Option(help="Episodes of the test split.", min=2)] = 600,
+    seed: Annotated[int, typer.Option(help="Which episodes: equal seeds draw equal ones for all trials.", min=0)] = 0,
+    shift: Annotated[bool, typer.Option("--shift", help="Tasks away from those that were trained on.")] = False,
+    steps: Annotated[int, typer.Option(help="The adaptation curve goes from 0 to so many inner steps.", min=0)] = 10,
+    plot: Annotated[Path | None, typer.Option(help="Draws the curve and the waves: a .png, .svg or .pdf.")] = None,
+    home: Home = None, as_json: Json = False,
+) -> None:
+    """Opens the sealed test split (the ledger records it) and scores a trial on it."""
+    from metasearch import trained
+
+    name, _, _ = trial.partition("/")
+    stored(name, home_of(home))
+    with _doing() as say:
+        found = trained.evaluate(trial, home=home_of(home), episodes=episodes, seed=seed, shift=shift, steps=steps, say=say)
+    if plot is not None:
+        from metasearch.draw import evaluation
+
+        evaluation(found, plot)
+        talk(f"drawn: {plot}")
+    if as_json:
+        print(json.dumps(found.to_json(), allow_nan=False))
+        return
+    for one in (found, *([found.half] if found.half else [])):
+        unit = Unit(one.unit)
+        diverged = f"; {one.diverged:.1%} of the episodes diverged" if one.diverged else ""
+        console().print(
+            f"{one.trial} on {one.split} ({len(one.scores)} episodes): {unit.text(*one.interval[:3])} {one.unit}, "
+            f"95 % interval over episodes; median {unit.text(one.median)}{diverged}"
+        )
+        if one.curve:
+            table(["inner steps", one.unit, "median"],
+                  [[str(p.inner_steps), unit.text(p.mean, p.low, p.high), unit.text(p.median)] for p in one.curve])
+
+
+@contextlib.contextmanager
+def _doing() -> Iterator[Callable[[str], None]]:
+    """On a terminal, one line that says what is being done; elsewhere nothing."""
+    screen = console(stderr=True)
+    if not screen.is_terminal or screen.is_dumb_terminal:
+        yield lambda words: None
+        return
+    with screen.status("") as line:
+        yield lambda words: line.update(words)
+
+
+def sync(
+    name: Annotated[str | None, typer.Argument(help="The study's name; all studies if it is left out.")] = None,
+    home: Home = None,
+) -> None:
+    """Makes MLflow equal the ledger: sends what is missing, mends what differs."""
+    from metasearch.track import outbox
+    from metasearch.track.store import tracking_uri
+
+    folder_of_all = home_of(home)
+    for each in [name] if name is not None else names(folder_of_all):
+        study = stored(each, folder_of_all)
+        uri = tracking_uri(study.track.uri, folder_of_all)
+        found = outbox.sync(folder_of_all / each, uri)
+        talk(f"{each}: {found.rows} ledger rows are in {uri}" + (f"; mended: {found.wrong}" if found.wrong else ""))
+
+
+def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool) -> None:
+    from metasearch.track.projection import unit as tracked_unit
+
+    trials = ledger.trials()
+    if not number.isdecimal() or int(number) not in trials:
+        raise Refused(f"there is no trial {printable(what)}: '{study.name}' has trials 1 to {max(trials, default=0)}")
+    row, unit = trials[int(number)], Unit(tracked_unit(ledger.study()))
+    history = list(ledger.rows(trial=row.id))
+    if as_json:
+        print(json.dumps({
+            "trial": what, "status": row.status, "config": row.proposal.config, "proposal": row.proposal.to_json(),
+            "attempts": row.attempts, "seconds": row.seconds, "checkpoint": row.checkpoint,
+            "outcome": None if row.outcome is None else row.outcome.to_json(),
+            "episodes": None if row.episodes is None else row.episodes.tolist(),
+            "history": [{"at": r.at, "kind": r.kind, **r.body} for r in history],
+        }, allow_nan=False))
+        return
+    outcome = row.outcome
+    score = f", {unit.text(outcome.score)}" if outcome and outcome.score is not None else ""
+    attempts = f"{row.attempts} attempt{'' if row.attempts == 1 else 's'}"
+    parent = f"; goes on from trial {row.proposal.parent}" if row.proposal.parent else ""
+    console().print(f"{what}: {row.status}{score}, {clock(row.seconds)} in {attempts}{parent}")
+    if outcome is not None and outcome.reason:
+        console().print(printable(outcome.reason))
+    table(["dimension", "value"], [[path, _number(value)] for path, value in row.proposal.config.items()])
+    start = history[0].at if history else 0.0
+    table(["after", "what", "step", "score", ""], [
+        [clock(r.at - start), r.kind, str(r.body.get("step", "")), _scored(r, unit), _remark(r)] for r in history
+    ])
+    if row.checkpoint:
+        talk(f"weights: {row.checkpoint}")
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _scored(row: Any, unit: Unit) -> str:
+    return "" if row.body.get("score") is None else unit.text(row.body["score"])
+
+
+def _remark(row: Any) -> str:
+    """What is worth saying of a ledger row in a line."""
+    body = row.body
+    if row.kind == "started":
+        return f"attempt {body['attempt']} in {body['lane']}" + (" from its parcel" if body.get("own") else "")
+    if row.kind == "report":
+        return ", ".join(f"{key} {value:.4g}" for key, value in list(body.get("metrics", {}).items())[:3])
+    return str(body.get("reason") or body.get("what") or "")
+
+
+def _show_study(study: Study, ledger: Any, as_json: bool) -> None:
+    first = ledger.study()
+    events = list(ledger.rows(kinds=["note", "opened", "evaluated", "stopped", "resumed"]))
+    if as_json:
+        said = [{"at": r.at, "kind": r.kind, "trial": r.trial, **r.body} for r in events]
+        print(json.dumps({**first, "digest": study.digest, "events": said}, allow_nan=False))
+        return
+    rows = [[key, str(value)] for key, value in _flat(first["study"]) if value is not None]
+    table(["key", "value"], rows, title=f"study '{study.name}'")
+    modes = Counter(row.body["mode"] for row in ledger.rows(kinds=["mode"]))
+    facts = {key: value for key, value in first.items() if key not in ("study", "space")}
+    facts["modes"] = ", ".join(f"{mode}: {count} nets" for mode, count in modes.items()) or None
+    rows = [[key, str(value)] for key, value in _flat(facts) if value is not None]
+    table(["fact", "value"], rows)
+    if events:
+        table(["event", "trial", ""], [[r.kind, "" if r.trial is None else str(r.trial), _event(r)] for r in events])
+    reasons: dict[str, list[int]] = {}
+    for row in ledger.trials().values():
+        if row.outcome is not None and row.outcome.status not in ("done", "reused"):
+            reasons.setdefault(f"{row.outcome.status}: {(row.outcome.reason or '').partition(chr(10))[0]}", []).append(row.id)
+    if reasons:
+        table(["trials that are not done", "how many", "for instance"],
+              [[reason, str(len(who)), f"{study.name}/{who[0]}"] for reason, who in reasons.items()])
+
+
+def _event(row: Any) -> str:
+    return ", ".join(f"{key} {value}" for key, value in row.body.items() if not isinstance(value, (list, dict)))
+
+
+def _flat(body: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in body.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _status_row(one: Status, home: Path) -> list[str]:
+    unit = unit_of(one.name, home)
+    planned = "" if one.planned is None else f"/{one.planned}"
+    return [one.name, f"{one.used}{planned}", str(one.failed), unit.text(one.best_score, one.best_low, one.best_high),
+            "-" if one.coverage is None else f"{one.coverage:.2f}", _state(one, home)]
+
+
+def _state(one: Status, home: Path) -> str:
+    from metasearch.driver.folder import held_by
+
+    if one.reason is not None:
+        return f"ended: {one.reason}"
+    holder = held_by(home / one.name)
+    return f"running, process {holder}" if holder else f"interrupted; to go on: metasearch resume {one.name}"

@@ -1,0 +1,69 @@
+"""Studies that are on the disk, as the commands meet them; and the options that the commands share."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from metasearch import plugins
+from metasearch.cli.failures import BAD_DATA, Refused
+from metasearch.cli.live import Unit
+from metasearch.home import study_folder
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from metasearch.driver.director import Status
+    from metasearch.driver.study import Study
+
+Home = Annotated[Path | None, typer.Option(help="Where studies live.", envvar="METASEARCH_HOME", show_default="./studies")]
+Source = Literal["mlflow", "ledger"]
+
+
+def names(home: Path) -> list[str]:
+    """The studies in a home."""
+    return sorted(path.parent.name for path in home.glob("*/ledger.sqlite"))
+
+
+def stored(name: str, home: Path) -> Study:
+    """The study of a name. Raises Refused if there is none, LedgerError if it cannot be read."""
+    from metasearch.driver.study import Study, StudyError
+    from metasearch.ledger import Ledger
+
+    path = study_folder(name, home) / "ledger.sqlite"
+    if not path.parent.is_dir():
+        raise Refused(f"there is no study '{name}' in {home}.{plugins.did_you_mean(name, names(home))}")
+    with Ledger.open(path) as ledger:
+        body = ledger.study()["study"]
+    try:
+        return Study.from_json(body)
+    except StudyError as error:
+        raise Refused(f"{path} holds a study that this version of metasearch does not understand: {error}", BAD_DATA) from error
+
+
+def unit_of(name: str, home: Path) -> Unit:
+    """What the scores of a study are called."""
+    from metasearch.ledger import Ledger
+    from metasearch.track.projection import unit
+
+    with Ledger.open(home / name / "ledger.sqlite") as ledger:
+        return Unit(unit(ledger.study()))
+
+
+def status_of(name: str, home: Path) -> Status:
+    """What its driver last said of it."""
+    from metasearch.driver import launch
+    from metasearch.driver.director import Status
+
+    stored(name, home)
+    body = launch.status(name, home=home)
+    return Status(**{**body, "lanes": tuple(body["lanes"])})
+
+
+def board_of(
+    name: str | None, home: Path, *, source: Source, top: int | None = None, where: str | None = None, sort: str | None = None
+) -> DataFrame:
+    from metasearch.track.leaderboard import leaderboard
+
+    return leaderboard(name, where=where, sort=sort, top=top, home=home, source=source)
