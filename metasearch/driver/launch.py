@@ -228,7 +228,7 @@ def _about(study: Study) -> dict[str, Any]:
     from metasearch.objectives.train import Train
 
     objective = study.objective()
-    data: dict[str, Any] = {"data_digest": None, "bank_digest": None, "bank_episodes": None}
+    data: dict[str, Any] = {"data_digest": None, "bank_digest": None, "bank_episodes": None, "unit": "score"}
     if isinstance(objective, Train):
         bank = objective.bank
         data = {
