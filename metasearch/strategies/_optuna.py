@@ -35,6 +35,7 @@ from metasearch.strategies._draws import Seen, rng_of, seed_of
 __all__ = ["ByColumn", "ByPath", "OptunaStrategy", "Spelling", "quiet"]
 
 REDRAWS = 4
+HUGE = 1e100  # models square scores
 
 Params = dict[str, int | float]  # of Optuna; an option of a Choice is its number
 Distributions = dict[str, BaseDistribution]
@@ -241,7 +242,7 @@ class OptunaStrategy(Strategy):
             )
         signs = [-1.0 if objective.startswith("-") else 1.0 for objective in self._objectives]
         values = [sign * float(known[name]) for sign, name in zip(signs, wanted, strict=True)]
-        return values if all(map(math.isfinite, values)) else None
+        return [min(max(v, -HUGE), HUGE) for v in values] if all(map(math.isfinite, values)) else None
 
     def _thinned(self, most: int) -> optuna.Study:
         """A study with what runs and at most so many of the told trials."""
