@@ -116,8 +116,9 @@ class ImageTasks(TaskDistribution):
             turns = (4 * _classes.uniform(generator, n, 1)).astype(np.int64).repeat(ways, axis=1)
         else:
             turns = np.zeros((n, ways), dtype=np.int64)
-        places = _classes.distinct(self._counts[split][chosen].reshape(-1), shape.shots + shape.queries, generator)
-        drawings = self._starts[split][chosen][..., None] + places.reshape(n, ways, -1)
+        each = shape.shots + shape.queries
+        places = _classes.distinct(self._counts[split][chosen].reshape(-1), each, generator)
+        drawings = self._starts[split][chosen][..., None] + places.reshape(n, ways, each)
         return drawings, turns, _classes.seats(n, shape, generator)
 
     def _draw(self, n: int, split: Split, shape: TaskShape, generator: Generator) -> Episode:
