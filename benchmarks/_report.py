@@ -132,6 +132,9 @@ def benchmark(
                 for row in case.run():
                     ended.append(_body(row, key, seconds=round(time.monotonic() - begin, 3)))
                     show(ended[-1])
+            except BrokenPipeError:  # whoever reads stdout has seen enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 1
             except Exception as error:
                 failed = True
                 print(f"{name}: {label} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

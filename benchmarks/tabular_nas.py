@@ -16,7 +16,7 @@ import math
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import cache, partial
 
 from _report import Case, Options, Row, benchmark, data_folder
 from _tables import Table, macro, nasbench201
@@ -61,7 +61,7 @@ def cases(options: Options) -> Iterator[Case]:
                 yield Case(key, partial(rows, name, dataset, strategy, options))
 
 
-@lru_cache(maxsize=None)
+@cache
 def table_of(name: str, dataset: str) -> Table:
     folder = data_folder()
     assert folder is not None

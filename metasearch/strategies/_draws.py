@@ -1,6 +1,8 @@
 """What strategies share about drawing: seeds from numbers, permutations of huge ranges, and memory of what was seen."""
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from metasearch.records import Config
@@ -12,19 +14,18 @@ TRIES = 100
 
 
 def rng_of(seed: int, *numbers: int) -> np.random.Generator:
-    """An independent stream for every (seed, numbers), the same in every process. Raises ValueError for a negative seed."""
-    return np.random.default_rng(_checked(seed, numbers))
+    """An independent stream for every (seed, numbers), the same in every process."""
+    return np.random.default_rng(_hashed(seed, numbers))
 
 
 def seed_of(seed: int, *numbers: int) -> int:
     """A 32-bit seed from (seed, numbers), for libraries that want one."""
-    return int(np.random.SeedSequence(_checked(seed, numbers)).generate_state(1)[0])
+    return _hashed(seed, numbers) % 2**32
 
 
-def _checked(seed: int, numbers: tuple[int, ...]) -> tuple[int, ...]:
-    if seed < 0:
-        raise ValueError(f"a seed must be at least 0, but got {seed}.")
-    return (seed, *numbers)
+def _hashed(seed: int, numbers: tuple[int, ...]) -> int:
+    # numpy's SeedSequence pads with zeros, so that it takes (7, 1) and (7, 1, 0) for the same
+    return int.from_bytes(hashlib.sha256(repr((seed, *numbers)).encode()).digest()[:16], "big")
 
 
 class Permutation:
