@@ -107,12 +107,10 @@ class Float:
 
     def another(self, value: Value, rng: np.random.Generator) -> float:
         """A different value: a Gaussian step in encoded space, or, half of the time, a new draw."""
-        x, u = self._checked(value), self.encode(value)
-        for _ in range(20):
-            new = self.decode(_reflected(u + STEP * rng.standard_normal()) if rng.random() < 0.5 else rng.random())
-            if new != x:
-                return new
-        return self.high if x != self.high else self.low  # a range of a few floats only
+        new: float | None = _stepped(self, value, rng)
+        if new is None:  # a range of a few floats only
+            return self.high if value != self.high else self.low
+        return new
 
     @cached_property
     def _log_range(self) -> float:
@@ -180,15 +178,11 @@ class Int:
         return None
 
     def another(self, value: Value, rng: np.random.Generator) -> int:
-        """A different value: a Gaussian step in encoded space, or, half of the time, a uniform draw of the others."""
-        k = self.rank(value)
-        if rng.random() < 0.5:
-            new = self.decode(_reflected(self.encode(value) + STEP * rng.standard_normal()))
-            if new == value:
-                new = self.low + (k + 1 if k == 0 or (k < self.size - 1 and rng.random() < 0.5) else k - 1)
-            return new
-        other = int(rng.integers(self.size - 1))
-        return self.low + other + (other >= k)
+        """A different value: a Gaussian step in encoded space, or, half of the time, a new draw. Needs two values at least."""
+        new: int | None = _stepped(self, value, rng)
+        if new is None:  # values so few, or with so large a share of [0, 1], that it was drawn again and again
+            return self.low + (self.rank(value) + 1 + int(rng.integers(self.size - 1))) % self.size
+        return new
 
     @cached_property
     def _log_range(self) -> float:
@@ -249,6 +243,9 @@ class Choice:
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __repr__(self) -> str:
+        return f"Choice({dict(self.options) if isinstance(self.options, Mapping) else self.options!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Choice, (dict(self.options) if isinstance(self.options, Mapping) else self.options,)
@@ -311,6 +308,8 @@ class Repeat:
             raise ValueError(f"a Repeat's count must be an Int, but got {self.count!r}. A fixed number n is Int(n, n).")
         if self.count.low < 0 or self.count.high < 1:
             raise ValueError(f"a Repeat's count must satisfy 0 <= low and 1 <= high, but got {self.count!r}.")
+        if not isinstance(self.body, Space | Sequence):
+            raise ValueError(f"a Repeat's body must be a Space or a tuple of Spaces, but got {self.body!r}.")
         bodies = (self.body,) * self.count.high if isinstance(self.body, Space) else tuple(self.body)
         for body in bodies:
             if not isinstance(body, Space):
@@ -374,6 +373,9 @@ class Space:
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __repr__(self) -> str:
+        return f"Space({dict(self.dims)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Space, (dict(self.dims),)
@@ -738,7 +740,8 @@ def _scalar(value: object) -> Value:
 
 def _real(kind: str, bound: str, value: object) -> float:
     value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    value = float(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023 else value
+    if not isinstance(value, float) or not math.isfinite(value):
         raise ValueError(f"`{bound}` of a {kind} must be a finite number, but got {value!r}.")
     return float(value) + 0.0
 
@@ -769,6 +772,16 @@ def _running(sizes: Iterable[int | float]) -> list[int]:
         found.append(total)
         total += int(size)
     return found
+
+
+def _stepped(dim: Float | Int, value: Value, rng: np.random.Generator) -> Any:
+    """Another value, by a step or a draw in encoded space; None if 20 tries all gave the same."""
+    u = dim.encode(value)
+    for _ in range(20):
+        new = dim.decode(_reflected(u + STEP * rng.standard_normal()) if rng.random() < 0.5 else rng.random())
+        if new != value:
+            return new
+    return None
 
 
 def _reflected(u: float) -> float:
