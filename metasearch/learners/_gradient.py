@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Params = dict[str, Tensor]
+from metasearch.nets import Params, norm
 
 _world: Literal["transforms", "level", "nested", "tape"] = "transforms"
 _graphs = True
@@ -29,7 +29,7 @@ def on_tape(*, graphs: bool = True) -> Iterator[None]:
     global _graphs
     before, _graphs = _graphs, graphs
     try:
-        with _in("tape"), torch.enable_grad():
+        with _in("tape"), norm.fused(), torch.enable_grad():
             yield
     finally:
         _graphs = before
