@@ -26,11 +26,12 @@ POINTS, NAMES = 800, 50  # points, and params or tags, in one call: MLflow takes
 
 @dataclass
 class Known:
-    """A run that is there, and the last ledger row that it has seen."""
+    """A run that is there: the last ledger row that it has seen, and how it stands (`end` in milliseconds)."""
 
     run_id: str
-    seq: int
-    status: str
+    seq: int = 0
+    status: str = "RUNNING"
+    end: int | None = None
 
 
 @dataclass
@@ -139,7 +140,7 @@ class Mirror:
                 known = self._made(key, name, change)
             if known.seq >= change.seq:
                 return
-            if change.status is not None and (change.status, change.end) != (known.status, None):
+            if change.status is not None and (change.status != known.status or change.end not in (None, known.end)):
                 self._end(known, change)
             self._write(known.run_id, change)
         known.seq = change.seq
@@ -158,7 +159,7 @@ class Mirror:
         except Exception:
             self._unsure.add(key)  # it may be there: the reply was lost
             raise
-        self.runs[key] = Known(run.info.run_id, 0, "RUNNING")
+        self.runs[key] = Known(run.info.run_id)
         crashpoint("outbox.made")
         return self.runs[key]
 
@@ -175,6 +176,7 @@ class Mirror:
             self.client.update_run(known.run_id, status=change.status)
         else:
             self.client.set_terminated(known.run_id, status=change.status, end_time=change.end)
+            known.end = change.end
         known.status = str(change.status)
 
     def _write(self, run_id: str, change: Change) -> None:
@@ -284,7 +286,7 @@ def _key(run: Run) -> Key:
 
 
 def _known(run: Run) -> Known:
-    return Known(run.info.run_id, int(run.data.tags.get(SEQ, 0)), run.info.status)
+    return Known(run.info.run_id, int(run.data.tags.get(SEQ, 0)), run.info.status, run.info.end_time)
 
 
 def _spoilt(run: Run, wanted: Wanted) -> bool:

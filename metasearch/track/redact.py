@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 import re
 
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*://)[^\s/@'\"]+@")  # greedy up to the last @ before the path
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*://)[^\s/'\"]+@")  # greedy up to the last @ before the path
 _IN_QUERY = re.compile(r"(?i)(?P<key>[?&;](?:[\w.\-]*(?:token|passw|secret|api_?key|signature|credential)[\w.\-]*)=)[^\s&;#'\"]+")
 _SECRET_NAME = re.compile(r"(?i)(token|password|passwd|secret|credential|api_?key)|^AWS_.*(KEY|TOKEN)")
 _NO_SECRET = re.compile(r"(?i)_(path|file|url|uri|mode|dir)$")  # RAY_AUTH_TOKEN_PATH names a file, it is not the token
