@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -96,6 +97,27 @@ def module(room: str, name: str) -> ModuleType:
     raise UnknownName(f"'{name}' is no name in {room}.{did_you_mean(_spelled(name), names(room))}")
 
 
+def loaded(room: str, name: str) -> ModuleType:
+    """`module`, but whatever a user's file does while it is imported, the error is one UnknownName in words."""
+    try:
+        return module(room, name)
+    except UnknownName:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UnknownName(reason(error, name)) from error
+
+
+def reason(error: BaseException, file: str) -> str:
+    """An error in words, with the line of the user's own file, if `file` is the path of one: "space.py:3: ValueError: ..."."""
+    said = str(error) or type(error).__name__
+    if not file.endswith(".py"):
+        return said if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {said}"
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {error.msg}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == Path(file).resolve()]
+    return f"{file}:{lines[-1]}: {type(error).__name__}: {said}" if lines else said
+
+
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UnknownName(f"there is no file {path}")
@@ -104,7 +126,8 @@ def _from_file(path: Path) -> ModuleType:
     if unique in sys.modules:
         return sys.modules[unique]
     spec = importlib.util.spec_from_file_location(unique, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[unique] = loaded
     try:

@@ -4,19 +4,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import ValidationError
 
 from metasearch import plugins
 from metasearch.driver.study_file import in_words
-from metasearch.plugins import did_you_mean
+from metasearch.plugins import did_you_mean, loaded, reason
 
 if TYPE_CHECKING:
     from metasearch.driver.study import Study
@@ -77,16 +74,6 @@ def problems(study: Study) -> list[str]:
     _budget(study, space, uniform, found)
     _driver(study, found)
     return found
-
-
-def loaded(room: str, name: str) -> ModuleType:
-    """The module of a name. Whatever a user's file does while it is imported, the error is one ValueError in words."""
-    try:
-        return plugins.module(room, name)
-    except plugins.UnknownName:
-        raise
-    except (Exception, SystemExit) as error:
-        raise plugins.UnknownName(_reason(error, name)) from error
 
 
 def _space(study: Study, found: list[str]) -> Space | None:
@@ -218,15 +205,5 @@ def _try(found: list[str], where: str, call: Callable[[], T], file: str = "") ->
     try:
         return call()
     except (Exception, SystemExit) as error:
-        found.append(f"{where}: {_reason(error, file)}")
+        found.append(f"{where}: {reason(error, file)}")
         return None
-
-
-def _reason(error: BaseException, file: str) -> str:
-    said = str(error) or type(error).__name__
-    if not file.endswith(".py"):
-        return said if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {said}"
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}: {error.msg}"
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == Path(file).resolve()]
-    return f"{file}:{lines[-1]}: {type(error).__name__}: {said}" if lines else said
