@@ -1,0 +1,70 @@
+"""A study's [tasks] table becomes a task distribution, or words about everything that is wrong with it."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator
+
+from metasearch import plugins, tasks
+from metasearch.tasks import concatenate, open_test
+
+
+def test_all_problems_are_said_at_once() -> None:
+    said = tasks.problems("blobs", {"dimension": 3, "side": "x", "separation": True, "data_seed": 1.5})
+    assert said == [
+        "'dimension' is no argument of blobs. Did you mean 'dimensions'?", "side of blobs must be a whole number, but got 'x'",
+        "separation of blobs must be a number, but got True", "data_seed of blobs must be a whole number, but got 1.5",
+    ]
+    with pytest.raises(ValueError, match=r"dimensions.*whole number"):
+        tasks.build("blobs", {"dimension": 3, "side": "x"})
+
+
+def test_a_whole_number_is_a_number() -> None:
+    assert tasks.problems("blobs", {"separation": 3}) == []
+
+
+def test_options_are_listed_in_words() -> None:
+    said = tasks.problems("omniglot", {"rotations": "maml", "partial": 1})
+    assert "'none' or 'new-classes' or 'per-class' or 'per-episode'" in said[0]
+    assert "true or false" in said[1]
+
+
+@pytest.mark.parametrize("name", plugins.names("tasks"))
+def test_problems_are_found_without_building(name: str) -> None:
+    assert len(tasks.problems(name, {"no_such": 1})) >= 1
+
+
+def test_an_unknown_name_gets_its_neighbour() -> None:
+    with pytest.raises(plugins.UnknownName, match="Did you mean 'omniglot'"):
+        tasks.build("omniglott", {})
+
+
+@pytest.mark.parametrize("name", ["omniglot", "class-arrays", "image-folder"])
+def test_missing_data_say_how_to_get_them(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("METASEARCH_DATA", raising=False)
+    with pytest.raises(ValueError, match="METASEARCH_DATA"):
+        tasks.build(name, {})
+    monkeypatch.setenv("METASEARCH_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        tasks.build(name, {})
+
+
+def test_a_batch_of_episodes_is_cut_and_joined() -> None:
+    blobs = tasks.build("blobs", {})
+    episodes = blobs.sample_episodes(
+        6, split="train", shape=blobs.shape(ways=3, shots=1, queries=2), generator=Generator().manual_seed(0))
+    whole = concatenate([episodes.select(slice(0, 2)), episodes.select(torch.tensor([2, 3, 4, 5]))])
+    assert whole.count == episodes.count == 6
+    assert all(torch.equal(a, b) for a, b in zip(whole[:4], episodes[:4], strict=True))  # type: ignore[arg-type]
+
+
+def test_an_opened_test_split_has_a_bank_of_its_own() -> None:
+    blobs = tasks.build("blobs", {})
+    shape, rows = blobs.shape(ways=3, shots=1, queries=2), []
+    opened = open_test(blobs, rows.append)
+    assert rows == [{"tasks": "Blobs", "digest": blobs.digest, "split": "test"}]
+    bank = opened.bank(5, seed=0, shape=shape)
+    assert bank.digest == opened.bank(5, seed=0, shape=shape).digest
+    assert bank.digest != blobs.bank("val", 5, seed=0, shape=shape).digest
