@@ -34,7 +34,8 @@ def problems(
     with Ledger.open(folder / "ledger.sqlite") as ledger:
         rows, trials, study = list(ledger.rows()), ledger.trials(), ledger.study()["study"]
         found = _rows(rows) + _transitions(rows) + _owners(rows) + _seeds(trials, study["seed"])
-        found += _letters(folder, trials) + _budget(trials, study["budget"], finished=finished)
+        reasons = [row.body["reason"] for row in rows if row.kind == "stopped"]
+        found += _letters(folder, trials) + _budget(trials, study["budget"], finished=finished and reasons[-1:] == ["trials"])
         if effects is not None:
             found += _effects(trials, effects)
         if finished:
@@ -166,9 +167,10 @@ def _leaderboard(folder: Path, trials: Mapping[int, TrialRow]) -> list[str]:
     shown = {row.trial: row for row in rows_from_ledger(folder)}
     found = []
     for number, row in shown.items():
-        outcome = trials[number].outcome
-        if outcome is None or row.status != outcome.status or row.score != outcome.score:
-            found.append(f"the leaderboard shows trial {number} as {row.status} {row.score}, the ledger has {outcome}")
+        outcome, status = trials[number].outcome, trials[number].status
+        score = outcome.score if outcome is not None and status == "done" else None
+        if row.status not in (status, "running" if outcome is None else status) or row.score != score:
+            found.append(f"the leaderboard shows trial {number} as {row.status} {row.score}, the ledger has {status} {score}")
     done = [t.outcome.score for t in trials.values() if t.outcome is not None and t.status == "done"]
     best = max((score for score in done if score is not None), default=None)
     seen = max((r.score for r in shown.values() if r.score is not None and r.status == "done"), default=None)
