@@ -59,7 +59,7 @@ class Learner(ABC):
 
         free = {k: v for k, v in meta.items() if learnt(k)}
         value, metrics, grads = gradients.value_and_gradient(f, free, differentiable=False)
-        return grads, {"loss": value, **metrics}
+        return grads, {k: m.detach() for k, m in {"loss": value, **metrics}.items()}
 
     def at(self, progress: float) -> Learner:
         """The learner at a point of training, progress in [0, 1] (step-dependent learners); itself by default."""

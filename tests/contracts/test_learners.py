@@ -1,0 +1,30 @@
+"""Every learner, found by listing the folder, against every law."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from metasearch import plugins
+from metasearch.testing import learners
+from metasearch.testing.learners import Case
+
+# What to build of each name, and what it does not promise; a name that is not here is built without arguments and promises all.
+VARIANTS: dict[str, list[Mapping[str, Any]]] = {
+    "maml": [{"arguments": {"inner_lr": 0.2, "inner_steps": 3}}, {"arguments": {"inner_lr": 0.5, "first_order": True}, "exact": False}],
+    "fomaml": [{"arguments": {"inner_lr": 0.2, "inner_steps": 3}, "exact": False}],
+    "anil": [{"arguments": {"inner_lr": 0.2}}],
+    "reptile": [
+        {"arguments": {"inner_lr": 0.01, "test_steps": 20}, "exact": False, "norms": ("none", "layer")},
+        {"arguments": {"inner_lr": 0.1, "optimizer": "sgd", "inner_batch": 4, "test_steps": 20}, "exact": False, "sets": False},
+    ],
+    "prototypical": [{}, {"arguments": {"distance": "cosine", "scale": 10.0}}],
+}
+CASES = [Case(name, **variant) for name in plugins.names("learners") for variant in VARIANTS.get(name, [{}])]
+
+
+@pytest.mark.parametrize("law", learners.LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_contract(case: Case, law: learners.Law) -> None:
+    law(case)
