@@ -72,10 +72,15 @@ def call(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code; never raises."""
     global _verbose
     _verbose = False
+    caught: list[int] = []
     try:
-        with _signals():
+        with _signals(caught):
             answer = app(list(arguments), standalone_mode=False)
+        if answer == INTERRUPTED and caught:  # typer makes a number of KeyboardInterrupt
+            return _stopped(caught[0])
         return answer if isinstance(answer, int) else OK
+    except KeyboardInterrupt:
+        return _stopped(caught[0] if caught else signal.SIGINT)
     except typer.TyperException as error:
         return _misused(error)
     except typer.Exit as error:
@@ -105,17 +110,20 @@ def _misused(error: typer.TyperException) -> int:
     return error.exit_code
 
 
+def _stopped(number: int) -> int:
+    talk("metasearch: " + ("terminated" if number == signal.SIGTERM else "interrupted"))
+    return TERMINATED if number == signal.SIGTERM else INTERRUPTED
+
+
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """SIGINT and SIGTERM once: everything cleans up; twice: at once."""
-    first = True
+def _signals(caught: list[int]) -> Iterator[None]:
+    """SIGINT and SIGTERM once: everything cleans up; twice: at once. While a study runs, the driver is asked first."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        if not first:
+        if caught:
             os._exit(TERMINATED if number == signal.SIGTERM else INTERRUPTED)
-        first = False
-        raise Stopped(number)
+        caught.append(number)
+        raise Stopped
 
     try:
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -5,7 +5,6 @@
 """
 from __future__ import annotations
 
-import signal
 import sqlite3
 import sys
 
@@ -24,12 +23,8 @@ class Refused(Exception):
         self.code = code
 
 
-class Stopped(BaseException):
-    """SIGINT or SIGTERM arrived: everything cleans up on the way out, as for KeyboardInterrupt, which typer would keep."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__("terminated" if number == signal.SIGTERM else "interrupted")
-        self.code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+class Stopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived: everything cleans up on the way out."""
 
 
 def judged(error: BaseException) -> tuple[int, str]:
@@ -42,10 +37,8 @@ def judged(error: BaseException) -> tuple[int, str]:
 
 
 def _code(error: BaseException) -> int:
-    if isinstance(error, (Refused, Stopped)):
+    if isinstance(error, Refused):
         return error.code
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
     if isinstance(error, UnknownName):
         return USAGE
     named = {_name(kind) for kind in type(error).__mro__}

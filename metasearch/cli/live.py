@@ -1,6 +1,7 @@
 """What a person sees while a study runs, on stderr: a live region on a terminal, one line per change elsewhere."""
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from metasearch.cli.failures import talk
 from metasearch.cli.show import console
+from metasearch.track.redact import redact
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,6 +67,13 @@ class Live:
         if self.last is not None and in_a_line(self.last, self.unit) != self._said:
             talk(in_a_line(self.last, self.unit))
 
+    def note(self, words: str) -> None:
+        """A line that stays, above the live region if there is one."""
+        if self._live is not None:
+            self._live.console.print(redact(words))
+        else:
+            talk(words)
+
     def __call__(self, status: Status) -> None:
         self.last, self._heard = status, time.monotonic()
         if self._live is not None:
@@ -91,6 +100,17 @@ class Live:
             Text(f"{clock(status.elapsed_seconds + quiet)} gone, {_left(status)}", style="dim"),
         )
         return Group(bar, Text("  " + ", ".join(_counts(status))), Text("  " + _best(status, self.unit) + _coverage(status)))
+
+
+class Warnings(logging.Handler):
+    """What the project logs as a warning becomes a line on the screen."""
+
+    def __init__(self, live: Live) -> None:
+        super().__init__(logging.WARNING)
+        self.live = live
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.live.note(record.getMessage())
 
 
 def in_a_line(status: Status, unit: Unit) -> str:

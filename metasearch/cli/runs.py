@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import sys
@@ -15,7 +16,7 @@ import typer
 from metasearch import plugins
 from metasearch.cli import board
 from metasearch.cli.failures import NO_SUCCESS, TOO_MANY_ERRORS, Refused, talk
-from metasearch.cli.live import Live, Unit
+from metasearch.cli.live import Live, Unit, Warnings
 from metasearch.cli.show import Json
 from metasearch.cli.stored import Home, board_of, stored
 from metasearch.home import home_of, study_folder
@@ -143,14 +144,18 @@ def _plan(study: Study, home: Path) -> str:
 def _shown(study: Study, home: Path | None, progress: bool) -> Iterator[Live]:
     """Shows the study, and says on every exit of an unfinished one how to go on."""
     live = Live(Unit() if study.tasks is None else Unit(_tasks_class(study.tasks.name).unit), progress=progress)
+    logger, warnings = logging.getLogger("metasearch"), Warnings(live)
+    logger.addHandler(warnings)
     try:
         with live:
             yield live
     except BaseException:
-        folder = home_of(home) / study.name
-        if (folder / "ledger.sqlite").is_file() and (live.last is None or live.last.reason is None):
-            talk(f"to go on: metasearch resume {study.name}" + ("" if home is None else f" --home {home}"))
+        if (home_of(home) / study.name / "ledger.sqlite").is_file() and (live.last is None or live.last.reason is None):
+            known = home is None or str(home) == os.environ.get("METASEARCH_HOME")
+            talk(f"to go on: metasearch resume {study.name}" + ("" if known else f" --home {home}"))
         raise
+    finally:
+        logger.removeHandler(warnings)
 
 
 def _tasks_class(name: str) -> type[TaskDistribution]:
