@@ -4,16 +4,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from metasearch import plugins
 from metasearch.cli.failures import FAILURE, Refused, talk
 from metasearch.cli.show import Json, table
-
-if TYPE_CHECKING:
-    from metasearch.space import Space
 
 spaces = typer.Typer(no_args_is_help=True, help="Search spaces: list, show, check one, or begin a new one.")
 
@@ -52,13 +49,15 @@ def spaces_show(
     name: Annotated[str, typer.Argument(help="A name, a path to a .py file or an importable module.")], as_json: Json = False
 ) -> None:
     """The dimensions of a space, which of them are conditional, and its size."""
-    space = _space(name)
+    from metasearch import space_file
+
+    found = space_file.describe(name)
     if as_json:
-        size = None if math.isinf(space.size) else space.size
-        print(json.dumps({"space": space.to_json(), "digest": space.digest, "size": size}))
+        size = None if math.isinf(found.size) else found.size
+        print(json.dumps({"space": found.space.to_json(), "digest": found.digest, "size": size, "example": found.example}))
         return
-    table(["dimension", "values", "if"], list(_rows(space)))
-    talk(f"{_size(space.size)} configurations; digest {space.digest}")
+    table(["dimension", "values", "if"], [list(row) for row in found.dims])
+    talk(f"{_size(found.size)} configurations; digest {found.digest}")
 
 
 @spaces.command("check")
@@ -67,10 +66,10 @@ def spaces_check(
     as_json: Json = False,
 ) -> None:
     """Runs the contract tests on a space: samples, mutations, round trips; builds and runs one step."""
-    from metasearch.testing.spaces import check
+    from metasearch import space_file
 
     rows = []
-    for truth, reason in check(_module(file)):
+    for truth, reason in space_file.check(file):
         rows.append({"truth": truth, "holds": reason is None, "reason": reason})
         if not as_json:
             print(f"{'ok    ' if reason is None else 'BROKEN'} {truth}" + (f"\n       {reason}" if reason else ""), flush=True)
@@ -85,15 +84,9 @@ def spaces_check(
 @spaces.command("new")
 def spaces_new(file: Annotated[Path, typer.Argument(help="The file to write, for instance my_space.py.")]) -> None:
     """Writes a commented space file to begin from."""
-    from metasearch.testing.spaces import TEMPLATE
+    from metasearch import space_file
 
-    if file.suffix != ".py":
-        raise Refused(f"a space is a Python file, but {file} does not end in .py")
-    try:
-        with file.open("x", encoding="utf-8") as new:
-            new.write(TEMPLATE)
-    except FileExistsError:
-        raise Refused(f"{file} exists already, and is left as it is") from None
+    space_file.new(file)
     talk(f"wrote {file}. Try: metasearch spaces check {file}")
 
 
@@ -130,47 +123,6 @@ def _whole(what: str, text: str) -> int:
     except ValueError:
         other = "inf" if what == "total" else "a share such as 1%"
         raise Refused(f"--{what} must be a whole number or {other}, but got {text!r}") from None
-
-
-def _module(name: str) -> Any:
-    from metasearch.driver.fit import loaded
-
-    return loaded("spaces", name)
-
-
-def _space(name: str) -> Space:
-    from metasearch.space import Space
-
-    found = getattr(_module(name), "SPACE", None)
-    if not isinstance(found, Space):
-        raise Refused(f"{name} must define SPACE = Space({{...}}), but SPACE is {found!r:.80}")
-    return found
-
-
-def _rows(space: Space, prefix: str = "", condition: str = "") -> Any:
-    from metasearch.space import Choice, Repeat
-
-    for key, dim in space.dims.items():
-        path = f"{prefix}{key}"
-        if isinstance(dim, Repeat):
-            yield [f"{path}.count", _values(dim.count), condition]
-            bodies = dim.body if isinstance(dim.body, tuple) else (dim.body,)
-            for i, body in enumerate(bodies):
-                place = str(i) if len(bodies) > 1 else "*"
-                yield from _rows(body, f"{path}.{place}.", condition)
-            continue
-        yield [path, _values(dim), condition]
-        if isinstance(dim, Choice) and not isinstance(dim.options, tuple):
-            for option, sub in dim.options.items():
-                yield from _rows(sub, f"{path}.", f"{path} = {option}")
-
-
-def _values(dim: Any) -> str:
-    from metasearch.space import Choice
-
-    if isinstance(dim, Choice):
-        return ", ".join(str(option) for option in dim.options)
-    return f"{dim.low:g} ... {dim.high:g}" + (", log" if dim.log else "") + (", whole" if isinstance(dim.low, int) else "")
 
 
 def _size(size: int | float) -> str:

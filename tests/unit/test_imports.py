@@ -37,6 +37,7 @@ ORDER: dict[str, set[str]] = {
     "driver": GROUND | {"ledger", "track", "strategies", "methods", "objectives", "tasks"},
     "trained": GROUND | MATHEMATICS | {"objectives", "ledger", "track", "driver"},
     "testing": GROUND | MATHEMATICS | {"objectives", "strategies", "methods", "ledger"},
+    "space_file": GROUND | {"testing"},
     "search_spaces": GROUND | {"nets", "augment", "learners", "objectives", "tasks"},
 }
 ORDER["cli"] = {room for room in ORDER if room != "search_spaces"}
