@@ -80,9 +80,10 @@ def _per_channel(v: Tensor, x: Tensor) -> Tensor:
 def _batch_norm(params: Params, key: str, x: Tensor, weight: Tensor | None, bias: Tensor, eps: float) -> Tensor:
     known = f"stat/{key}/norm/mean" in params
     if _fused and not known and _seen is None:
-        # not F.batch_norm, which refuses one value a channel
-        gamma = None if weight is None else weight.flatten()
-        return torch.batch_norm(x, gamma, bias.flatten(), None, None, True, 0.0, eps, torch.backends.cudnn.enabled)
+        # not F.batch_norm, which refuses one value a channel; with ones, since its second derivative fails without a weight
+        shift = bias.flatten()
+        factor = torch.ones_like(shift) if weight is None else weight.flatten()
+        return torch.batch_norm(x, factor, shift, None, None, True, 0.0, eps, torch.backends.cudnn.enabled)
     if known:
         mean = _per_channel(params[f"stat/{key}/norm/mean"], x)
         var = _per_channel(params[f"stat/{key}/norm/var"], x)
@@ -142,6 +143,8 @@ def population(net: Net, params: Params, batches: Sequence[Tensor]) -> Params:
     Layer by layer: a layer's statistics are taken behind layers that already use theirs. So with these keys the net says of x
     what it would say of x among all batches at once. Costs one pass over the batches for each batch norm.
     """
+    if not batches:
+        raise ValueError("population statistics need at least one batch")
     found: Params = {}
     while True:
         with _recording() as seen:

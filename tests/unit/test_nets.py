@@ -1,0 +1,152 @@
+"""Nets: sizes that papers and code state, keys, initialisation."""
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Generator
+
+from metasearch.nets import adapted
+from metasearch.nets.activation import ACTIVATIONS, MONOTONE, Activation, activation
+from metasearch.nets.conv4 import VARIANTS, Conv4, conv4
+from metasearch.nets.init import Init, weights
+from metasearch.nets.mlp import mlp
+from metasearch.nets.norm import Norm
+
+GLYPH, MINI = (1, 28, 28), (3, 84, 84)
+
+
+def _generator(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(("variant", "shape", "features"), [
+    ("maml_omniglot", GLYPH, 64), ("maml_mini", MINI, 800), ("reptile_omniglot", GLYPH, 256), ("reptile_mini", MINI, 1152),
+    ("protonet", GLYPH, 64), ("protonet", MINI, 1600), ("maml_pp", GLYPH, 64),
+])
+def test_a_variant_has_the_features_of_its_authors_code(variant: str, shape: tuple[int, ...], features: int) -> None:
+    net = conv4(shape, None, variant)
+    out = net.apply(net.init(_generator()), torch.zeros(2, *shape))
+    assert net.features == features
+    assert out.shape == (2, features)
+
+
+def test_48_channels_of_maml_pp_give_1200_features_on_mini_pictures() -> None:
+    assert conv4(MINI, 5, replace(VARIANTS["maml_pp"], channels=48)).features == 1200
+
+
+@pytest.mark.parametrize(("variant", "shape", "outputs", "norms", "count"), [
+    ("protonet", GLYPH, None, True, 111_936),
+    ("maml_mini", MINI, 5, False, 32_645),
+    ("maml_mini", MINI, 5, True, 32_645 + 4 * 32),  # beta alone
+    ("maml_omniglot", GLYPH, 5, False, 111_424 + 325),
+    ("reptile_omniglot", GLYPH, 5, True, 111_424 + 4 * 128 + 256 * 5 + 5),
+])
+def test_parameter_counts(variant: str, shape: tuple[int, ...], outputs: int | None, norms: bool, count: int) -> None:
+    params = conv4(shape, outputs, variant).init(_generator())
+    assert sum(v.numel() for k, v in params.items() if norms or "/norm/" not in k) == count
+
+
+@pytest.mark.parametrize(("down", "sizes"), [
+    ("stride", [28, 14, 7, 4, 2]), ("pool", [28, 14, 7, 3, 1]), ("pool_same", [28, 14, 7, 4, 2]), ("average", [28, 14, 7, 3, 1]),
+])
+def test_the_stated_sizes_are_those_of_the_feature_maps(down: str, sizes: list[int]) -> None:
+    design = Conv4(channels=2, down=down)  # type: ignore[arg-type]
+    assert design.sizes(28) == sizes
+    for layers, size in enumerate(sizes[1:], 1):
+        net = conv4(GLYPH, None, replace(design, layers=layers))
+        assert net.apply(net.init(_generator()), torch.zeros(1, *GLYPH)).shape == (1, 2 * size * size) == (1, net.features)
+
+
+def test_the_sine_net_has_1761_parameters_in_order() -> None:
+    params = mlp(1, 1).init(_generator())
+    assert sum(v.numel() for v in params.values()) == 1761
+    assert list(params) == [f"net/{layer}/{part}" for layer in ("layer1", "layer2", "head") for part in ("weight", "bias")]
+
+
+def test_keys_say_what_is_adapted() -> None:
+    keys = list(conv4(GLYPH, 5, "protonet").init(_generator()))
+    assert keys[:4] == ["net/conv1/weight", "net/conv1/bias", "net/conv1/norm/weight", "net/conv1/norm/bias"]
+    assert keys[-2:] == ["net/head/weight", "net/head/bias"]
+    assert [k for k in keys if not adapted(k)] == [f"net/conv{i}/norm/{part}" for i in range(1, 5) for part in ("weight", "bias")]
+
+
+@pytest.mark.parametrize("headed", [True, False])
+def test_a_net_is_its_head_behind_its_body(headed: bool) -> None:
+    for net in (mlp(3, 2 if headed else None), conv4((3, 9, 9), 2 if headed else None, Conv4(4, layers=2))):
+        params, x = net.init(_generator()), torch.randn(4, *((3,) if net.features == 40 else (3, 9, 9)), generator=_generator())
+        if not headed:
+            assert net.body is None
+            assert net.head is None
+            assert net.apply(params, x).shape == (4, net.features)
+            continue
+        assert net.body is not None
+        assert net.head is not None
+        z = net.body({k: v for k, v in params.items() if not k.startswith("net/head/")}, x)
+        assert z.shape == (4, net.features)
+        assert torch.equal(net.head(params, z), net.apply(params, x))
+
+
+@pytest.mark.parametrize("act", sorted(MONOTONE))
+def test_pooling_commutes_with_monotone_activations(act: Activation) -> None:
+    """Conv-4 pools before such an activation, on a quarter of the work."""
+    x = torch.randn(2, 3, 8, 8, generator=_generator())
+    f = activation(act)
+    assert torch.equal(torch.nn.functional.max_pool2d(f(x), 2), f(torch.nn.functional.max_pool2d(x, 2)))
+
+
+def test_an_activation_that_falls_somewhere_is_applied_before_the_pool() -> None:
+    net = conv4((1, 4, 4), None, Conv4(3, layers=1, act="gelu", norm=Norm("none")))
+    params, x = net.init(_generator()), torch.randn(2, 1, 4, 4, generator=_generator())
+    z = torch.nn.functional.conv2d(x, params["net/conv1/weight"], params["net/conv1/bias"], padding=1)
+    expected = torch.nn.functional.max_pool2d(torch.nn.functional.gelu(z), 2).flatten(1)
+    assert torch.allclose(net.apply(params, x), expected)
+
+
+def test_monotone_is_said_of_exactly_the_activations_that_never_fall() -> None:
+    x = torch.linspace(-6, 6, 1001, dtype=torch.float64)
+    never_fall = {name for name, f in ACTIVATIONS.items() if bool((f(x).diff() >= 0).all())}
+    assert never_fall == MONOTONE
+
+
+@pytest.mark.parametrize(("init", "std"), [("torch", 1 / math.sqrt(3 * 400)), ("xavier", math.sqrt(2 / 700)), ("normal", 1.0)])
+def test_weights_begin_with_the_stated_spread(init: Init, std: float) -> None:
+    params = weights("a", (300, 400), init, _generator())
+    assert float(params["net/a/weight"].std()) == pytest.approx(std, rel=0.02)  # 120,000 draws: 0.2 % is one standard error
+    assert float(params["net/a/weight"].mean()) == pytest.approx(0, abs=0.02 * std)
+    assert bool((params["net/a/bias"] == 0).all()) == (init != "torch")
+
+
+def test_truncated_weights_stay_within_two_standard_deviations() -> None:
+    weight = weights("a", (300, 400), "trunc_normal", _generator())["net/a/weight"]
+    assert 0.0199 < float(weight.abs().max()) <= 0.02
+    assert float(weight.std()) == pytest.approx(0.0088, rel=0.02)  # of a normal cut at two standard deviations
+
+
+def test_init_is_that_of_torch_layers() -> None:
+    torch.manual_seed(3)
+    linear = torch.nn.Linear(5, 4)
+    ours = weights("a", (4, 5), "torch", _generator(3))
+    bound = 1 / math.sqrt(5)
+    for tensor in (linear.weight, linear.bias, *ours.values()):
+        assert float(tensor.detach().abs().max()) <= bound
+
+
+@pytest.mark.parametrize(("build", "said"), [
+    (lambda: conv4((28, 28), 5), "mlp for vectors"),
+    (lambda: conv4(GLYPH, 5, "resnet"), "maml_omniglot, maml_mini"),
+    (lambda: conv4((1, 8, 8), 5), "fewer layers or down='stride'"),
+    (lambda: Conv4(channels=0), "channels >= 1"),
+    (lambda: Conv4(down="half"), "'half'"),  # type: ignore[arg-type]
+    (lambda: mlp(0, 1), "at least 1"),
+    (lambda: mlp(1, 1, act="swish"), "relu"),  # type: ignore[arg-type]
+    (lambda: Norm("batchnorm"), "batch, layer"),  # type: ignore[arg-type]
+    (lambda: Norm(eps=0), "eps > 0"),
+    (lambda: Norm("group", groups=3).init("a", 4), "3 groups of 4 channels"),
+    (lambda: weights("a", (1, 1), "zeros", _generator()), "trunc_normal"),  # type: ignore[arg-type]
+])
+def test_a_wrong_design_is_refused_in_words(build: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        build()  # type: ignore[operator]
