@@ -120,6 +120,8 @@ def curves_from_ledger(folder: Path, metric: str = "train_loss") -> dict[str, li
 
 
 def _adaptation(axes: Axes, curves: Mapping[str, Sequence[Point]], unit: str, title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     lost = 0.0
     for colour, (name, points) in zip(LINES, curves.items(), strict=False):
         if not points:
@@ -135,7 +137,7 @@ def _adaptation(axes: Axes, curves: Mapping[str, Sequence[Point]], unit: str, ti
             if p.mean is None:
                 axes.plot([p.inner_steps], [_own(p.median, unit)], "o", mfc="white", color=colour, ms=5)
         lost = max(lost, *(p.diverged for p in points))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("inner steps")
     axes.set_ylabel(_label(unit))
     said = f"; open: the median, up to {lost:.1%} of the episodes diverged" if lost else ""

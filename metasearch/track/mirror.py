@@ -7,7 +7,7 @@ was not confirmed is looked up before it is made again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -68,40 +68,46 @@ class Mirror:
 
     # -- finding --------------------------------------------------------------------------------------------------------
 
-    def open(self, *, revive: bool) -> None:
-        """Finds or makes the experiment, and finds the runs. revive: restore runs of this study that somebody deleted."""
+    def open(self, *, revive: Collection[Key] = ()) -> int:
+        """Finds or makes the experiment, and finds the runs. revive: of which trials runs that somebody deleted are restored.
+        Returns how many things were restored or, being copies, removed."""
         with said(self.uri, "opening the experiment"):
-            self.experiment = self._experiment()
+            self.experiment, restored = self._experiment()
+            tidied = int(restored)
         with said(self.uri, "listing the runs"):
-            found = self._found(deleted=revive)
+            found = self._found(deleted=bool(revive))
         self.runs = {}
         for key, runs in found.items():
+            if key not in revive and all(run.info.lifecycle_stage != "active" for run in runs):
+                continue
             first, *copies = sorted(runs, key=lambda r: (r.info.lifecycle_stage != "active", r.info.start_time, r.info.run_id))
             with said(self.uri, f"tidying the runs of {self.projection.run_name(key)}"):
                 if first.info.lifecycle_stage != "active":
                     self.client.restore_run(first.info.run_id)
+                    tidied += 1
                 for copy in copies:
                     if copy.info.lifecycle_stage == "active":
                         self.client.delete_run(copy.info.run_id)
+                        tidied += 1
             self.runs[key] = _known(first)
+        return tidied
 
-    def _experiment(self) -> str:
+    def _experiment(self) -> tuple[str, bool]:
+        """(its id, whether it had to be restored)."""
         from mlflow.exceptions import MlflowException
 
         name = self.projection.name
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return str(
-                    self.client.create_experiment(
-                        name, artifact_location=artifact_location(self.uri, name), tags={tag("kind"): "study"}
-                    )
-                )
+                place = artifact_location(self.uri, name)
+                return str(self.client.create_experiment(name, artifact_location=place, tags={tag("kind"): "study"})), False
             except MlflowException:
                 experiment = self.client.get_experiment_by_name(name)  # another process was faster
                 if experiment is None:
                     raise
-        if experiment.lifecycle_stage != "active":
+        deleted = experiment.lifecycle_stage != "active"
+        if deleted:
             # its name is blocked for ever; restoring it restores all of its runs, of which those of other studies stay deleted
             self.client.restore_experiment(experiment.experiment_id)
             for run in list(pages(self.client.search_runs, experiment_ids=[experiment.experiment_id], max_results=PAGE)):
@@ -109,7 +115,7 @@ class Mirror:
                     self.client.delete_run(run.info.run_id)
         if experiment.tags.get(tag("kind")) != "study":
             self.client.set_experiment_tag(experiment.experiment_id, tag("kind"), "study")
-        return str(experiment.experiment_id)
+        return str(experiment.experiment_id), deleted
 
     def _found(self, *, deleted: bool, only: Key | str = "all") -> dict[Key, list[Run]]:
         """The runs of this study by trial number; there may be several of one trial after lost replies."""
@@ -213,33 +219,27 @@ class Mirror:
         """Compares every run with what it should show. Puts tags and ends right; deletes runs that the ledger does not know, and
         those whose params or points are wrong (MLflow cannot change them). Returns the keys to write again, and how many
         runs were wrong."""
-        again: set[Key] = set()
         wrong = 0
         with said(self.uri, "comparing the runs with the ledger"):
             found = self._found(deleted=False)
             for key, runs in found.items():
                 for run in runs:
-                    if key not in wanted or run.info.run_id != self.runs[key].run_id or _spoilt(run, wanted[key]):
+                    own = key in self.runs and run.info.run_id == self.runs[key].run_id
+                    if not own or key not in wanted or _spoilt(run, wanted[key]):
                         self.client.delete_run(run.info.run_id)
-                        if key in wanted and run.info.run_id == self.runs[key].run_id:
-                            del self.runs[key]
-                            again.add(key)
                         wrong += 1
-            for key in wanted.keys() - found.keys():
-                self.runs.pop(key, None)
-                again.add(key)
-                wrong += 1
-            for key, runs in found.items():
-                if key in self.runs and key not in again:
-                    run = next(r for r in runs if r.info.run_id == self.runs[key].run_id)
-                    wrong += self._mended(run, key, wanted[key])
-        return again, wrong
+                        if own:
+                            del self.runs[key]
+                    else:
+                        wrong += self._mended(run, key, wanted[key])
+        again = wanted.keys() - self.runs.keys()
+        return again, wrong + len(again - found.keys())
 
     def _mended(self, run: Run, key: Key, wanted: Wanted) -> bool:
         """Puts tags and status right."""
         from mlflow.entities import RunTag
 
-        right = wanted.tags | self._identity(key) if STUDY in self.runs or key is STUDY else wanted.tags
+        right = wanted.tags | (self._identity(key) if key is STUDY or STUDY in self.runs else {})
         differ = [RunTag(k, v) for k, v in right.items() if run.data.tags.get(k) != v]
         extra = [k for k in run.data.tags if k.startswith(tag("")) and k not in right and k != tag("best")]
         for part in _cut(differ, NAMES):

@@ -74,6 +74,7 @@ class Outbox:
         self.projection = Projection()
         cursor = read_cursor(folder)
         self.seq = cursor.seq if cursor.uri == _hash(uri) else 0  # rows up to here are sent
+        self.tidied = 0  # things that were restored or removed when the runs were looked for
         self.refused: dict[Key, str] = {}  # runs that MLflow does not take, and its words
         self._mirror: Mirror | None = None
         self._pending: tuple[int, dict[Key, Change]] | None = None  # taken from the ledger, not yet sent
@@ -87,7 +88,7 @@ class Outbox:
         projection = Projection()
         opening = projection.take([first])
         mirror = Mirror(connect(self.uri, create=True), self.uri, projection)
-        mirror.open(revive=revive)
+        self.tidied = mirror.open(revive={STUDY, *self.ledger.trials()} if revive else ())
         there = mirror.runs[STUDY].seq if STUDY in mirror.runs else 0
         self.seq = 0 if from_start else min(self.seq, there)
         self._pending = (first.seq, opening) if self.seq < first.seq else None
@@ -232,7 +233,7 @@ def sync(folder: Path, uri: str, *, wait: float = 10.0, seconds: int = 60) -> Sy
             mirror = box.open(revive=True, from_start=True)
             while box.step(wanted=wanted):
                 pass
-            wrong = mirror.settle()
+            wrong = box.tidied + mirror.settle()
             for _ in range(3):
                 again, differed = mirror.repair(wanted)
                 wrong += differed

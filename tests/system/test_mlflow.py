@@ -121,8 +121,8 @@ def test_a_study_is_an_experiment_with_a_parent_run_and_a_child_run_a_trial(fold
     assert metrics["score_low"] < metrics["score"] < metrics["score_high"]
     assert (metrics["episodes"], metrics["params"], metrics["flops"], metrics["seconds"]) == (100, 100_001, 2.5e7, 2.5)
     expected = {
-        "seed": str(2**60 + 1), "space_digest": "5" * 16, "data_digest": "d" * 16, "bank_digest": "b" * 16, "code": "0123456789ab",
-        "unit": "accuracy", "norm": "transductive", "status": "done", "step": "300",
+        "seed": str(2**60 + 1), "space_digest": "5" * 16, "data_digest": "d" * 16, "bank_digest": "b" * 16, "unit": "accuracy",
+        "code": "0123456789ab", "norm": "transductive", "status": "done", "step": "300",
     }
     assert {key: run.data.tags[f"metasearch.{key}"] for key in expected} == expected
     history = client.get_metric_history(run.info.run_id, "curve/train_loss")
@@ -342,7 +342,7 @@ def test_a_run_that_somebody_deleted_does_not_stop_the_others(tmp_path: Path, ur
     assert list(box.refused) == [4]
     box.close()
     assert set(in_mlflow(uri)) == {"made", *(f"made/{t}" for t in (1, 2, 3, 5, 6))}
-    assert outbox.sync(folder, uri).wrong == 0  # brought back, then written to the end
+    assert outbox.sync(folder, uri).wrong == 1  # brought back, then written to the end
     assert dict(in_mlflow(uri)["made/4"]["latest"])["score"] == pytest.approx(0.9)
 
 
@@ -383,7 +383,7 @@ def test_sync_makes_mlflow_equal_the_ledger(folder: Path, uri: str, undisturbed:
     after = in_mlflow(uri)
     assert same(after, undisturbed)
     assert {name: run["points"] for name, run in after.items()} == {name: run["points"] for name, run in before.items()}
-    assert (found.wrong > 0) == (harm in ("tag", "param", "metric", "status", "foreign"))
+    assert found.wrong == (harm != "nothing")
     assert outbox.sync(folder, uri).wrong == 0
     assert len(leaderboard(rows_from_mlflow("made", uri))) == 14
 
@@ -494,8 +494,8 @@ def test_the_leaderboard_from_mlflow_is_that_from_the_ledger(sent: tuple[Path, s
 @pytest.mark.parametrize("where", [
     "learner.inner_lr < 0.1", "learner = maml and learner.inner_steps >= 3", "learner != maml", "learner.inner_steps != 3",
     "first_order = true", "score > 60%", "score >= 1e-1 and score < 0.62", "low > 0.6", "status = diverged", "status != done",
-    "trial = 7", "trial != made/7", "params > 100020 and norm = transductive", "net.width = 32", "seconds < 12.5", "episodes = 100",
-    "step <= 200", f"seed = {2**60 + 5}", "learner = resnet",
+    "trial = 7", "trial != made/7", "params > 100020 and norm = transductive", "net.width = 32", "seconds < 12.5",
+    "episodes = 100", "step <= 200", f"seed = {2**60 + 5}", "learner = resnet",
 ])
 def test_a_filter_means_the_same_on_the_server(sent: tuple[Path, str], where: str) -> None:
     folder, uri = sent
