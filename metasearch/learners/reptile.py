@@ -55,10 +55,12 @@ class Reptile(Learner):
         """theta - W, and the mean loss over the inner steps."""
         x = torch.cat([episode.support_x, episode.query_x])
         y = torch.cat([episode.support_y, episode.query_y])
-        if "order" in episode.noise:
+        if self.inner_batch is None:
+            order = _fixed_order(x.shape[0], x.device)
+        elif "order" in episode.noise:
             order = episode.noise["order"][:, : x.shape[0]].argsort(-1).flatten()
         else:
-            order = _fixed_order(x.shape[0], x.device)
+            raise ValueError("Reptile's minibatches need the noise 'order' (see Reptile.noise), but the episode has none of it.")
         trained, value = self._train(net, loss, meta, x, y, order)
         return {k: (meta[k] - w).detach() for k, w in trained.items()}, {"loss": value}
 

@@ -1,0 +1,67 @@
+"""Sizes: counted by hand."""
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Generator
+
+from metasearch import measure
+from metasearch.learners import Learner
+from metasearch.learners.anil import ANIL
+from metasearch.learners.maml import MAML
+from metasearch.learners.prototypical import Prototypical
+from metasearch.learners.reptile import Reptile
+from metasearch.nets.conv4 import Conv4, conv4
+from metasearch.nets.mlp import mlp
+from metasearch.nets.norm import Norm, population
+from metasearch.tasks import TaskShape
+from metasearch.tasks.blobs import Blobs
+from metasearch.tasks.sinusoid import Sinusoid
+
+
+def test_the_sine_net_takes_3360_operations_a_point() -> None:
+    """Two for each weight: 40 + 1,600 + 40."""
+    net = mlp(1, 1)
+    meta = net.init(Generator().manual_seed(0))
+    assert measure.flops(net, meta, (1,)) == 2 * (40 + 1600 + 40)
+    assert measure.parameters(meta) == 1761
+
+
+def test_convolutions_are_counted() -> None:
+    """2 x 9 x C x C' at each place: 28x28 then 14x14."""
+    net = conv4((1, 28, 28), 5, Conv4(8, layers=2))
+    meta = net.init(Generator().manual_seed(0))
+    assert measure.flops(net, meta, (1, 28, 28)) == 2 * 9 * (1 * 8 * 784 + 8 * 8 * 196) + 2 * 8 * 49 * 5
+
+
+def test_statistics_are_no_parameters() -> None:
+    net = mlp(3, 2, norm=Norm("batch"), mode="inductive")
+    meta = net.init(Generator().manual_seed(0))
+    full = {**meta, **population(net, meta, [torch.randn(5, 3, generator=Generator().manual_seed(0))])}
+    assert measure.parameters(full) == measure.parameters(meta) == sum(v.numel() for v in meta.values())
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_an_episode_of_maml_is_forwards_and_backwards_on_supports_and_a_forward_on_queries(steps: int) -> None:
+    """A linear net: forward 2 w a row; backward 2 w for the weights, nothing for the inputs."""
+    net, shape = mlp(4, 3, hidden=()), TaskShape((4,), ways=3, shots=2, queries=5)
+    meta = net.init(Generator().manual_seed(0))
+    found = measure.size(net, MAML(0.1, inner_steps=1, test_steps=steps), Blobs(dimensions=4), meta, shape)
+    assert found.episode_flops == 2 * 12 * (steps * 2 * 6 + 15)
+
+
+def test_regression_episodes_have_shots_rows() -> None:
+    net, shape = mlp(1, 1, hidden=()), TaskShape((1,), ways=1, shots=10, queries=4)
+    found = measure.size(net, MAML(0.1, 1), Sinusoid(), net.init(Generator().manual_seed(0)), shape)
+    assert found.episode_flops == 2 * (10 + 10 + 4)
+
+
+LEARNERS = [MAML(0.1, 5), ANIL(0.1, 5), Reptile(1e-3, 5, 2), Prototypical()]
+
+
+@pytest.mark.parametrize("learner", LEARNERS, ids=lambda x: type(x).__name__)
+def test_sizes_of_a_picture_net_take_no_time(learner: Learner) -> None:
+    net = conv4((3, 84, 84), 5 if learner.head else None, "maml_mini")
+    tasks = Blobs(side=84)
+    found = measure.size(net, learner, tasks, net.init(Generator().manual_seed(0)), TaskShape((3, 84, 84), 5, 1, 15))
+    assert found.episode_flops >= (75 + 5) * found.flops
