@@ -240,12 +240,14 @@ def the_same_seed_trains_the_same(module: ModuleType) -> None:
             one, two = (_trained(module, kind, config) for _ in range(2))
         except Diverged:
             continue
-        _equal(one.episodes == two.episodes, f"one seed gave {config} the scores {one.episodes} and {two.episodes}")
+        told = [{k: v for k, v in report.metrics.items() if "seconds" not in k} for report in (one, two)]
+        _equal(told[0] == told[1] and one.episodes == two.episodes,
+               f"one seed gave {config} two results: {told[0]} with scores {one.episodes}, then {told[1]} with {two.episodes}")
         return
 
 
 def a_vmap_and_a_loop_give_the_same_gradient(module: ModuleType) -> None:
-    """The trainer runs whichever is faster. Some of torch's own layers are silently wrong under a vmap of a gradient."""
+    """The trainer runs whichever is faster."""
     from metasearch.objectives.recipe import Recipe
 
     kind, feasible = _kind(module)
@@ -260,8 +262,8 @@ def a_vmap_and_a_loop_give_the_same_gradient(module: ModuleType) -> None:
             error, most = _vmap_error(recipe, tasks, shape, double=False), 0.1
         if error > most:
             raise Broken(
-                f"under vmap the gradient of {config} differs by {error:.1%} from that of a loop. torch's own norm layers do "
-                "that: use metasearch.nets.norm, or set looped = 'why' on the learner."
+                f"under vmap the gradient of {config} differs by {error:.1%} from that of a loop. Net and learner must be "
+                "functions of their arguments alone, without memory; or set looped = 'why' on the learner."
             )
 
 
