@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from metasearch.records import Outcome, Proposal
 from metasearch.space import Space, digest
 from metasearch.strategies import Strategy, build
 
-__all__ = ["Inner", "Key", "Member", "best", "levels", "problems"]
+__all__ = ["Inner", "Key", "Member", "best", "levels", "place", "problems"]
 
 
 class Key(NamedTuple):
@@ -39,10 +40,14 @@ class Member:
         return cls(outcome.trial, outcome.proposal, float(outcome.score or 0.0) if finished else -math.inf)
 
 
+def place(members: list[Member], member: Member) -> None:
+    """Into a rung's members, which stand best first, and equals in order of arrival."""
+    insort(members, member, key=lambda m: -m.score)
+
+
 def best(members: list[Member], number: int) -> list[Member]:
-    """The `number` best, best first; of equals the earlier. Never one without a score, so there may be fewer."""
-    ranked = sorted(members, key=lambda m: -m.score)
-    return [m for m in ranked[:number] if m.score > -math.inf]
+    """The `number` best, best first. Never one without a score, so there may be fewer."""
+    return [m for m in members[:number] if m.score > -math.inf]
 
 
 def levels(min_steps: int, max_steps: int, eta: int) -> list[int]:

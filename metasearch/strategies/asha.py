@@ -17,12 +17,12 @@ from typing import Any, ClassVar
 from metasearch.records import Outcome, Proposal
 from metasearch.space import Space, digest
 from metasearch.strategies import Strategy
-from metasearch.strategies._halving import Inner, Key, Member, best, levels, problems
+from metasearch.strategies._halving import Inner, Key, Member, best, levels, place, problems
 
 
 @dataclass
 class Rung:
-    """steps: where its trials end; members in order of arrival; promoted: their trials that went on."""
+    """steps: where its trials end; members best first; promoted: their trials that went on."""
 
     steps: int
     members: list[Member] = field(default_factory=list)
@@ -91,4 +91,4 @@ class Asha(Strategy):
         rung = next(r for r in self._rungs if r.steps == outcome.proposal.until)
         there = {digest(m.proposal.config) for m in rung.members} if outcome.status == "reused" else set()
         if key.config not in there:  # a repeated config is in the rung already, and with the trial that has its weights
-            rung.members.append(Member.of(outcome))
+            place(rung.members, Member.of(outcome))

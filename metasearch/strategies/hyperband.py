@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from metasearch.records import Outcome, Proposal
 from metasearch.space import Space
 from metasearch.strategies import Strategy
-from metasearch.strategies._halving import Inner, Key, Member, best, levels, problems
+from metasearch.strategies._halving import Inner, Key, Member, best, levels, place, problems
 
 
 def table(min_steps: int, max_steps: int, eta: int) -> list[list[tuple[int, int]]]:
@@ -129,7 +129,7 @@ class Hyperband(Strategy):
         bracket, rung = places.pop(0)
         if not places:
             del self._running[key]
-        bracket.members[rung].append(Member.of(outcome))
+        place(bracket.members[rung], Member.of(outcome))
         if bracket.over():
             self._open.remove(bracket)
 

@@ -1,16 +1,20 @@
 """NSGA-II: evolution towards the Pareto front of several objectives.
 
 Deb, Pratap, Agarwal, Meyarivan. "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II." IEEE TEVC 6, 2002. Optuna's
-NSGAIISampler. A gene is one column of the encoded config; genes that are not in force are silent and are inherited all the same.
+NSGAIISampler with the paper's operators: simulated binary crossover and polynomial mutation of numbers; options are swapped and
+drawn anew. A gene is one column of the encoded config; genes that are not in force are silent and are inherited all the same.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from optuna.samplers import BaseSampler, NSGAIISampler
+from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
 
 from metasearch.space import Space
 from metasearch.strategies._optuna import ByColumn, OptunaStrategy
+
+SPREAD = 20.0  # distribution index of both operators, as in the paper's section IV
 
 
 class NsgaII(OptunaStrategy):
@@ -24,7 +28,7 @@ class NsgaII(OptunaStrategy):
     class Hyperparameters:
         """objectives: "score" or metrics of the last report, maximised; with '-' in front minimised ("-params").
         population: size of a generation. crossover: probability that a child has two parents, else it is a mutated copy of one.
-        mutation: probability for a gene to be drawn anew; None: 1 / number of genes."""
+        mutation: probability for a gene to change; None: 1 / number of genes."""
 
         objectives: tuple[str, ...] = ("score", "-params")
         population: int = 50
@@ -54,4 +58,7 @@ class NsgaII(OptunaStrategy):
 
     def _sampler(self, seed: int) -> BaseSampler:
         h = self.hyperparameters
-        return NSGAIISampler(population_size=h.population, crossover_prob=h.crossover, mutation_prob=h.mutation, seed=seed)
+        return NSGAIISampler(
+            population_size=h.population, crossover_prob=h.crossover, mutation_prob=h.mutation,
+            crossover=SBXCrossover(eta=SPREAD), mutation=PolynomialMutation(eta=SPREAD), seed=seed,
+        )
