@@ -275,8 +275,10 @@ def test_asha_promotes_after_the_last_root_and_then_ends(folder: Path) -> None:
     director.close()
     segments = [(p["parent"] is None, p["until"]) for p in proposals(folder)]
     assert segments.count((True, 1)) == 8
-    assert segments.count((False, 2)) == 4
-    assert segments.count((False, 4)) == 2
+    assert segments.count((False, 2)) >= 4  # at least as many as a synchronous halving promotes
+    assert segments.count((False, 4)) >= 2
+    assert segments.index((False, 4)) < len(segments) - 1 - segments[::-1].index((True, 1)), "nothing waits for a rung to fill"
+    assert not segments[-1][0], "the last root has ended, and promotions follow"
     assert problems(folder) == []
 
 

@@ -1,0 +1,163 @@
+"""The driver is killed at every named crash point and at random times while a real learner trains; nothing is lost or repeated.
+
+Children are forked from a server that has imported torch once, so a kill and its resume cost a second, not ten.
+"""
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killable import HERE, run_or_resume, table
+
+from metasearch.crashpoint import POINTS
+from metasearch.ledger import Ledger
+from metasearch.testing.history import problems, proposals, results
+from metasearch.track.outbox import sync
+
+ELSEWHERE = {  # points that a run of the local driver does not come by, and who does
+    "ledger.opened": "evaluate", "ledger.evaluated": "evaluate", "ledger.note": "test_director.py: a replay that differs",
+    "outbox.made": "the outbox", "outbox.before": "the outbox", "outbox.after": "the outbox",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def forks() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([
+        "torch", "torch._dynamo", "torch.utils.flop_counter", "metasearch.driver.launch", "metasearch.driver.local",
+        "metasearch.objectives.train", "metasearch.objectives.episodic", "metasearch.tasks.sinusoid",
+    ])
+    return context
+
+
+def run(forks: Any, home: Path, crash_at: str | None = None, study: dict[str, Any] | None = None) -> int:
+    child = forks.Process(target=run_or_resume, args=(study or table(), str(home), crash_at))
+    child.start()
+    child.join(120)
+    assert child.exitcode is not None, "the study hangs"
+    return int(child.exitcode)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(forks: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("undisturbed")
+    assert run(forks, home) == 0
+    assert problems(home / "t") == []
+    return home / "t"
+
+
+def test_all_points_are_killed_at_here_or_known_to_be_elsewhere() -> None:
+    assert set(ELSEWHERE) <= POINTS
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("point", sorted(POINTS - set(ELSEWHERE)))
+def test_a_driver_killed_at_any_point_comes_back_to_the_same_history(
+    forks: Any, undisturbed: Path, tmp_path: Path, point: str, count: int
+) -> None:
+    once = {"ledger.study", "ledger.stopped", "ledger.resumed"}
+    if point in once and count > 1:
+        pytest.skip("a run comes by this point once")
+    count = min(count, 2) if point.startswith("status.") else count  # it is written at the start, at the end, once a second
+    study = table()
+    if point == "ledger.mode":
+        if count > 1:
+            pytest.skip("two widths, two modes")
+        study["train"] = {**study["train"], "mode": "auto"}
+    if point == "ledger.resumed":
+        assert run(forks, tmp_path, "letter.written:2", study) == 137
+    assert run(forks, tmp_path, f"{point}:{count}", study) == 137, "the run did not come by the point"
+    assert run(forks, tmp_path, None, study) == 0
+    assert problems(tmp_path / "t") == []
+    assert proposals(tmp_path / "t") == proposals(undisturbed)
+    if point != "ledger.mode":  # which way is faster is measured; all else is equal to the last bit
+        assert results(tmp_path / "t") == results(undisturbed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_driver_killed_at_random_times_comes_back_to_the_same_history(
+    forks: Any, undisturbed: Path, tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    kills = 0
+    for attempt in range(60):
+        child = forks.Process(target=run_or_resume, args=(table(), str(tmp_path), None))
+        child.start()
+        child.join(rng.uniform(0.05, 0.5) * 1.15**attempt)  # a slow machine comes to the end, too
+        if child.exitcode is not None:
+            break
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        kills += 1
+    assert child.exitcode == 0, "it never came to its end"
+    assert kills > 0
+    assert problems(tmp_path / "t") == []
+    assert proposals(tmp_path / "t") == proposals(undisturbed)
+    assert results(tmp_path / "t") == results(undisturbed)
+
+
+def test_no_finished_trial_runs_again_by_what_it_leaves_behind(forks: Any, tmp_path: Path) -> None:
+    rng = random.Random(7)
+    log = tmp_path / "log"
+    how = {"3": "error", "5": "diverged"}
+    method = {"name": str(HERE / "counting.py"), "steps": 4, "seconds": 0.01, "log": str(log), "misbehave": how}
+    study = table(space="counting_space.py", method=method, budget={"trials": 12})
+    for attempt in range(60):
+        child = forks.Process(target=run_or_resume, args=(study, str(tmp_path), None))
+        child.start()
+        child.join(rng.uniform(0.1, 0.6) * 1.15**attempt)
+        if child.exitcode is not None:
+            break
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    assert child.exitcode == 0
+    effects: dict[int, Counter[str]] = {}
+    for what, trial, *_ in (line.split() for line in log.read_text().splitlines()):
+        effects.setdefault(int(trial), Counter())[what] += 1
+    assert problems(tmp_path / "t", effects=effects) == []
+
+
+def test_what_mlflow_shows_after_a_kill_is_what_the_ledger_says(forks: Any, tmp_path: Path) -> None:
+    study = table(track={"enabled": True, "uri": f"sqlite:///{tmp_path}/mlflow.db", "top": 1})
+    assert run(forks, tmp_path, "ledger.ended:2", study) == 137
+    assert run(forks, tmp_path, "letter.written:1", study) == 137
+    assert run(forks, tmp_path, None, study) == 0
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    deadline = time.monotonic() + 120
+    while problems(tmp_path / "t", tracked=uri) and time.monotonic() < deadline:
+        time.sleep(1)
+    assert problems(tmp_path / "t", tracked=uri) == []
+    assert sync(tmp_path / "t", uri, wait=60).wrong == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_signal_stops_at_the_next_report_and_the_study_can_be_resumed(
+    forks: Any, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    method = {"name": str(HERE / "counting.py"), "steps": 400, "seconds": 0.05}
+    study = table(space="counting_space.py", method=method, budget={"trials": 1})
+    command = [sys.executable, str(HERE / "killable.py"), json.dumps(study), str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "t" / "parcels").glob("*/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    began = time.monotonic()
+    assert process.wait(30) in (code, -number)
+    assert time.monotonic() - began < 10
+    with Ledger.open(tmp_path / "t" / "ledger.sqlite") as ledger:
+        (stopped,) = ledger.rows(kinds=["stopped"])
+        assert (stopped.body["reason"], stopped.body["final"]) == ("interrupted", False)
+        assert ledger.trials()[1].status == "running"
+        assert ledger.trials()[1].checkpoint is not None
+    assert problems(tmp_path / "t", finished=False) == []
