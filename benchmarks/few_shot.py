@@ -50,7 +50,7 @@ class Entry:
 
 
 def omniglot(root: Path) -> TaskDistribution:
-    return task_room.build("omniglot", {"root": str(root / "omniglot"), "split": "vinyals", "rotations": "classes"})
+    return task_room.build("omniglot", {"root": str(root / "omniglot"), "split": "vinyals", "rotations": "new-classes"})
 
 
 def prototypical(config: Config, shape: TaskShape) -> Recipe:
