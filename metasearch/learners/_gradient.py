@@ -48,9 +48,9 @@ def value_and_gradient(
     if _world == "level" and all(v.requires_grad for v in params.values()):
         return _by_tape(f, params, graph=differentiable)
     if not differentiable:
-        params = {k: v.detach() for k, v in params.items()}
+        params = _cut(params)
     value, rest, grads = _by_transform(f, params)
-    return value, rest, grads if differentiable else {k: g.detach() for k, g in grads.items()}
+    return value, rest, grads if differentiable else _cut(grads)
 
 
 def _by_tape(f: Callable[[Params], tuple[Tensor, Any]], leaves: Params, *, graph: bool) -> tuple[Tensor, Any, Params]:
@@ -70,6 +70,10 @@ def _by_transform(f: Callable[[Params], tuple[Tensor, Any]], params: Params) -> 
         with _in("level" if _world == "transforms" else "nested"):  # a level's tape knows nothing of an inner level's tensors
             grads, (value, rest) = torch.func.grad(with_value, has_aux=True)(params)
     return value, rest, grads
+
+
+def _cut(tensors: Params) -> Params:
+    return {k: v.detach() if v.requires_grad else v for k, v in tensors.items()}
 
 
 @contextmanager
