@@ -41,6 +41,7 @@ __all__ = ["Choice", "Dim", "Float", "Int", "Leaf", "Repeat", "Space", "canonica
 
 STEP = 0.1  # standard deviation of a mutation's Gaussian step, as a share of the encoded range
 MOST_VALUES = 2**40  # of an Int: more could not be told apart in a float64 in [0, 1], on a log scale
+MOST_ITEMS = 10_000  # of a Repeat: each has columns of its own in an encoded config
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -270,8 +271,7 @@ class Choice:
     def problem(self, value: object) -> str | None:
         i = self._index.get(value) if isinstance(value, bool | int | float | str) else None
         if i is None:
-            near = did_you_mean(value, map(str, self.values)) if isinstance(value, str) else f" Known: {_listed(self.values)}."
-            return f"must be one of its {len(self.values)} options, but got {value!r}.{near}"
+            return f"must be one of its {len(self.values)} options, but got {value!r}.{_near(value, self.values)}"
         if type(self.values[i]) is not type(value):
             option = self.values[i]
             return f"must be the {type(option).__name__} {option!r}, but got the {type(value).__name__} {value!r}."
@@ -292,7 +292,7 @@ class Repeat:
     """A variable number of items: path.count of them, each with the dimensions of `body` under path.0, path.1, ...
 
     body: one Space for all items, or a tuple that gives item i its own (then as many as count.high), e.g. for skip choices.
-    Raises ValueError unless 0 <= count.low, 1 <= count.high and the tuple's length fits.
+    Raises ValueError unless 0 <= count.low, 1 <= count.high <= 10,000 and the tuple's length fits.
     """
 
     count: Int
@@ -308,6 +308,8 @@ class Repeat:
             raise ValueError(f"a Repeat's count must be an Int, but got {self.count!r}. A fixed number n is Int(n, n).")
         if self.count.low < 0 or self.count.high < 1:
             raise ValueError(f"a Repeat's count must satisfy 0 <= low and 1 <= high, but got {self.count!r}.")
+        if self.count.high > MOST_ITEMS:
+            raise ValueError(f"a Repeat has at most {MOST_ITEMS:,} items, but got {self.count!r}.")
         if not isinstance(self.body, Space | Sequence):
             raise ValueError(f"a Repeat's body must be a Space or a tuple of Spaces, but got {self.body!r}.")
         bodies = (self.body,) * self.count.high if isinstance(self.body, Space) else tuple(self.body)
@@ -614,7 +616,7 @@ class Space:
                     closed.append(path.removesuffix("count") if repeat is not None else f"{path}.")
         for path in config:
             if path not in values and not (isinstance(path, str) and path.startswith(tuple(closed))):
-                found.append(f"'{path}' is {self._why_not(str(path), config) or 'unknown.' + did_you_mean(str(path), values)}")
+                found.append(f"'{path}' is {self._why_not(str(path), config) or 'unknown.' + _near(str(path), list(values))}")
         return values, found
 
     def _why_not(self, path: str, config: Mapping[str, Any]) -> str | None:
@@ -799,6 +801,12 @@ def _alternatives(dim: Leaf) -> bool:
 def _listed(values: Sequence[object], most: int = 8) -> str:
     said = ", ".join(repr(value) for value in values[:most])
     return f"{said}, ... ({len(values)} in all)" if len(values) > most else said
+
+
+def _near(word: object, known: Sequence[object]) -> str:
+    """The nearest known word as a question, or the first of what is known."""
+    said = did_you_mean(str(word), [value for value in known if isinstance(value, str)])
+    return said if isinstance(word, str) and said.startswith(" Did") else f" Known: {_listed(known)}." if known else ""
 
 
 def _allowed(dim: Leaf) -> str:

@@ -573,6 +573,13 @@ def test_a_choice_tells_equal_values_of_different_types_apart() -> None:
             space.encode(bad)
 
 
+def test_a_message_stays_short_however_many_options_there_are() -> None:
+    space = Space({f"d{i}": Choice(tuple(f"option {k}" for k in range(1000))) for i in range(200)})
+    config = space.sample(rng_of(0))
+    assert all(len(problem) < 250 for problem in space.problems({**config, "zzz": 1, "d0": "zzz"}))
+    assert "Did you mean 'option 17'?" in space.problems({**config, "d3": "optoin 17"})[0]
+
+
 def test_normal_repairs_what_loses_nothing_and_only_that() -> None:
     read = {
         "cell.count": np.int64(1), "cell.0.op": np.str_("skip"), "learner.steps": 2.0, "learner.inner_lr": 1, "learner": "maml",
@@ -630,6 +637,7 @@ def test_an_encoding_of_another_shape_is_refused(u: list[float]) -> None:
     (lambda: Repeat(3, Space({})), r"count must be an Int, but got 3. A fixed number n is Int\(n, n\)"),  # type: ignore[arg-type]
     (lambda: Repeat(Int(-1, 3), Space({})), "0 <= low and 1 <= high"),
     (lambda: Repeat(Int(0, 0), Space({})), "0 <= low and 1 <= high"),
+    (lambda: Repeat(Int(1, 2**39), Space({})), "at most 10,000 items"),
     (lambda: Repeat(Int(1, 3), (Space({}),)), "one for each of the 3 items, but got 1"),
     (lambda: Repeat(Int(1, 1), (Int(0, 1),)), "must be a Space or a tuple of Spaces"),  # type: ignore[arg-type]
     (lambda: Repeat(Int(1, 1), Int(0, 1)), "must be a Space or a tuple of Spaces"),  # type: ignore[arg-type]
