@@ -134,3 +134,10 @@ def test_trials_that_are_worse_are_told_from_the_first_and_the_equal_ones_are_no
     told = told_from_first(first, others) <= 0.05
     assert told.tolist() == [False, False, True, True]
     assert told_from_first(first, []).size == 0
+
+
+def test_the_sign_test_is_the_exact_binomial_test() -> None:
+    a = np.zeros(30)
+    b = np.where(np.arange(30) < 8, 1.0, -1.0)
+    b[-1] = -math.inf
+    assert paired_p(a, b) == pytest.approx(stats.binomtest(22, 30).pvalue)
