@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["LockedError", "held_by", "lock", "locked", "logged"]
+__all__ = ["LockedError", "held_by", "lives", "lock", "locked", "logged"]
 
 PATIENCE = 15.0  # seconds for which the lock of a driver that is gone may be held by what it left behind
 
@@ -47,7 +47,7 @@ def lock(folder: Path, *, owner: int | None = None) -> IO[str]:
         except OSError:
             holder = _read(file)
             file.close()
-            left_behind = holder.get("host") == socket.gethostname() and not _lives(holder.get("pid"))
+            left_behind = holder.get("host") == socket.gethostname() and not lives(holder.get("pid"))
             if not left_behind or time.monotonic() > until:
                 raise LockedError(
                     f"study '{folder.name}' is being run by process {holder.get('pid', '?')} on {holder.get('host', '?')} since "
@@ -106,7 +106,7 @@ def _read(file: IO[str]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _lives(pid: object) -> bool:
+def lives(pid: object) -> bool:
     """Is there such a process on this machine? A zombie has ended."""
     if not isinstance(pid, int):
         return True

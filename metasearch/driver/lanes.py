@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from metasearch.driver.director import Director, Status
-from metasearch.driver.folder import logged
+from metasearch.driver.folder import lives, logged
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
 from metasearch.driver.study import Driver, Study
 from metasearch.driver.worker import work
@@ -32,6 +32,7 @@ from metasearch.objectives import Mode
 __all__ = ["RayLanes", "Sick", "lanes_that_fit"]
 
 BARREN = 20  # lanes that end in a row before any of them asks for a trial: none ever will
+OWNER = "driver.pid"  # in Ray's folder: whose Ray it was
 QUIET = {  # read by Ray and Tune when they start, here and in the workers of a local Ray
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -390,13 +391,23 @@ def _started(driver: Driver) -> Iterator[None]:
             ray.shutdown()
         return
     room = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 20 else "/tmp"  # a socket's path has at most 107 bytes
+    _sweep(Path(room))
     folder = tempfile.mkdtemp(prefix="ms-", dir=room)
+    Path(folder, OWNER).write_text(str(os.getpid()))
     try:
         ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder, **common)
         yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(room: Path) -> None:
+    """Takes away what drivers that were killed have left behind."""
+    for mark in room.glob(f"ms-*/{OWNER}"):
+        with contextlib.suppress(OSError, ValueError):
+            if mark.stat().st_uid == os.getuid() and not lives(int(mark.read_text())):
+                shutil.rmtree(mark.parent, ignore_errors=True)
 
 
 @contextlib.contextmanager

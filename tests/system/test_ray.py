@@ -1,0 +1,259 @@
+"""Lanes under a real Ray Tune: whatever is killed, every trial is done once and nothing is left behind."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from killable import HERE, table
+
+from metasearch.driver import launch
+from metasearch.driver.director import Status
+from metasearch.driver.lanes import lanes_that_fit
+from metasearch.driver.study import Driver, Study
+from metasearch.ledger import Ledger, LedgerError
+from metasearch.testing.history import problems, proposals, results
+
+TWO = {"kind": "ray", "lanes": 2, "cpus": 0.5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    """One Ray for all tests of this file; the study's own Ray is tested in a process of its own."""
+    quiet: dict[str, Any] = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
+    ray.init(address="local", num_cpus=2, object_store_memory=100 * 2**20, **quiet)
+    yield
+    ray.shutdown()
+
+
+def counting(trials: int, tmp_path: Path, *, driver: dict[str, Any] | None = None, **how: Any) -> dict[str, Any]:
+    method = {"name": str(HERE / "counting.py"), "log": str(tmp_path / "log"), "parcels": False, **how}
+    return table(space="counting_space.py", method=method, budget={"trials": trials}, driver={**TWO, **(driver or {})})
+
+
+def effects(tmp_path: Path) -> dict[int, Counter[str]]:
+    found: dict[int, Counter[str]] = {}
+    for what, trial, *_ in (line.split() for line in (tmp_path / "log").read_text().splitlines()):
+        found.setdefault(int(trial), Counter())[what] += 1
+    return found
+
+
+def run(study: dict[str, Any], home: Path, show: Callable[[Status], None] | None = None) -> launch.Result:
+    return launch.run(Study.from_json(study), home=home, show=show)
+
+
+def ledger(home: Path) -> Ledger:
+    return Ledger.open(home / "t" / "ledger.sqlite")
+
+
+def pids(what: str) -> list[int]:
+    """Processes of Ray's with an actor of that name."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if what in path.read_text().replace("\0", " "):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_study_under_ray_proposes_and_finds_what_the_local_driver_does(tmp_path: Path) -> None:
+    shown: list[Status] = []
+    result = run(counting(30, tmp_path), tmp_path / "ray", shown.append)
+    assert (result.exit_code, result.status.done, result.status.reason) == (0, 30, "trials")
+    assert shown[0].done == 0
+    assert shown[-1].done == 30
+    assert problems(tmp_path / "ray" / "t", effects=effects(tmp_path)) == []
+    assert len({line.split()[3] for line in (tmp_path / "log").read_text().splitlines()}) == 2, "two lanes are two processes"
+    run(counting(30, tmp_path, driver={"kind": "local"}), tmp_path / "local")
+    assert proposals(tmp_path / "ray" / "t") == proposals(tmp_path / "local" / "t")
+    assert results(tmp_path / "ray" / "t") == results(tmp_path / "local" / "t")
+    assert not (tmp_path / "ray" / "t" / ".tune").exists()
+    assert list(result.trials["trial"]) == list(range(1, 31))
+    assert result.best is not None
+    assert result.best.id == result.status.best_trial
+
+
+def test_a_trial_that_fails_takes_its_process_with_it_and_nothing_else(tmp_path: Path) -> None:
+    how = {"3": "error", "4": "oom", "5": "diverged", "6": "die"}
+    result = run(counting(8, tmp_path, misbehave=how), tmp_path)
+    assert [results(tmp_path / "t")[n][0] for n in (3, 4, 5, 6)] == ["error", "oom", "diverged", "error"]
+    assert (result.status.done, result.status.failed, result.status.diverged) == (7, 3, 1)
+    assert problems(tmp_path / "t") == []
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    process = {n: {pid for _, trial, _, pid in lines if trial == str(n)} for n in range(1, 12)}
+    assert len(process[6]) == 2, "a trial whose worker dies is tried once more"
+    for sick in (3, 4, 6):
+        later = [pid for what, trial, _, pid in lines[lines.index(["start", str(sick), "0", max(process[sick])]) + 1 :]]
+        assert max(process[sick]) not in later, f"a process that had trial {sick} was used again"
+
+
+def test_a_lane_that_is_killed_goes_on_from_its_parcel(tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill_one(status: Status) -> None:
+        if killed:
+            return
+        for line in (tmp_path / "log").read_text().splitlines() if (tmp_path / "log").exists() else []:
+            what, trial, _, pid = line.split()
+            with ledger(tmp_path) as now:
+                row = now.trials().get(int(trial))
+                if what == "start" and row is not None and row.status == "running" and row.checkpoint is not None:
+                    os.kill(int(pid), signal.SIGKILL)
+                    killed.append(row.id)
+                    return
+
+    result = run(counting(3, tmp_path, steps=20, seconds=0.1, parcels=True), tmp_path, kill_one)
+    assert len(killed) == 1
+    assert result.status.done == 3
+    with ledger(tmp_path) as now:
+        row = now.trials()[killed[0]]
+        second = [r.body for r in now.rows(kinds=["started"], trial=row.id)][1]
+        steps = [r.body["step"] for r in now.rows(kinds=["report"], trial=row.id)]
+    assert (second["cause"], second["own"], row.attempts) == ("lane", True, 2)
+    assert steps[-1] == 20
+    assert len(steps) < 25, "it began again instead of going on"
+    assert problems(tmp_path / "t", effects=effects(tmp_path)) == []
+
+
+def test_a_trial_that_hangs_is_ended_with_its_stacks_and_the_others_go_on(tmp_path: Path) -> None:
+    result = run(counting(4, tmp_path, misbehave={"2": "hang"}, driver={"trial_timeout": 2.0}), tmp_path)
+    assert (result.status.done, result.status.failed) == (4, 1)
+    with ledger(tmp_path) as now:
+        outcome = now.trials()[2].outcome
+    assert outcome is not None
+    assert "no report for 2.0 s" in (outcome.reason or "")
+    assert "counting.py" in (tmp_path / "t" / "stacks" / "2-1.txt").read_text()
+    assert problems(tmp_path / "t") == []
+
+
+def test_the_director_is_killed_and_comes_back_under_its_lanes(tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill_director(status: Status) -> None:
+        if len(killed) < 2 and status.done >= 5 * (len(killed) + 1):
+            for pid in pids("ray::_Actor"):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    result = run(counting(40, tmp_path, steps=2, seconds=0.05), tmp_path, kill_director)
+    assert len(set(killed)) == 2
+    assert result.status.done == 40
+    with ledger(tmp_path) as now:
+        assert list(now.rows(kinds=["resumed"])) == []
+        assert {row.attempts for row in now.trials().values()} == {1}, "lanes lived on, so no trial was started again"
+    assert problems(tmp_path / "t", effects=effects(tmp_path)) == []
+
+
+def test_an_objective_that_cannot_be_built_ends_the_study_with_its_words(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        "import os\nfrom metasearch import strategies\n"
+        "def method(study):\n"
+        "    if os.environ.get('OMP_NUM_THREADS') == '1' and 'ray' in __import__('sys').modules and os.getppid() != 1:\n"
+        "        pass\n"
+        f"    if os.getpid() != {os.getpid()} and not _director():\n"
+        "        raise ValueError('the data are not on this machine')\n"
+        "    return strategies.build('random', study.space(), {}, seed=study.seed), None\n"
+        "def _director():\n"
+        "    import traceback\n"
+        "    return any('director.py' in f.filename for f in traceback.extract_stack())\n"
+    )
+    study = table(space="counting_space.py", method={"name": str(broken)}, driver=TWO)
+    with pytest.raises(RuntimeError, match="the data are not on this machine"):
+        run(study, tmp_path)
+    assert problems(tmp_path / "t", finished=False) == []
+
+
+def test_lanes_that_can_never_be_placed_are_an_error_in_words() -> None:
+    node = {"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}}
+    assert lanes_that_fit(Driver(), [node]) == 2
+    assert lanes_that_fit(Driver(cpus=0.5), [node, node]) == 8
+    assert lanes_that_fit(Driver(cpus=0.1, gpus=0.25), [node]) == 4
+    assert lanes_that_fit(Driver(cpus=0.1, gpus=0.4), [{"Alive": True, "Resources": {"CPU": 9, "GPU": 2}}]) == 4
+    assert lanes_that_fit(Driver(), [node, {"Alive": False, "Resources": {"CPU": 64}}]) == 2
+    with pytest.raises(ValueError, match=r"needs 4 CPU, but Ray has 2 CPU and 1 GPU.*Lower"):
+        lanes_that_fit(Driver(cpus=4), [node, node])
+    with pytest.raises(ValueError, match="needs 1 CPU and 2 GPU"):
+        lanes_that_fit(Driver(gpus=2.0), [node])
+    with pytest.raises(ValueError, match=r"8 lanes of 1 CPU are wanted, but 2 fit.*cpus = 0.25"):
+        lanes_that_fit(Driver(lanes=8), [node])
+
+
+def test_a_ledger_that_cannot_be_read_is_the_same_error_as_on_one_machine(tmp_path: Path) -> None:
+    run(counting(2, tmp_path), tmp_path)
+    path = tmp_path / "t" / "ledger.sqlite"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LedgerError, match="cannot be read"):
+        launch.resume("t", home=tmp_path)
+    path.write_bytes(whole)
+    assert launch.resume("t", home=tmp_path).status.reason == "trials"
+
+
+# -- the driver itself, in a process of its own with a Ray of its own -------------------------------------------------------
+
+
+def child(study: dict[str, Any], home: Path) -> subprocess.Popen[bytes]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    command = [sys.executable, str(HERE / "killable.py"), json.dumps(study), str(home)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+
+
+def wait_for(home: Path, seen: Callable[[Ledger], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        if (home / "t" / "ledger.sqlite").exists():
+            with ledger(home) as now:
+                if seen(now):
+                    return
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"it was never seen; the driver said {process.communicate()[0]!r}")
+
+
+def test_the_driver_is_killed_three_times_under_ray_and_resumed(tmp_path: Path) -> None:
+    quiet = tmp_path / "quiet"
+    quiet.mkdir()
+    run(counting(8, quiet, steps=4, parcels=True, driver={"kind": "local"}), quiet)
+    study = counting(8, tmp_path, steps=4, seconds=0.1, parcels=True)
+    for kind, count in (("started", 2), ("report", 9), ("ended", 4)):
+        process = child(study, tmp_path)
+        wait_for(tmp_path, lambda now, kind=kind, count=count: len(list(now.rows(kinds=[kind]))) >= count, process)  # type: ignore[misc]
+        process.kill()
+        process.wait()
+    last = child(study, tmp_path)
+    out, _ = last.communicate(timeout=200)
+    assert (last.returncode, out) == (0, b""), "it failed, or Ray talks"
+    assert problems(tmp_path / "t", effects=effects(tmp_path)) == []
+    assert proposals(tmp_path / "t") == proposals(quiet / "t")
+    assert results(tmp_path / "t") == results(quiet / "t")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_one_signal_stops_the_lanes_at_their_next_report_and_leaves_no_ray_behind(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    before = set(Path("/tmp").glob("ms-*"))
+    process = child(counting(2, tmp_path, steps=1000, seconds=0.1, parcels=True), tmp_path)
+    wait_for(tmp_path, lambda now: len(list(now.rows(kinds=["report"]))) > 2, process)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode in (code, -number), out
+    with ledger(tmp_path) as now:
+        assert [r.body["final"] for r in now.rows(kinds=["stopped"])] == [False]
+        assert {t.status for t in now.trials().values()} == {"running"}
+    assert problems(tmp_path / "t", finished=False) == []
+    assert set(Path("/tmp").glob("ms-*")) == before
