@@ -24,6 +24,7 @@ from metasearch.nets import Net, Params, learnt
 from metasearch.nets.norm import population
 from metasearch.objectives import MODES, Diverged, Mode, Trial, parcel
 from metasearch.objectives.evaluation import scores
+from metasearch.objectives.memory import keep_freed_memory
 from metasearch.objectives.recipe import Recipe
 from metasearch.records import Proposal, Report
 from metasearch.tasks import Episode, TaskDistribution, TaskShape
@@ -49,6 +50,7 @@ def episodic(recipe: Recipe, study: Train, proposal: Proposal, trial: Trial) -> 
     """
     started = time.monotonic()
     torch.set_num_threads(trial.threads)
+    keep_freed_memory()
     device = torch.device(trial.devices[0])
     tasks = study.tasks.to(device)
     shape = recipe.episode or study.shape
@@ -148,7 +150,12 @@ def outer_step(recipe: Recipe, loss: Loss, mode: Mode, *, chunk: int | None = No
     def whole(
         learner: Learner, floats: Params, meta: Params, state: Params, episodes: Episode, rates: Params, progress: Tensor
     ) -> tuple[Params, Params, dict[str, Tensor]]:
-        grads, metrics = mean_gradient(replace(learner, **floats) if floats else learner, net, loss, meta, episodes, mode, chunk)
+        learner = replace(learner, **floats) if floats else learner
+        if recipe.precision == "float32":
+            grads, metrics = mean_gradient(learner, net, loss, meta, episodes, mode, chunk)
+        else:
+            with torch.autocast(episodes.support_x.device.type, dtype=torch.bfloat16):
+                grads, metrics = mean_gradient(learner, net, loss, _channels_last(meta), episodes, mode, chunk)
         return _stepped(optimizer, grads, meta, state, rates, progress, metrics)
 
     if mode == "compiled":
@@ -369,6 +376,11 @@ def _without_floats(learner: Learner, floats: Params) -> Learner:
 
 def _learnt(meta: Params) -> Params:
     return {k: v for k, v in meta.items() if learnt(k)}
+
+
+def _channels_last(meta: Params) -> Params:
+    """Convolution weights in the layout that bfloat16 kernels want; the numbers are the same."""
+    return {k: v.contiguous(memory_format=torch.channels_last) if v.dim() == 4 else v for k, v in meta.items()}
 
 
 def _device(meta: Params) -> torch.device:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from metasearch.crashpoint import crashpoint
+from metasearch.space import origin
 
 __all__ = ["BadParcel", "inherit", "newest", "read", "write"]
 
@@ -78,21 +79,8 @@ def inherit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], moved: 
 
 
 def _origin(key: str, moved: Mapping[str, str]) -> str | None:
-    left = set(moved.values())
-    parts = []
-    for part in key.split("/"):
-        ours = _longest(part, moved)
-        if ours is not None:
-            parts.append(moved[ours] + part[len(ours):])
-        elif _longest(part, left) is not None:
-            return None
-        else:
-            parts.append(part)
-    return "/".join(parts)
-
-
-def _longest(part: str, paths: Iterable[str]) -> str | None:
-    return max((p for p in paths if part == p or part.startswith(p + ".")), key=len, default=None)
+    parts = [origin(part, moved) for part in key.split("/")]
+    return None if None in parts else "/".join(str(part) for part in parts)
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from metasearch.learners import Learner
 from metasearch.nets import Net
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from metasearch.objectives.train import Train
 
-__all__ = ["Fit", "Recipe", "RecipeOf"]
+__all__ = ["Fit", "Precision", "Recipe", "RecipeOf"]
 
+Precision = Literal["float32", "bfloat16"]
 Fit = Callable[["Recipe", "Train", Proposal, Trial], Iterator[Report]]
 
 
@@ -38,6 +39,8 @@ class Recipe:
     meta_batch: episodes in one outer step.
     steps:      outer steps in all; schedules stretch over them.
     episode:    the shape of training episodes (60-way, say); None: the study's own, on which every trial is scored.
+    precision:  "bfloat16": products and convolutions in training are taken in bfloat16, weights stay float32 (autocast): about
+                twice as fast on CPUs with AMX for learners without an inner loop. Scores are always taken in float32.
     augment:    maps a batch of training episodes to one, with a generator; None: none.
     fit:        what is done with all that; episodic training unless the recipe says otherwise.
     """
@@ -48,6 +51,7 @@ class Recipe:
     meta_batch: int
     steps: int
     episode: TaskShape | None = None
+    precision: Precision = "float32"
     augment: Callable[[Episode, Generator], Episode] | None = None
     fit: Fit = field(default=_episodic)
 
