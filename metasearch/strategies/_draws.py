@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -56,9 +57,12 @@ class Permutation:
 class Seen:
     """The configs that were asked or told, and a way to one that was not."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, digests: Iterable[str] = ()) -> None:
         self._space = space
-        self._digests: set[str] = set()
+        self._digests = set(digests)
+
+    def digests(self) -> list[str]:
+        return sorted(self._digests)
 
     def add(self, config: Config) -> None:
         self._digests.add(digest(config))

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -38,6 +38,15 @@ class Member:
     def of(cls, outcome: Outcome) -> Member:
         finished = outcome.status in ("done", "reused") and outcome.score is not None and math.isfinite(outcome.score)
         return cls(outcome.trial, outcome.proposal, float(outcome.score or 0.0) if finished else -math.inf)
+
+
+    def to_json(self) -> list[Any]:
+        return [self.trial, self.proposal.to_json(), self.score if self.score > -math.inf else None]
+
+    @classmethod
+    def from_json(cls, body: Sequence[Any]) -> Member:
+        trial, proposal, score = body
+        return cls(trial, Proposal.from_json(proposal), -math.inf if score is None else score)
 
 
 def place(members: list[Member], member: Member) -> None:
@@ -95,8 +104,21 @@ class Inner:
         self.waiting.setdefault(digest(proposal.config), []).append(proposal)
         return Proposal(proposal.config, until=until)
 
+    def state_dict(self) -> dict[str, Any] | None:
+        state = self.strategy.state_dict()
+        if state is None:
+            return None  # then a replay is cheap, or the inner strategy is no better off
+        waiting = {key: [p.to_json() for p in proposals] for key, proposals in self.waiting.items()}
+        return {"strategy": state, "waiting": waiting}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.strategy.load_state_dict(state["strategy"])
+        self.waiting = {key: [Proposal.from_json(p) for p in proposals] for key, proposals in state["waiting"].items()}
+
     def tell(self, outcome: Outcome) -> None:
         """Of a base rung, or a warm start."""
-        waiting = self.waiting.get(digest(outcome.proposal.config))
+        waiting = self.waiting.pop(digest(outcome.proposal.config), [])
         proposal = waiting.pop(0) if waiting else Proposal(outcome.proposal.config)
+        if waiting:
+            self.waiting[digest(outcome.proposal.config)] = waiting
         self.strategy.tell(replace(outcome, proposal=proposal))

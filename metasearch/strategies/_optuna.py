@@ -38,7 +38,6 @@ REDRAWS = 4
 HUGE = 1e100  # models square scores
 
 Params = dict[str, int | float]  # of Optuna; an option of a Choice is its number
-Distributions = dict[str, BaseDistribution]
 
 
 class Spelling(Protocol):
@@ -47,8 +46,12 @@ class Spelling(Protocol):
     def draw(self, trial: optuna.Trial) -> Config:
         """Lets the sampler suggest a config."""
 
-    def params(self, config: Config) -> tuple[Params, Distributions]:
+    def params(self, config: Config) -> Params:
         """A config as the parameters of a trial. Raises ValueError for an invalid config."""
+
+    @property
+    def distributions(self) -> Mapping[str, BaseDistribution]:
+        """Of every parameter that a trial may have, by name."""
 
 
 class ByPath:
@@ -63,19 +66,18 @@ class ByPath:
         for path, leaf in space.columns():
             alike = sum(known == path for known, _ in self._names)
             self._names.setdefault((path, leaf), f"{path}~{alike}" if alike else path)
-        self._distributions = {key: _distribution(key[1]) for key in self._names}
+        self.distributions = {name: _distribution(leaf) for (_, leaf), name in self._names.items()}
 
     def draw(self, trial: optuna.Trial) -> Config:
         config: Config = {}
         for path, leaf in self._space.active(config):
-            config[path] = _value(leaf, _suggest(trial, self._names[path, leaf], self._distributions[path, leaf]))
+            name = self._names[path, leaf]
+            config[path] = _value(leaf, _suggest(trial, name, self.distributions[name]))
         return config
 
-    def params(self, config: Config) -> tuple[Params, Distributions]:
+    def params(self, config: Config) -> Params:
         self._space.validate(config)
-        decisions = list(self._space.active(config))
-        params = {self._names[path, leaf]: _param(leaf, config[path]) for path, leaf in decisions}
-        return params, {self._names[key]: self._distributions[key] for key in decisions}
+        return {self._names[path, leaf]: _param(leaf, config[path]) for path, leaf in self._space.active(config)}
 
 
 class ByColumn:
@@ -88,22 +90,22 @@ class ByColumn:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._columns = [(f"{i}:{path}", leaf) for i, (path, leaf) in enumerate(space.columns())]
-        self._distributions: Distributions = {
+        self.distributions = {
             name: FloatDistribution(0.0, 1.0) if isinstance(leaf, Float) else _distribution(leaf) for name, leaf in self._columns
         }
 
     def draw(self, trial: optuna.Trial) -> Config:
         row = []
         for name, leaf in self._columns:
-            param = _suggest(trial, name, self._distributions[name])
+            param = _suggest(trial, name, self.distributions[name])
             row.append(float(param) if isinstance(leaf, Float) else leaf.encode(_value(leaf, param)))
         return self._space.decode(row)
 
-    def params(self, config: Config) -> tuple[Params, Distributions]:
+    def params(self, config: Config) -> Params:
         params: Params = {}
         for u, (name, leaf) in zip(self._space.encode(config).tolist(), self._columns, strict=True):
             params[name] = u if isinstance(leaf, Float) else _param(leaf, leaf.decode(u))
-        return params, self._distributions
+        return params
 
 
 def _distribution(leaf: Leaf) -> BaseDistribution:
@@ -203,6 +205,31 @@ class OptunaStrategy(Strategy):
                 self._study.tell(bad, self._worst)
             self._bad.clear()
 
+    def state_dict(self) -> dict[str, Any]:
+        trials = self._study.get_trials(deepcopy=False)
+        return {
+            "trials": [[t.state.name, t.params, t.values, t.system_attrs] for t in trials],
+            "marks": self._study._storage.get_study_system_attrs(self._study._study_id),  # nsga-ii: each generation's parents
+            "seen": self._seen.digests(),
+            "asked": self._asked,
+            "running": self._running,
+            "scored": sorted(self._scored),
+            "worst": self._worst,
+            "bad": self._bad,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._study = self._new_study()
+        self._study.add_trials([self._trial(TrialState[name], *rest) for name, *rest in state["trials"]])
+        for key, value in state["marks"].items():
+            self._study._storage.set_study_system_attr(self._study._study_id, key, value)
+        self._seen = Seen(self.space, state["seen"])
+        self._asked = state["asked"]
+        self._running = {key: list(numbers) for key, numbers in state["running"].items()}
+        self._scored = set(state["scored"])
+        self._worst = state["worst"]
+        self._bad = list(state["bad"])
+
     def _drawn(self, attempt: int) -> Config | None:
         """A new config, running in the study from now on; None if the sampler's was had before."""
         study = self._study if self._most is None else self._thinned(self._most)
@@ -222,12 +249,13 @@ class OptunaStrategy(Strategy):
 
     def _add(self, config: Config, marks: Mapping[str, Any] | None = None) -> None:
         """A running trial that was not drawn from the study."""
-        params, distributions = self._spelling.params(config)
         number = len(self._study.get_trials(deepcopy=False))
-        self._study.add_trial(
-            create_trial(state=TrialState.RUNNING, params=params, distributions=distributions, system_attrs=dict(marks or {}))
-        )
+        self._study.add_trial(self._trial(TrialState.RUNNING, self._spelling.params(config), None, dict(marks or {})))
         self._running.setdefault(digest(config), []).append(number)
+
+    def _trial(self, state: TrialState, params: Params, values: list[float] | None, marks: dict[str, Any]) -> FrozenTrial:
+        distributions = {name: self._spelling.distributions[name] for name in params}
+        return create_trial(state=state, params=params, distributions=distributions, values=values, system_attrs=marks)
 
     def _values(self, outcome: Outcome) -> list[float] | None:
         """What Optuna maximises; None if the trial is bad."""

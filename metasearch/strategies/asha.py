@@ -92,3 +92,17 @@ class Asha(Strategy):
         there = {digest(m.proposal.config) for m in rung.members} if outcome.status == "reused" else set()
         if key.config not in there:  # a repeated config is in the rung already, and with the trial that has its weights
             place(rung.members, Member.of(outcome))
+
+    def state_dict(self) -> dict[str, Any] | None:
+        inner = self._inner.state_dict()
+        if inner is None:
+            return None
+        rungs = [{"members": [m.to_json() for m in rung.members], "promoted": sorted(rung.promoted)} for rung in self._rungs]
+        return {"inner": inner, "running": [list(key) for key in self._running], "rungs": rungs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._inner.load_state_dict(state["inner"])
+        self._running = [Key(*key) for key in state["running"]]
+        for rung, body in zip(self._rungs, state["rungs"], strict=True):
+            rung.members = [Member.from_json(member) for member in body["members"]]
+            rung.promoted = set(body["promoted"])

@@ -133,6 +133,28 @@ class Hyperband(Strategy):
         if bracket.over():
             self._open.remove(bracket)
 
+    def state_dict(self) -> dict[str, Any] | None:
+        inner = self._inner.state_dict()
+        if inner is None:
+            return None
+        brackets = [
+            {"plan": b.plan, "asked": b.asked, "members": [[m.to_json() for m in rung] for rung in b.members]} for b in self._open
+        ]
+        places = [(key, bracket, rung) for key, found in self._running.items() for bracket, rung in found]
+        running = [[list(key), self._open.index(bracket), rung] for key, bracket, rung in places]
+        return {"inner": inner, "begun": self._begun, "open": brackets, "running": running}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._inner.load_state_dict(state["inner"])
+        self._begun, self._open, self._running = state["begun"], [], {}
+        for body in state["open"]:
+            bracket = Bracket([(n, steps) for n, steps in body["plan"]], self._eta)
+            bracket.asked = list(body["asked"])
+            bracket.members = [[Member.from_json(member) for member in rung] for rung in body["members"]]
+            self._open.append(bracket)
+        for key, bracket, rung in state["running"]:
+            self._running.setdefault(Key(*key), []).append((self._open[bracket], rung))
+
     def _promotion(self, short: bool) -> Proposal | None:
         for bracket in self._open:
             if (found := bracket.promotion(short)) is not None:

@@ -6,7 +6,9 @@ drawn anew. A gene is one column of the encoded config; genes that are not in fo
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from optuna.samplers import BaseSampler, NSGAIISampler
 from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
@@ -23,6 +25,8 @@ class NsgaII(OptunaStrategy):
     A trial that went wrong is told with the worst known value of every objective. Raises ValueError when a trial that is done
     does not report an objective.
     """
+
+    example: ClassVar[Mapping[str, Any]] = {"objectives": ("score", "-params"), "population": 6}
 
     @dataclass(frozen=True)
     class Hyperparameters:

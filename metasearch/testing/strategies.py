@@ -173,9 +173,8 @@ def play(
             return told
 
 
-def _replayed(case: Case, events: list[Event], seed: int = 0) -> Iterator[tuple[Proposal | None, Proposal | None]]:
+def _replayed(strategy: Strategy, events: list[Event]) -> Iterator[tuple[Proposal | None, Proposal | None]]:
     """(what was answered then, what is answered now) for every ask; outcomes come from their JSON, as from a ledger."""
-    strategy = case.build(seed)
     for kind, what in events:
         if kind == "ask":
             assert what is None or isinstance(what, Proposal)
@@ -241,20 +240,21 @@ def replay_is_equal(case: Case) -> None:
         for _, outcome in warm:
             strategy.tell(outcome)
         events: list[Event] = [*warm, *play(case, strategy=strategy, lanes=lanes, status=_mixed).events]  # type: ignore[list-item]
-        for number, (then, now) in enumerate(_replayed(case, events)):
+        for number, (then, now) in enumerate(_replayed(case.build(), events)):
             _hold(then == now, f"ask {number} answered {then}, but replayed {now}")
 
 
 def snapshot_is_replay(case: Case) -> None:
-    """For strategies with snapshots: one loaded from a snapshot goes on as the one that it was taken from."""
-    half = play(replace(case, asks=case.asks // 2), lanes=4)
-    state = half.strategy.state_dict()
-    if state is None:
+    """For strategies with snapshots: one loaded from a snapshot, taken at any time, goes on as the one that it was taken from."""
+    if case.build().state_dict() is None:
         return
-    loaded = case.build()
-    loaded.load_state_dict(_through_json(state))
-    on = [play(case, strategy=strategy, lanes=4, first=100).proposals for strategy in (half.strategy, loaded)]
-    _hold(on[0] == on[1], "after load_state_dict(state_dict()) other proposals came")
+    events = play(case, lanes=4, status=_mixed).events
+    for cut in {0, min(6, len(events) - 1), len(events) // 2, len(events) - 1}:
+        strategy, loaded = case.build(), case.build()
+        _hold(all(then == now for then, now in _replayed(strategy, events[:cut])), "a replay answered otherwise")
+        loaded.load_state_dict(_through_json(strategy.state_dict()))
+        for then, now in _replayed(loaded, events[cut:]):
+            _hold(then == now, f"after load_state_dict(state_dict()) it answered {now}, but without {then}")
 
 
 def scores_do_not_matter_unless_adaptive(case: Case) -> None:

@@ -5,6 +5,7 @@ import itertools
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from metasearch.space import Int, Space
 from metasearch.strategies import Strategy, build
 from metasearch.strategies._halving import levels
 from metasearch.strategies.hyperband import table
+from metasearch.testing import strategies as contract
 
 R81 = [
     [(81, 1), (27, 3), (9, 9), (3, 27), (1, 81)],
@@ -412,3 +414,15 @@ def test_hyperband_ends_when_the_space_does() -> None:
     assert sorted(roots) == list(range(20))
     assert strategy.ask() is None
     assert max(run.rungs()) == 9
+
+
+# -- with a strategy inside that learns ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband"])
+@pytest.mark.parametrize("law", [contract.replay_is_equal, contract.snapshot_is_replay, contract.none_changes_nothing])
+def test_the_contract_holds_with_tpe_inside(name: str, law: Callable[[contract.Case], None]) -> None:
+    hyper = {"min_steps": 1, "max_steps": 9, "eta": 3, "inner": {"name": "tpe", "startup": 3}}
+    for case in contract.cases(name, hyper):
+        assert case.build().state_dict() is not None
+        law(case)

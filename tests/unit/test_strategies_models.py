@@ -81,11 +81,11 @@ def test_models_beat_random_search_on_a_square(name: str, trials: int, seeds: in
 
 @pytest.mark.parametrize(("name", "trials", "seeds"), [("tpe", 80, 3), ("cma-es", 120, 5), ("gp", 20, 1)])
 def test_models_find_their_way_through_a_conditional_space(name: str, trials: int, seeds: int) -> None:
-    """The later half is mostly in the best branch (random: a third), and mostly good there (random: a hundredth above 0.5)."""
+    """The best score is one that three in a thousand random configs reach; the later half is better than random ones are."""
     for seed in range(seeds):
         found = search(name, CONDITIONAL, conditional, trials, seed)
         assert max(found) > 0.6
-        assert float(np.median(found[trials // 2:])) > 0.0  # random: -1.1
+        assert float(np.median(found[trials // 2:])) > 0.0  # random: -0.35
 
 
 def test_cma_es_converges_to_the_optimum() -> None:
@@ -101,7 +101,7 @@ def test_cma_es_converges_to_the_optimum() -> None:
         return far - (config["op"] != "c") - (config["flag"] is not True)
 
     best = [max(search("cma-es", mixed, score, 600, seed)) for seed in range(5)]
-    assert float(np.median(best)) > -0.05  # the best of 600 random ones: -2.5
+    assert float(np.median(best)) > -0.05  # the best of 600 random ones: -2.7
 
 
 def test_cma_es_starts_at_the_best_of_what_it_was_told() -> None:
@@ -284,8 +284,8 @@ def test_a_config_survives_as_parameters(spelling: Callable[[Space], ByPath | By
     rng = np.random.default_rng(0)
     for _ in range(60):
         config = space.sample(rng)
-        params, distributions = spelling(space).params(config)
-        assert params.keys() == distributions.keys()
+        params = spelling(space).params(config)
+        assert params.keys() <= spelling(space).distributions.keys()
         drawn = spelling(space).draw(optuna.trial.FixedTrial(params))  # type: ignore[arg-type]
         assert drawn.keys() == config.keys()
         assert all(type(drawn[path]) is type(v) and drawn[path] == pytest.approx(v) for path, v in config.items() if v != str(v))
@@ -297,7 +297,7 @@ def test_a_config_survives_as_parameters(spelling: Callable[[Space], ByPath | By
 def test_options_that_share_a_sub_name_share_a_parameter_only_if_it_is_the_same_dimension() -> None:
     alike, other = Float(1e-3, 1.0, log=True), Float(1e-5, 1.0, log=True)
     spelling = ByPath(Space({"a": Choice({"x": Space({"v": alike}), "y": Space({"v": other}), "z": Space({"v": alike})})}))
-    names = [set(spelling.params({"a": option, "a.v": 0.01})[0]) for option in "xyz"]
+    names = [set(spelling.params({"a": option, "a.v": 0.01})) for option in "xyz"]
     assert names == [{"a", "a.v"}, {"a", "a.v~1"}, {"a", "a.v"}]
 
 
