@@ -56,14 +56,23 @@ def ledger(home: Path) -> Ledger:
 
 
 def pids(what: str) -> list[int]:
-    """Processes of Ray's with an actor of that name."""
+    """The processes with that name below this one (there may be another Ray on the machine)."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
+        pid = int(path.parent.name)
         try:
-            if what in path.read_text().replace("\0", " "):
-                found.append(int(path.parent.name))
+            if what in path.read_text().replace("\0", " ") and os.getpid() in ancestors(pid):
+                found.append(pid)
         except OSError:
             continue
+    return found
+
+
+def ancestors(pid: int) -> list[int]:
+    found = []
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        found.append(pid)
     return found
 
 
