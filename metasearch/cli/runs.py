@@ -169,7 +169,9 @@ def _concluded(study: Study, result: Result, home: Path, as_json: bool) -> None:
     one = result.status
     found = board_of(study.name, home, source="ledger", top=None if as_json else 10)
     if as_json:
-        print(json.dumps({"status": one.to_json(), "leaderboard": board.records(found)}, allow_nan=False))
+        from metasearch.track.formats import records
+
+        print(json.dumps({"status": one.to_json(), "leaderboard": records(found)}, allow_nan=False))
     else:
         board.show(found)
     if one.coverage is not None:

@@ -1,6 +1,7 @@
 """A leaderboard as a table for people, as CSV, strict JSON or Parquet for programs."""
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-DIMS = 6  # dimensions that a table shows: those that differ between its rows
+DIMS = 12  # dimensions that a row of a table names at most
 
 
 def as_csv(frame: pd.DataFrame) -> str:
@@ -24,104 +25,131 @@ def as_csv(frame: pd.DataFrame) -> str:
 
 def as_json(frame: pd.DataFrame) -> str:
     """A list of objects, each with its config as an object; missing values and numbers that are not finite are null."""
-    records = []
+    return json.dumps(records(frame), indent=1, allow_nan=False)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """One plain object a row, as `as_json` writes it."""
+    found = []
     for record in frame.to_dict(orient="records"):
         config = json.loads(record.pop("config"))
-        records.append({"config": config, **{k: _plain(v) for k, v in record.items() if not k.startswith("config/")}})
-    return json.dumps(records, indent=1, allow_nan=False)
+        found.append({"config": config, **{str(k): _plain(v) for k, v in record.items() if not str(k).startswith("config/")}})
+    return found
 
 
-def to_parquet(frame: pd.DataFrame, path: Path) -> Path:
-    """Writes under another name and renames. `config` is JSON text, and so is a dimension whose values mix texts and numbers."""
+def as_parquet(frame: pd.DataFrame) -> bytes:
+    """`config` is JSON text, and so is a dimension whose values mix texts and numbers."""
     flat = frame.copy()
     flat.attrs = {}
     for name in flat.columns:
         if flat[name].dtype == object:
             flat[name] = flat[name].map(lambda value: None if value is None else json.dumps(value)).astype("str")
+    buffer = io.BytesIO()
+    flat.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def save(content: str | bytes, path: Path) -> Path:
+    """Writes a file under another name and renames it: whoever reads it sees the old one or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        flat.to_parquet(new, index=False)
+        new.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
     return path
 
 
-def as_table(frame: pd.DataFrame, *, top: int | None = None, title: str | None = None) -> Table:
+def as_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
     """For a terminal (rich): accuracies in percent, errors positive, ± half of the 95 % interval, = for rows that cannot be told
-    from the first. Cells are text: a name out of a file can neither be markup nor steer the terminal."""
+    from the first; of a config the dimensions in which the rows differ. Cells are text: a name out of a file is no markup and
+    steers no terminal. What else must be said stands in `captions`."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    shown = frame if top is None else frame.head(top)
-    dims = _telling(shown)
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", caption_justify="left", pad_edge=False)
-    table.caption = _caption(frame, shown, dims)
-    units = list(dict.fromkeys(shown["unit"].dropna()))
-    heads = ["", "trial", units[0] if len(units) == 1 else "score", "="]
-    errors = any(unit in ERRORS for unit in units)
-    heads += ["median"] * errors + _short_names(dims) + ["params", "FLOPs", "seconds", "step"]
-    more = [name for name in ("norm", "status") if name == "norm" or (shown["status"] != "done").any()]
-    more = [name for name in more if shown[name].notna().any()]
-    for at, head in enumerate([*heads, *more]):
-        right = at in (0, 2) or head in ("median", "params", "FLOPs", "seconds", "step")
-        table.add_column(Text(_printable(head)), justify="right" if right else "left", overflow="fold")
-    for record in shown.to_dict(orient="records"):
-        tied = _plain(record["tied"]) is True and _plain(record["rank"]) != 1
-        cells = [_cell(record["rank"]), record["trial"], _score(record), "=" if tied else ""]
-        cells += [_number(record["median"])] * errors + [_cell(record[name]) for name in dims]
-        cells += [_short(record["params"]), _short(record["flops"]), _number(record["seconds"], 3), _cell(record["step"])]
-        cells += [_cell(record[name]) for name in more]
+    rows = records(frame)
+    columns: dict[str, list[str]] = {
+        "#": [_cell(row["rank"]) for row in rows],
+        "trial": [row["trial"] for row in rows],
+        _heading(rows): [_score(row) for row in rows],
+        "": ["=" if row["tied"] and row["rank"] != 1 else "" for row in rows],
+    }
+    if any(row["unit"] in ERRORS for row in rows):
+        columns["median"] = [_cell(row["median"]) for row in rows]
+    varied = _varied(rows)
+    columns["config"] = [_config(row["config"], varied) for row in rows]
+    columns["params"] = [_short(row["params"]) for row in rows]
+    columns["FLOPs"] = [_short(row["flops"]) for row in rows]
+    columns["time"] = [_clock(row["seconds"]) for row in rows]
+    if len({row["step"] for row in rows if row["rank"] or row["status"] == "done"}) > 1:
+        columns["step"] = [_cell(row["step"]) for row in rows]
+    if any(row["norm"] for row in rows):
+        columns["norm"] = [_cell(row["norm"]) for row in rows]
+
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for head in columns:
+        right = head in ("#", "median", "params", "FLOPs", "time", "step")
+        table.add_column(Text(head), justify="right" if right else "left", overflow="fold")
+    for cells in zip(*columns.values(), strict=True):
         table.add_row(*(Text(_printable(cell)) for cell in cells))
     return table
 
 
-def _telling(frame: pd.DataFrame) -> list[str]:
-    """The dimensions that tell the rows apart; of too many, those that most rows have."""
-    dims = [name for name in frame.columns if name.startswith("config/")]
-    differ = [name for name in dims if frame[name].map(str).nunique() > 1] if len(frame) > 1 else dims
-    kept = sorted(differ, key=lambda name: -int(frame[name].notna().sum()))[:DIMS]
-    return [name for name in dims if name in kept]
-
-
-def _short_names(dims: list[str]) -> list[str]:
-    """The last part of each path where that is enough to tell them apart."""
-    paths = [name.removeprefix("config/") for name in dims]
-    last = [path.rpartition(".")[2] for path in paths]
-    return [part if last.count(part) == 1 else path for path, part in zip(paths, last, strict=True)]
-
-
-def _caption(frame: pd.DataFrame, shown: pd.DataFrame, dims: list[str]) -> str:
-    ranked = int(frame["rank"].notna().sum())
-    counts = sorted({int(n) for n in shown["episodes"].dropna()})
+def captions(frame: pd.DataFrame) -> list[str]:
+    """What a table leaves unsaid: what an interval covers, what the signs mean, what is missing."""
     said = []
+    counts = sorted({int(n) for n in frame["episodes"].dropna()})
     if counts:
         episodes = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-        said.append(f"±: 95 % interval over {episodes} episodes; not over seeds, nor over the choice of the best of {ranked}.")
-    if shown["tied"].fillna(value=False).sum() > 1:
-        said.append("=: cannot be told from the first (paired tests on the same episodes, Holm, 5 %).")
-    if (shown["rank"].isna() & (shown["status"] == "done")).any():
+        said.append(
+            f"± is a 95 % interval over {episodes} validation episodes; it covers neither seeds nor the choice of the best."
+        )
+    if (frame["tied"].fillna(value=False) & (frame["rank"] != 1)).any():
+        said.append("= cannot be told from the first: paired tests on the same episodes, 5 %, Holm.")
+    if (frame["rank"].isna() & (frame["status"] == "done")).any():
         said.append("No rank: trained for fewer steps than the first.")
-    hidden = sum(name.startswith("config/") for name in frame.columns) - len(dims)
-    if hidden:
-        said.append(f"{hidden} more dimension{'s' if hidden > 1 else ''}: --format csv.")
-    if len(shown) < len(frame):
-        said.append(f"{len(shown)} of {len(frame)} rows.")
+    units = list(dict.fromkeys(frame["unit"].dropna()))
+    if len(units) == 1 and units[0] != "accuracy":
+        said.append(f"Scores are {units[0]}{'; less is better' if units[0] in ERRORS else ''}.")
+    if len(frame) < frame.attrs.get("rows", 0):
+        said.append(f"{len(frame)} of {frame.attrs['rows']:,} rows (--top).")
     if frame.attrs.get("unseen"):
-        said.append(f"MLflow has not seen the last {frame.attrs['unseen']:,} ledger rows yet.")
-    return " ".join(said)
+        unseen = frame.attrs["unseen"]
+        said.append(f"MLflow has not seen the last {unseen:,} ledger rows yet: metasearch sync, or --source ledger.")
+    return said
 
 
-def _score(record: Mapping[Any, Any]) -> str:
-    score, low, high = (_plain(record[name]) for name in ("score", "low", "high"))
-    if score is None:
-        return "-"
-    percent = record["unit"] == "accuracy"
-    factor, digits = (100.0, 1) if percent else (1.0, 4)
-    half = "" if low is None or high is None else f" ± {(high - low) / 2 * factor:.{digits}f}"
-    return f"{score * factor:.{digits}f}{half}{' %' if percent else ''}"
+def _heading(rows: list[dict[str, Any]]) -> str:
+    units = {row["unit"] for row in rows}
+    return str(units.pop() or "score") if len(units) == 1 else "score"
+
+
+def _score(row: Mapping[str, Any]) -> str:
+    if row["score"] is None:
+        return str(row["status"])
+    factor, digits, sign = (100.0, 1, " %") if row["unit"] == "accuracy" else (1.0, 4, "")
+    half = "" if row["low"] is None or row["high"] is None else f" ± {(row['high'] - row['low']) / 2 * factor:.{digits}f}"
+    return f"{row['score'] * factor:.{digits}f}{half}{sign}"
+
+
+def _varied(rows: list[dict[str, Any]]) -> list[str]:
+    """The dimensions in which the rows differ; of a single row all."""
+    paths = list(dict.fromkeys(path for row in rows for path in row["config"]))
+    return [path for path in paths if len(rows) == 1 or len({json.dumps(row["config"].get(path)) for row in rows}) > 1]
+
+
+def _config(config: Mapping[str, Any], paths: list[str]) -> str:
+    """ "learner=maml .inner_lr=0.1": a path that goes on from the one before it is written short."""
+    said, before = [], ""
+    for path in (path for path in paths if path in config):
+        inside = before and path.startswith(f"{before}.")
+        name = path.removeprefix(before) if inside else path
+        before = before if inside else path
+        said.append(f"{name}={_cell(config[path])}")
+    more = f" and {len(said) - DIMS} more" if len(said) > DIMS else ""
+    return " ".join(said[:DIMS]) + more
 
 
 def _plain(value: Any) -> Any:
@@ -134,26 +162,30 @@ def _plain(value: Any) -> Any:
 
 
 def _cell(value: Any) -> str:
-    plain = _plain(value)
-    if plain is None:
+    if value is None:
         return ""
-    return f"{plain:.4g}" if isinstance(plain, float) else plain if isinstance(plain, str) else json.dumps(plain)
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
-def _number(value: Any, digits: int = 4) -> str:
-    plain = _plain(value)
-    return "" if plain is None else f"{plain:.{digits}g}" if abs(plain) < 1e5 else f"{plain:,.0f}"
-
-
-def _short(value: Any) -> str:
+def _short(number: float | None) -> str:
     """1234567 -> 1.23M."""
-    plain = _plain(value)
-    if plain is None:
+    if number is None:
         return ""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(plain) >= size:
-            return f"{plain / size:.3g}{letter}"
-    return f"{plain:.3g}"
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def _clock(seconds: float | None) -> str:
+    """75 -> 1:15, 4000 -> 1:06:40; below ten seconds 2.5 s."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
 def _printable(text: str) -> str:

@@ -108,7 +108,8 @@ def leaderboard(
     rows: rows, or a study's name (None: all studies of an MLflow), which is read from `source`, "mlflow" or "ledger".
     tied: cannot be told from the first of its study at 5 % (<NA>: not comparable: other episodes, or another length).
     where: see where.py. sort: a column or a dimension, best or smallest first; "-params": largest first. top: so many rows.
-    Accuracies are fractions, errors are positive. attrs: source, unseen (ledger rows that MLflow has not seen; None: not known).
+    Accuracies are fractions, errors are positive. attrs: rows (of the whole board), source, unseen (ledger rows
+    that MLflow has not seen; None: not known).
     Raises WhereError, ValueError for an unknown key, TrackingError if MLflow does not answer, LedgerError.
     """
     attrs: dict[str, Any] = {"source": "rows", "unseen": None}
@@ -116,8 +117,9 @@ def leaderboard(
         rows, attrs = _read(rows, where, sort, home, uri, source)
     elif where is not None:
         rows = filtered(list(rows), where)
-    found = _frame(ranked(rows), sort, top)
-    found.attrs.update(attrs)
+    whole = _frame(ranked(rows), sort)
+    found = whole if top is None else whole.head(top)
+    found.attrs = {**attrs, "rows": len(whole)}
     return found
 
 
@@ -165,7 +167,7 @@ def _paired(first: Row, row: Row) -> bool:
     )
 
 
-def _frame(entries: list[tuple[Row, int | None, bool | None]], sort: str | None, top: int | None) -> pd.DataFrame:
+def _frame(entries: list[tuple[Row, int | None, bool | None]], sort: str | None) -> pd.DataFrame:
     import pandas as pd
 
     paths = list(dict.fromkeys(path for row, _, _ in entries for path in row.config))
@@ -181,8 +183,6 @@ def _frame(entries: list[tuple[Row, int | None, bool | None]], sort: str | None,
     frame["config"] = pd.Series([json.dumps(row.config) for row, _, _ in entries], dtype="str")
     if sort is not None:
         frame = _sorted(frame, sort)
-    if top is not None:
-        frame = frame.head(top)
     return frame.reset_index(drop=True)
 
 

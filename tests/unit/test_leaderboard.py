@@ -14,7 +14,7 @@ from made_ledgers import config, end, make, propose, stop, study
 from rich.console import Console
 
 from metasearch.ledger import Ledger
-from metasearch.track.formats import as_csv, as_json, as_table, to_parquet
+from metasearch.track.formats import as_csv, as_json, as_parquet, as_table, captions, save
 from metasearch.track.leaderboard import Row, leaderboard, ranked, rows_from_ledger
 from metasearch.track.where import WhereError, mlflow_filter, parse
 
@@ -32,10 +32,11 @@ def row(trial: int, score: float | None = None, status: str = "done", **more: An
     return Row(**{**given, **more})
 
 
-def text(frame: pd.DataFrame, **how: Any) -> str:
-    console = Console(file=io.StringIO(), width=200, color_system=None)
-    console.print(as_table(frame, **how))
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+def text(frame: pd.DataFrame) -> str:
+    """What a person sees."""
+    file = io.StringIO()
+    Console(file=file, width=250, color_system=None).print(as_table(frame))
+    return "\n".join([file.getvalue(), *captions(frame)])
 
 
 # -- who is ranked --------------------------------------------------------------------------------------------------------
@@ -244,28 +245,29 @@ def test_csv_reads_back(rows: list[Row]) -> None:
     assert np.allclose(back["score"], board["score"], equal_nan=True)
 
 
-def test_parquet_reads_back_also_where_a_dimension_mixes_texts_and_numbers(tmp_path: Path) -> None:
+def test_parquet_reads_back_also_where_a_dimension_mixes_texts_and_numbers() -> None:
     board = leaderboard([row(1, 0.5, config={"size": "auto", "flag": True}), row(2, 0.4, config={"size": 3, "op": "None"})])
-    back = pd.read_parquet(to_parquet(board, tmp_path / "new" / "board.parquet"))
+    back = pd.read_parquet(io.BytesIO(as_parquet(board)))
     assert [json.loads(text) for text in back["config"]] == [{"size": "auto", "flag": True}, {"size": 3, "op": "None"}]
     assert back["config/size"].tolist() == ['"auto"', "3"]
     assert back["config/op"].tolist()[1] == "None"
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["board.parquet"]
+    assert back["score"].tolist() == board["score"].tolist()
 
 
-def test_a_parquet_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = to_parquet(leaderboard([row(1, 0.5)]), tmp_path / "board.parquet")
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(as_csv(leaderboard([row(1, 0.5)])), tmp_path / "new" / "board.csv")
     before = path.read_bytes()
 
-    def full(self: pd.DataFrame, new: Path, **_: object) -> None:
-        new.write_bytes(b"half")
+    def full(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
-        to_parquet(leaderboard([row(1, 0.6)]), path)
+        save(as_csv(leaderboard([row(1, 0.6)])), path)
     assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["board.parquet"]
+    assert [p.name for p in path.parent.iterdir()] == ["board.csv"]
 
 
 def test_the_type_of_a_column_does_not_depend_on_its_rows() -> None:
@@ -280,7 +282,7 @@ def test_the_table_shows_percent_intervals_and_who_cannot_be_told_apart() -> Non
     assert "%" in shown
     assert "±" in shown
     assert "cannot be told from the first" in shown
-    assert "not over seeds" in shown
+    assert "neither seeds nor the choice of the best" in shown
     assert [line.split()[0] for line in shown.splitlines() if "s/" in line][:3] == ["1", "2", "3"]
     assert "diverged" in shown
 
@@ -302,10 +304,15 @@ def test_the_table_says_what_mlflow_has_not_seen() -> None:
     assert "has not seen the last 12 ledger rows" in text(board)
 
 
-def test_a_table_of_many_dimensions_shows_those_that_differ() -> None:
+def test_a_table_of_many_dimensions_names_those_that_differ_and_not_too_many() -> None:
     rng = np.random.default_rng(0)
-    many = [row(t, 0.5, config={**config(t, rng), **{f"fixed.{i}": i for i in range(50)}}) for t in range(1, 7)]
-    shown = text(leaderboard(many))
-    assert "inner_lr" in shown
+    fixed = {f"fixed.{i}": i for i in range(50)}
+    shown = text(leaderboard([row(t, 0.5, config={**config(t, rng), **fixed}) for t in range(1, 7)]))
+    assert "learner=maml .inner_lr=" in shown
     assert "fixed" not in shown
-    assert "more dimensions" in shown
+    shown = text(leaderboard([row(t, 0.5, config={f"cell.{i}": i * t for i in range(50)}) for t in (1, 2)]))
+    assert "and 37 more" in shown or "and 38 more" in shown
+
+
+def test_a_table_that_shows_a_part_says_of_how_many() -> None:
+    assert "2 of 5 rows" in text(leaderboard([row(t, 0.5) for t in range(1, 6)], top=2))
