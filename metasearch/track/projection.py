@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metasearch import plugins
 from metasearch.ledger import Row
 from metasearch.records import LOOKED_AT, Config
 from metasearch.track.redact import redact
