@@ -20,6 +20,7 @@ from functools import cache, partial
 
 from _report import Case, Options, Row, benchmark, data_folder
 from _tables import Table, macro, nasbench201
+from scipy import stats
 
 from metasearch import plugins
 from metasearch.records import Outcome, Status
@@ -80,7 +81,7 @@ def rows(table_name: str, dataset: str, name: str, options: Options) -> Iterator
         yield Row(
             "tabular_nas",
             ours=statistics.fmean(finals),
-            error=1.96 * statistics.stdev(finals) / math.sqrt(len(finals)) if len(finals) > 1 else None,
+            error=_half_width(finals) if len(finals) > 1 else None,
             unit="%",
             reference=reference if reference is not None else table.best,
             reference_source=RANDOM_SOURCE if reference is not None else "best entry of the table",
@@ -91,6 +92,11 @@ def rows(table_name: str, dataset: str, name: str, options: Options) -> Iterator
                 "hyperparameters": json.dumps(hyperparameters),
             },
         )
+
+
+def _half_width(values: Sequence[float]) -> float:
+    """Of a 95 % interval of the mean over seeds (Student's t)."""
+    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
