@@ -16,7 +16,7 @@ FILES = sorted([*(ROOT / "metasearch").rglob("*.py"), *(ROOT / "search_spaces").
 GROUND = {"metasearch", "space", "budget", "records", "plugins", "crashpoint", "home"}  # stdlib and numpy only
 MATHEMATICS = {"tasks", "nets", "augment", "learners"}
 ORDER: dict[str, set[str]] = {
-    "metasearch": GROUND | {"driver", "track", "trained"},  # the package re-exports a few names, lazily
+    "metasearch": GROUND | {"ledger", "driver", "track", "trained"},  # the package re-exports a few names, lazily
     "space": {"plugins", "records"},
     "budget": set(),
     "records": set(),
@@ -33,10 +33,10 @@ ORDER: dict[str, set[str]] = {
     "methods": GROUND | MATHEMATICS | {"objectives", "strategies"},
     "ledger": GROUND,
     "track": GROUND | {"ledger"},
-    "draw": GROUND | {"ledger", "track"},
+    "draw": GROUND | {"ledger", "track", "trained"},
     "driver": GROUND | {"ledger", "track", "strategies", "methods", "objectives", "tasks"},
     "trained": GROUND | MATHEMATICS | {"objectives", "ledger", "track", "driver"},
-    "testing": GROUND | MATHEMATICS | {"objectives", "strategies", "methods", "ledger"},
+    "testing": GROUND | MATHEMATICS | {"objectives", "strategies", "methods", "ledger", "track", "driver"},
     "space_file": GROUND | {"testing"},
     "search_spaces": GROUND | {"nets", "augment", "learners", "objectives", "tasks"},
 }
@@ -99,9 +99,9 @@ def test_the_walk_sees_a_forbidden_import(tmp_path: Path) -> None:
     ("mlflow", {"track"}),
     ("optuna", {"strategies"}),
     ("typer", {"cli"}),
-    ("rich", {"cli"}),
+    ("rich", {"cli", "track"}),
     ("pydantic", {"driver"}),
-    ("sqlite3", {"ledger", "track", "cli"}),
+    ("sqlite3", {"ledger", "track", "driver", "cli"}),
     ("search_spaces", {"search_spaces"}),
     ("torchvision", set()),
     ("pickle", set()),

@@ -300,7 +300,7 @@ def test_what_does_not_fit_is_said_at_once() -> None:
 @pytest.mark.parametrize(("overrides", "said"), [
     (["budget.coverage=0.9", "budget.top=10"], "this space is infinite"),
     (["method.name=tpe", "budget.coverage=0.9", "budget.top=1%"], "'tpe' makes none. Use budget.trials"),
-    (["method.name=grid", "method.points=0"], "points"),
+    (["method.name=grid", "method.points=0"], "at least 1 point"),
     (["method.points=3"], "method.points is no hyper-parameter of random"),
     (["method.name=grid", "method.points=three"], "method.points must be"),
     (["tasks.ways=3"], "ways"),

@@ -1,0 +1,419 @@
+"""The command line: data on stdout, talk on stderr, one message an error, and the exit codes of the manual."""
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metasearch import cli
+from metasearch.cli import failures, live
+from metasearch.cli.live import Unit, clock, in_a_line
+from metasearch.driver.director import Status
+from metasearch.driver.study import Study
+from metasearch.ledger import Ledger
+from metasearch.track.formats import records
+
+Said = pytest.CaptureFixture[str]
+
+STUDY = """
+name = "first"
+space = "sine-mlp"
+[tasks]
+name = "sinusoid"
+shots = 10
+[budget]
+trials = 3
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "study.toml"
+    file.write_text(STUDY)
+    return file
+
+
+def ran(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-c", "from metasearch.cli import main; main()", *words]
+    return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=120)
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("room", "name"), [
+    ("learners", "maml"), ("strategies", "random"), ("tasks", "sinusoid"), ("spaces", "maml-family"),
+])
+def test_a_room_lists_its_files_with_their_first_lines(room: str, name: str, capsys: Said) -> None:
+    assert cli.call([room, "list", "--json"]) == 0
+    out = capsys.readouterr()
+    rows = {row["name"]: row["what"] for row in json.loads(out.out)}
+    assert rows[name]
+    assert out.err == ""
+    assert not [name for name in rows if name.startswith("_")]
+    assert cli.call([room, "list"]) == 0
+    assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["learners", "list"], ["spaces", "list"], ["budget", "--total", "1000"], ["--help"]])
+def test_a_list_takes_less_than_a_second(words: list[str]) -> None:
+    def used() -> float:  # seconds of CPU, so that a busy machine does not count
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
+    start = used()
+    assert ran(*words).returncode == 0
+    assert used() - start < 1
+
+
+def test_the_size_and_the_conditions_of_a_space_are_shown(tmp_path: Path, capsys: Said) -> None:
+    assert cli.call(["spaces", "show", "maml-family"]) == 0
+    said = capsys.readouterr()
+    assert "learner = prototypical" in said.out
+    assert "infinitely many" in said.err
+    file = tmp_path / "space.py"
+    file.write_text("from metasearch.space import Choice, Int, Repeat, Space\n"
+                    "SPACE = Space({'cell': Repeat(Int(1, 2), Space({'op': Choice(('a', 'b', 'c'))}))})\n")
+    assert cli.call(["spaces", "show", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["size"] == 3 + 9
+
+
+def test_budget_prints_both_numbers_and_the_way_back(capsys: Said) -> None:
+    assert cli.call(["budget", "--total", "1000", "--top", "10", "--confidence", "0.9"]) == 0
+    out = capsys.readouterr().out
+    assert "230" in out
+    assert "205" in out
+    assert cli.call(["budget", "--total", "1000", "--top", "10", "--trials", "205", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["draws"] for row in rows] == ["with replacement", "without replacement"]
+    assert rows[1]["coverage"] >= 0.9 > rows[0]["coverage"]
+
+
+@pytest.mark.parametrize("words", [
+    ["budget", "--total", "ten"], ["budget", "--top", "x"], ["budget", "--total", "10", "--top", "11"],
+    ["budget", "--confidence", "1"],
+])
+def test_an_impossible_budget_is_a_usage_error(words: list[str], capsys: Said) -> None:
+    assert cli.call(words) == 2
+    assert capsys.readouterr().out == ""
+
+
+# -- what a person types wrong ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["runn"], "Did you mean 'run'?"),
+    (["run", "--nwe-id"], "--new-id"),
+    (["run", "nosuch"], "no study"),
+    (["run", "omniglo"], "Did you mean 'omniglot'?"),
+    (["run", "study.tml"], "study.tml"),
+    (["run", "study.toml", "tasks.shots=x"], "tasks.shots=x: tasks.shots must be a whole number, but got 'x'"),
+    (["run", "study.toml", "space=sine-mpl"], "Did you mean 'sine-mlp'?"),
+    (["resume", "nosuch"], "there is no study 'nosuch'"),
+    (["resume", "../nosuch"], "a study's name must begin with a letter"),
+    (["status", "no\x1b[31msuch"], "a study's name must begin with a letter"),
+    (["show", "nosuch/3"], "there is no study 'nosuch'"),
+    (["evaluate", "nosuch/3"], "there is no study 'nosuch'"),
+    (["leaderboard", "nosuch", "--source", "ledger"], "there is no study 'nosuch'"),
+    (["sync", "nosuch"], "there is no study 'nosuch'"),
+    (["spaces", "show", "maml-famly"], "Did you mean 'maml-family'?"),
+    (["spaces", "show", "none.py"], "there is no file none.py"),
+    (["spaces", "new", "space.txt"], "does not end in .py"),
+])
+def test_a_mistake_is_one_message_and_exit_code_2(study: Path, words: list[str], said: str, capsys: Said) -> None:
+    assert cli.call(words) == 2
+    out = capsys.readouterr()
+    assert said in out.err
+    assert "Traceback" not in out.err
+    assert "\x1b" not in out.err
+    assert out.out == ""
+
+
+def test_everything_wrong_with_a_study_is_said_in_one_go(study: Path, capsys: Said) -> None:
+    words = ["run", str(study), "sed=1", "train.steps=0", "tasks.amplitud_low=1", "method.name=tpe", "budget.coverage=0.9",
+             "budget.top=1%", "space=sine-mpl"]
+    assert cli.call(words) == 2
+    said = capsys.readouterr().err
+    assert "Did you mean 'seed'?" in said
+    assert "train.steps must be at least 1" in said
+    assert "Did you mean 'amplitude_low'?" in said
+    assert "Did you mean 'sine-mlp'?" in said
+    assert "'tpe' makes none" in said
+    assert not list(study.parent.glob("studies/*"))
+
+
+def test_check_says_what_would_be_done_and_does_nothing(study: Path, capsys: Said) -> None:
+    assert cli.call(["run", str(study), "--check"]) == 0
+    out = capsys.readouterr()
+    assert "3 trials" in out.err
+    assert "sine-mlp" in out.err
+    assert not list(study.parent.glob("studies/*"))
+
+
+def test_a_traceback_is_shown_when_it_is_asked_for(study: Path, capsys: Said) -> None:
+    assert cli.call(["-v", "resume", "nosuch"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_no_arguments_show_the_help(capsys: Said) -> None:
+    assert cli.call([]) == 2
+    assert "leaderboard" in capsys.readouterr().err
+    assert cli.call(["--help"]) == 0
+    assert "leaderboard" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(capsys: Said) -> None:
+    import metasearch
+
+    assert cli.call(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == metasearch.__version__
+
+
+@pytest.mark.parametrize("file", [
+    "import time\nraise ValueError('canary')\n", "import sys\nsys.exit(5)\n", "x = (\n", "import no_such_module_anywhere\n",
+    "SPACE = 3\n",
+])
+def test_a_bad_space_file_is_exit_code_2_with_its_own_line(tmp_path: Path, file: str, capsys: Said) -> None:
+    path = tmp_path / "space.py"
+    path.write_text(file)
+    assert cli.call(["spaces", "show", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert str(path) in said
+    assert "Traceback" not in said
+
+
+# -- names that are taken ---------------------------------------------------------------------------------------------
+
+
+def stored(file: Path, home: Path, *overrides: str) -> Study:
+    """A study that is on the disk, as if it had been run."""
+    study = Study.from_toml(file, overrides)
+    Ledger.create(home / study.name / "ledger.sqlite", {"study": study.to_json(), "unit": "mse"}).close()
+    return study
+
+
+def test_the_same_study_again_is_told_to_resume(study: Path, capsys: Said) -> None:
+    home = Path(os.environ["METASEARCH_HOME"])
+    stored(study, home)
+    before = (home / "first" / "ledger.sqlite").read_bytes()
+    assert cli.call(["run", str(study)]) == 2
+    assert "metasearch resume first" in capsys.readouterr().err
+    assert cli.call(["run", str(study), "driver.kind=local"]) == 2
+    assert "is the same" in capsys.readouterr().err
+    assert (home / "first" / "ledger.sqlite").read_bytes() == before
+
+
+def test_another_study_of_the_same_name_is_refused(study: Path, capsys: Said) -> None:
+    home = Path(os.environ["METASEARCH_HOME"])
+    stored(study, home)
+    before = (home / "first" / "ledger.sqlite").read_bytes()
+    assert cli.call(["run", str(study), "seed=1"]) == 2
+    assert "another study 'first'" in capsys.readouterr().err
+    assert (home / "first" / "ledger.sqlite").read_bytes() == before
+
+
+# -- exit codes -------------------------------------------------------------------------------------------------------
+
+
+def test_bad_data_are_exit_code_65(study: Path, capsys: Said) -> None:
+    home = Path(os.environ["METASEARCH_HOME"])
+    stored(study, home)
+    (home / "first" / "ledger.sqlite").write_bytes(b"no database")
+    for words in (["resume", "first"], ["show", "first"], ["leaderboard", "first", "--source", "ledger"]):
+        assert cli.call(words) == 65
+        assert "ledger.sqlite" in capsys.readouterr().err
+
+
+def test_a_study_that_another_process_runs_is_exit_code_75(study: Path, capsys: Said) -> None:
+    from metasearch.driver.folder import locked
+
+    home = Path(os.environ["METASEARCH_HOME"])
+    stored(study, home, "driver.kind=local")
+    with locked(home / "first"):
+        assert cli.call(["resume", "first"]) == 75
+        assert str(os.getpid()) in capsys.readouterr().err
+
+
+def test_a_service_that_is_away_is_exit_code_69(study: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:canary-secret@127.0.0.1:9")
+    assert cli.call(["leaderboard", "first"]) == 69
+    said = capsys.readouterr().err
+    assert "***@127.0.0.1:9" in said
+    assert "canary" not in said
+
+
+def test_a_folder_that_cannot_be_written_is_exit_code_74(study: Path, capsys: Said) -> None:
+    (study.parent / "file").write_text("")
+    assert cli.call(["run", str(study), "--home", str(study.parent / "file"), "driver.kind=local"]) == 74
+
+
+@pytest.mark.parametrize(("error", "code"), [
+    (failures.Refused("no"), 2), (failures.Refused("no", 4), 4), (sqlite3.OperationalError("database is locked"), 75),
+    (sqlite3.DatabaseError("malformed"), 65), (ConnectionError("gone"), 69), (OSError(28, "No space left on device"), 74),
+    (RuntimeError("bug"), 1), (ValueError("somebody else's"), 1),
+])
+def test_every_error_has_its_exit_code(error: BaseException, code: int) -> None:
+    assert failures.judged(error)[0] == code
+
+
+def test_a_secret_of_the_environment_is_in_no_message(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "canary-token")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-key")
+    code, said = failures.judged(RuntimeError("cannot reach https://me:canary-pw@host with canary-token and canary-key"))
+    assert (code, "canary" in said) == (1, False)
+    assert cli.call(["run", "canary-token"]) == 2
+    assert "canary" not in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_breaks_nothing() -> None:
+    command = f"{sys.executable} -c 'from metasearch.cli import main; main()' spaces show maml-family --json | head -c 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "{"
+    assert "Traceback" not in done.stderr
+
+
+# -- how it looks -----------------------------------------------------------------------------------------------------
+
+
+def status(**changed: object) -> Status:
+    body = dict.fromkeys(Status.__dataclass_fields__)
+    body.update(
+        name="first", done=3, running=2, failed=1, diverged=1, infeasible=0, reused=0, planned=20, elapsed_seconds=61.0,
+        eta_seconds=3700.0, best_trial=2, best_score=0.931, best_low=0.92, best_high=0.942, coverage=0.4, coverage_wanted=0.9,
+        top="1%", lanes=(),
+    )
+    body.update(changed)
+    return Status(**body)  # type: ignore[arg-type]
+
+
+def test_a_status_is_one_line_with_all_that_matters() -> None:
+    said = in_a_line(status(), Unit("accuracy"))
+    for part in ("4 of 20", "3 done, 2 running, 1 failed, 1 diverged", "best 93.1 ± 1.1 % (trial 2)", "coverage 0.40 of 0.90"):
+        assert part in said
+    for part in ("top 1%", "1:01 gone", "about 1:01:40 left"):
+        assert part in said
+    assert "\n" not in said
+
+
+def test_an_unfinished_thing_is_said_without_inventing() -> None:
+    said = in_a_line(status(best_trial=None, best_score=None, coverage=None, eta_seconds=None, planned=None), Unit())
+    assert "no result yet" in said
+    assert "coverage" not in said
+    assert "time left unknown" in said
+
+
+@pytest.mark.parametrize(("unit", "score", "low", "high", "said"), [
+    ("accuracy", 0.931, 0.92, 0.942, "93.1 ± 1.1 %"), ("mse", -0.5, -0.75, -0.25, "0.5 ± 0.25"), ("score", 2.0, None, None, "2"),
+    ("accuracy", None, None, None, "-"), ("mse", 0.0, None, None, "0"),
+])
+def test_a_score_is_shown_in_its_unit(unit: str, score: float | None, low: float | None, high: float | None, said: str) -> None:
+    assert Unit(unit).text(score, low, high) == said
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (-5, "0:00")])
+def test_times_are_minutes_and_seconds(seconds: float, said: str) -> None:
+    assert clock(seconds) == said
+
+
+def test_without_a_terminal_a_change_is_a_line_and_the_time_alone_is_none(capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LINES_APART", 0.0)
+    with live.Live(Unit("accuracy")) as show:
+        for one in (status(done=1), status(done=1, elapsed_seconds=62.0), status(done=2)):
+            show(one)
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert [line.split("(")[1][:6] for line in out.err.splitlines()] == ["1 done", "2 done"]
+
+
+def test_many_changes_are_few_lines(capsys: Said) -> None:
+    with live.Live(Unit("accuracy")) as show:
+        for done in range(1000):
+            show(status(done=done))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) <= 3
+    assert "999 done" in lines[-1]
+
+
+def test_on_a_terminal_the_region_is_live_and_leaves_one_line() -> None:
+    code = (
+        "import time\nfrom tests.unit.test_cli import status\nfrom metasearch.cli.live import Live, Unit\n"
+        "with Live(Unit('accuracy')) as show:\n    assert show._live is not None\n    show(status())\n    time.sleep(0.6)\n"
+    )
+    out = on_a_terminal([sys.executable, "-c", code], TERM="xterm-256color")
+    assert "93.1 ± 1.1 %" in out
+    assert "\x1b[" in out
+
+
+@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}])
+def test_colours_are_left_out_where_they_are_not_wanted(env: dict[str, str]) -> None:
+    out = on_a_terminal([sys.executable, "-c", "from metasearch.cli import main; main()", "learners", "list"], **env)
+    assert "maml" in out
+    assert "\x1b[3" not in out
+
+
+def test_a_table_keeps_to_the_width_of_the_terminal() -> None:
+    narrow = ran("learners", "list", COLUMNS="50").stdout
+    assert max(map(len, narrow.splitlines())) <= 50
+    assert "distance" not in ran("budget", COLUMNS="50").stdout
+
+
+def on_a_terminal(command: list[str], **env: str) -> str:
+    """What a command prints to a terminal of its own."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    root = Path(__file__).resolve().parents[2]
+    base = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env={**base, **env}, cwd=root)
+    os.close(theirs)
+    said = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        said += piece
+    os.close(ours)
+    assert process.wait(60) == 0, said.decode()
+    return said.decode()
+
+
+def test_what_a_table_shows_steers_no_terminal(capsys: Said) -> None:
+    from metasearch.cli.show import table
+
+    table(["name"], [["red\x1b[31m [bold]not markup[/bold]"]])
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "[bold]not markup[/bold]" in out
+
+
+def test_missing_numbers_are_null_in_json() -> None:
+    import pandas as pd
+
+    board = pd.DataFrame({"score": [0.5, float("nan")], "config": ['{"a": 1}', '{"a": 2}'], "trial": ["x/1", "x/2"]})
+    assert records(board) == [
+        {"score": 0.5, "config": {"a": 1}, "trial": "x/1"}, {"score": None, "config": {"a": 2}, "trial": "x/2"},
+    ]
+
+
+# -- the Python API ---------------------------------------------------------------------------------------------------
+
+
+def test_every_public_name_is_there() -> None:
+    import metasearch
+
+    for name in metasearch.__all__:
+        assert getattr(metasearch, name) is not None
+    assert set(metasearch.__all__) == set(metasearch._HOME)
+    with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
+        metasearch.nosuch  # noqa: B018
