@@ -7,6 +7,7 @@ the ledger, and calls that were under way are repeated: they may be repeated wit
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import math
 import os
@@ -81,6 +82,8 @@ class RayLanes:
             self.lanes = lanes_that_fit(self.study.driver, ray.nodes())
             self._director = _beside(ray).remote(self.study.to_json(), str(self.folder), os.getpid(), dict(self.about))
             self._stack.callback(ray.kill, self._director)
+            importlib.import_module("ray.tune")  # takes a second, in which the director begins
+
             self._call("ready")
         except BaseException:
             self._stack.close()
