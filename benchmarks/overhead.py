@@ -89,6 +89,12 @@ def class_trainable() -> Any:
             self.setup(new_config)
             return True
 
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            pass
+
+        def load_checkpoint(self, checkpoint: Any) -> None:
+            pass
+
     return Nothing
 
 
