@@ -10,7 +10,7 @@ STAMP := $(VENV)/.metasearch-installed
 setup: $(STAMP)
 
 search: $(STAMP)  ## the main job: the default study, to a leaderboard
-	$(BIN)/metasearch run $(ARGS)
+	$(BIN)/metasearch run --new-id glyphs $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
