@@ -270,20 +270,21 @@ def _git(folder: Path, *words: str) -> str:
 @contextlib.contextmanager
 def _tracked(study: Study, folder: Path) -> Iterator[None]:
     """The outbox follows in a process of its own; nothing that goes wrong with it touches the search."""
+    from metasearch.track.outbox import read_cursor, start
+    from metasearch.track.store import tracking_uri
+
     process: subprocess.Popen[bytes] | None = None
     if study.track.enabled:
         try:
-            from metasearch.track.outbox import start
-            from metasearch.track.store import tracking_uri
-
             process = start(folder, tracking_uri(study.track.uri, folder.parent), follow=os.getpid())
         except Exception as error:
             log.warning("MLflow is not told of this study: %s. Later: metasearch sync %s", error, study.name)
     yield
     if process is not None:
-        try:
-            process.wait(timeout=LAG)
-        except subprocess.TimeoutExpired:
+        until = time.monotonic() + LAG
+        while process.poll() is None and time.monotonic() < until and read_cursor(folder).trouble is None:
+            time.sleep(0.05)  # a server that does not answer is not waited for
+        if process.poll() is None:
             log.warning("MLflow has not taken everything yet; process %d goes on sending", process.pid)
 
 

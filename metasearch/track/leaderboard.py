@@ -24,10 +24,10 @@ from metasearch.home import home_of, study_folder
 from metasearch.ledger import Ledger
 from metasearch.plugins import did_you_mean
 from metasearch.records import LOOKED_AT, Config
-from metasearch.track.projection import SEQ, is_number, joined, norm_mode, scores_of, spelled, tag, unit
+from metasearch.track.projection import SEQ, is_number, joined, norm_mode, scores_of, spelled, study_id, tag, unit
 from metasearch.track.redact import redact
 from metasearch.track.statistics import mean_interval, tail, told_from_first
-from metasearch.track.store import PAGE, TrackingError, connect, pages, said, tracking_uri
+from metasearch.track.store import PAGE, TrackingError, connect, pages, patience, said, tracking_uri
 from metasearch.track.where import NUMBERS, TEXTS, Comparison, mlflow_filter, parse, trial_name
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 ALPHA = 0.05
+READING = 30  # seconds that a server may take for one page
 ERRORS = frozenset({"mse", "rmse", "mae", "nll", "loss", "error"})  # units in which less is better: shown with the other sign
 LAST = ("params", "flops", "seconds", "step", "status", "norm", "unit", "seed", "parent", "until", "reason")
 
@@ -280,17 +281,19 @@ def _holds(c: Comparison, row: Row) -> bool:
 
 
 def rows_from_mlflow(
-    name: str | None, uri: str, where: str | None = None, sort: str | None = None, top: int | None = None
+    name: str | None, uri: str, where: str | None = None, sort: str | None = None, top: int | None = None,
+    identity: str | None = None,
 ) -> list[Row]:
     """Every trial of a study (None: of all studies), filtered and ordered by the server, page by page.
 
+    identity: of several studies of one name the one with this `study_id`; otherwise the newest.
     sort: as in `leaderboard`. top: read only so many (ties are then tested, and segments seen, among them alone).
     Raises TrackingError if MLflow does not answer or has no such study, WhereError for a filter that cannot be understood.
     """
     client = connect(uri, create=False)
     rows: dict[tuple[str, int], Row] = {}
-    with said(uri, "reading the leaderboard"):
-        for study in _studies(client, name, uri):
+    with patience(READING), said(uri, "reading the leaderboard"):
+        for study in _studies(client, name, uri, identity):
             tags = study.data.tags
             own, negated = tags[tag("study")], tags.get(tag("unit")) in ERRORS
             dims = {path: set(kinds) for path, kinds in json.loads(joined(tags, "dims") or "{}").items()}
@@ -314,15 +317,16 @@ def unseen(name: str, folder: Path, uri: str) -> int | None:
     if not (folder / "ledger.sqlite").is_file():
         return None
     with Ledger.open(folder / "ledger.sqlite") as ledger:
-        last = ledger.last
+        last, identity = ledger.last, study_id(next(ledger.rows(kinds=["study"])))
     client = connect(uri, create=False)
-    with said(uri, "counting rows"):
-        seen = [int(run.data.tags.get(SEQ, 0)) for run in _studies(client, name, uri)]
+    with patience(READING), said(uri, "counting rows"):
+        runs = _studies(client, name, uri, identity)
+    seen = [int(run.data.tags.get(SEQ, 0)) for run in runs if run.data.tags.get(tag("study_id")) == identity]
     return max(0, last - max(seen, default=0))
 
 
-def _studies(client: MlflowClient, name: str | None, uri: str) -> list[Run]:
-    """The run of each study; of several studies of one name the newest."""
+def _studies(client: MlflowClient, name: str | None, uri: str, identity: str | None) -> list[Run]:
+    """The run of each study; of several studies of one name the one with this identity, or else the newest."""
     from mlflow.entities import ViewType
 
     wanted = f"tags.`{tag('kind')}` = 'study'"
@@ -333,11 +337,13 @@ def _studies(client: MlflowClient, name: str | None, uri: str) -> list[Run]:
             f"MLflow at {uri} has no study '{name}'.{did_you_mean(name, (e.name for e in there))} "
             f"If it has a ledger here: metasearch sync {name}", passing=False,
         )
-    runs = [
-        next(iter(client.search_runs([e.experiment_id], wanted, max_results=1, order_by=["attributes.start_time DESC"])), None)
-        for e in chosen
-    ]
-    return [run for run in runs if run is not None]
+    found = []
+    for experiment in chosen:
+        runs = list(pages(client.search_runs, experiment_ids=[experiment.experiment_id], filter_string=wanted, max_results=PAGE,
+                          order_by=["attributes.start_time DESC"]))
+        same = [run for run in runs if run.data.tags.get(tag("study_id")) == identity]
+        found += (same or runs)[:1]
+    return found
 
 
 def _order_by(sort: str | None, dims: Mapping[str, set[str]], negated: bool) -> str:
@@ -393,16 +399,17 @@ def _read(
         return rows if where is None else filtered(rows, where), {"source": f"ledger in {folder or home}", "unseen": 0}
     if source != "mlflow":
         raise ValueError(f"rows come from 'mlflow' or from a 'ledger', but source is {source!r}")
-    uri = uri or tracking_uri(_own_uri(folder), home)
-    rows = rows_from_mlflow(name, uri, where, sort)
+    own_uri, identity = _own(folder)
+    uri = uri or tracking_uri(own_uri, home)
+    rows = rows_from_mlflow(name, uri, where, sort, identity=identity)
     waiting = None if name is None or folder is None else unseen(name, folder, uri)
     return rows, {"source": f"MLflow at {redact(uri)}", "unseen": waiting}
 
 
-def _own_uri(folder: Path | None) -> str | None:
-    """The address that the study itself names, if its ledger is here."""
+def _own(folder: Path | None) -> tuple[str | None, str | None]:
+    """The address that the study itself names, and its identity, if its ledger is here."""
     if folder is None or not (folder / "ledger.sqlite").is_file():
-        return None
+        return None, None
     with Ledger.open(folder / "ledger.sqlite") as ledger:
-        uri: str | None = (ledger.study()["study"].get("track") or {}).get("uri")
-    return uri
+        first = next(ledger.rows(kinds=["study"]))
+    return (first.body["study"].get("track") or {}).get("uri"), study_id(first)

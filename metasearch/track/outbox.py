@@ -95,6 +95,8 @@ class Outbox:
         for batch in batches(self.ledger, first.seq, self.seq):
             projection.take(batch)
         self.projection, self._mirror = projection, mirror
+        if read_cursor(self.folder).trouble is not None:
+            self._write_cursor()  # it is over
         return mirror
 
     def step(self, *, wanted: dict[Key, Wanted] | None = None, only: set[Key] | None = None) -> bool:

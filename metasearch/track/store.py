@@ -6,6 +6,7 @@ migrations; SQLite in WAL mode takes twice the calls a second; a dead server blo
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import sqlite3
@@ -136,14 +137,19 @@ def said(uri: str, doing: str) -> Iterator[None]:
     import sqlalchemy.exc
     from mlflow.exceptions import MlflowException
 
+    broken = (requests.exceptions.RequestException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError, json.JSONDecodeError)
     try:
         yield
     except MlflowException as error:
-        short = str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__
-        raise TrackingError(f"MLflow at {uri}, while {doing}: {short}", passing=error.error_code in _PASSING) from None
-    except (requests.exceptions.RequestException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError, ValueError) as error:
-        short = str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__
-        raise TrackingError(f"MLflow at {uri}, while {doing}: {short}", passing=True) from None
+        passing = error.error_code in _PASSING
+        raise TrackingError(f"MLflow at {uri}, while {doing}: {_first_line(error)}", passing=passing) from None
+    except broken as error:
+        raise TrackingError(f"MLflow at {uri}, while {doing}: {_first_line(error)}", passing=True) from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:500] if lines else type(error).__name__
 
 
 def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:

@@ -24,6 +24,7 @@ from metasearch.track import leaderboard as boards
 from metasearch.track import outbox
 from metasearch.track.leaderboard import leaderboard, rows_from_ledger, rows_from_mlflow, unseen
 from metasearch.track.store import TrackingError, connect, tracking_uri
+from metasearch.track.where import WhereError
 
 ME = os.getpid()
 
@@ -401,8 +402,9 @@ def test_a_new_study_of_a_deleted_experiments_name_leaves_the_old_runs_deleted(t
 def test_two_studies_of_one_name_do_not_mix(tmp_path: Path, uri: str) -> None:
     assert outbox.follow(make(tmp_path / "here" / "made", 2), uri, None)
     assert outbox.follow(make(tmp_path / "there" / "made", 5, seed=1), uri, None)
-    rows = rows_from_mlflow("made", uri)
-    assert len(rows) == 5
+    assert len(rows_from_mlflow("made", uri)) == 5  # the newest
+    assert len(leaderboard("made", home=tmp_path / "here", uri=uri)) == 2  # one's own
+    assert unseen("made", tmp_path / "here" / "made", uri) == 0
     assert outbox.sync(tmp_path / "here" / "made", uri).wrong == 0
     assert len(rows_from_mlflow("made", uri)) == 5
 
@@ -504,6 +506,19 @@ def test_a_filter_means_the_same_on_the_server(sent: tuple[Path, str], where: st
     )
 
 
+def test_a_filter_that_cannot_be_understood_is_no_fault_of_the_server(sent: tuple[Path, str]) -> None:
+    with pytest.raises(WhereError, match=r"Did you mean 'learner\.inner_lr'"):
+        rows_from_mlflow("made", sent[1], "learner.inner_lrr < 1")
+
+
+def test_a_dead_server_is_named_at_once_and_without_its_password() -> None:
+    began = time.monotonic()
+    with pytest.raises(TrackingError, match="refused") as caught:
+        rows_from_mlflow("made", f"http://user:canary@127.0.0.1:{closed_port()}")
+    assert time.monotonic() - began < 20
+    assert "canary" not in str(caught.value)
+
+
 def test_the_server_orders_and_limits(sent: tuple[Path, str]) -> None:
     folder, uri = sent
     whole = leaderboard(rows_from_ledger(folder))
@@ -525,7 +540,7 @@ def test_a_leaderboard_by_name_says_where_it_comes_from(
 ) -> None:
     folder, uri = sent
     board = leaderboard("made", home=folder.parent, top=3)
-    assert board.attrs == {"source": f"MLflow at {uri}", "unseen": 0}
+    assert board.attrs == {"source": f"MLflow at {uri}", "unseen": 0, "rows": 40}
     assert len(board) == 3
     pd.testing.assert_frame_equal(board, leaderboard("made", home=folder.parent, source="ledger", top=3))
     pd.testing.assert_frame_equal(leaderboard(None, home=folder.parent, top=3), board)
