@@ -25,7 +25,9 @@ from metasearch.objectives.train import Train
 from metasearch.records import Config
 from metasearch.tasks import TaskDistribution, TaskShape, TestSplit, open_test
 from metasearch.tasks.sinusoid import Sinusoid
+from metasearch.track.outbox import read_cursor, start
 from metasearch.track.statistics import Interval, mean_interval, tail
+from metasearch.track.store import tracking_uri
 
 __all__ = ["Evaluation", "Point", "Trained", "Wave", "evaluate", "restore"]
 
@@ -140,6 +142,9 @@ def evaluate(
                 result = replace(result, half=tested(tasks.on("right"), f"{result.split}, supports on the right half"))
             body = {k: v for k, v in result.to_json().items() if k not in ("scores", "waves", "half")}
             ledger.append("evaluated", {**body, "episodes": episodes, "seed": seed}, trial=number)
+            uri = (ledger.study()["study"].get("track") or {}).get("uri")
+    if read_cursor(folder).seq:  # MLflow knows the study: it is told of this too, by a process that nobody waits for
+        start(folder, tracking_uri(uri, folder.parent))
     return result
 
 

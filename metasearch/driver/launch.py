@@ -284,7 +284,9 @@ def _tracked(study: Study, folder: Path) -> Iterator[None]:
         until = time.monotonic() + LAG
         while process.poll() is None and time.monotonic() < until and read_cursor(folder).trouble is None:
             time.sleep(0.05)  # a server that does not answer is not waited for
-        if process.poll() is None:
+        if (trouble := read_cursor(folder).trouble) is not None:
+            log.warning("%s. Later: metasearch sync %s", trouble, study.name)
+        elif process.poll() is None:
             log.warning("MLflow has not taken everything yet; process %d goes on sending", process.pid)
 
 

@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,8 +149,10 @@ def said(uri: str, doing: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:500] if lines else type(error).__name__
+    """What it says, in a line; of a server that does not answer only why (requests says it three times over)."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    why = re.search(r"\[Errno -?\d+\] [\w ]+|(Read|connect) timed out|Name or service not known|Connection aborted", lines[0])
+    return f"no answer ({why[0]})" if why and lines[0].startswith("API request") else lines[0][:500]
 
 
 def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
