@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Director", "LockedError", "Status", "StudyMismatch", "trial_seed"]
 
 DEATHS = 2  # a worker that dies so often in one trial, without a report in between, takes the trial with it
+OVERDUE = 8.0  # seconds after a watchdog should have ended a hung worker
 INFEASIBLE = 1000  # so many proposals refused in a row end a study
 FAILED = frozenset({"error", "oom"})
 USED = frozenset({"done", "diverged", "reused"})  # what uses up a trial of the budget; the rest is replaced
@@ -79,6 +80,7 @@ class Status:
     pid: int = 0
     host: str = ""
     calls: int = 0  # of lanes, in this session
+    overdue: tuple[str, ...] = ()  # lanes that should have reported, or ended themselves, some time ago
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -127,6 +129,7 @@ class Director:
         self._stopping: str | None = None
         self._broken: Exception | None = None
         self._calls = 0
+        self._heard: dict[str, float] = {}  # lane -> time.monotonic() of its last call
         self._idle_at = -1  # number of ends at which the strategy had nothing to ask
         self._status_at = -math.inf
         self._reset_counts()
@@ -166,6 +169,7 @@ class Director:
         again: it gets its trial back. The same call twice gets the same answer twice.
         """
         self._calls += 1
+        self._heard[lane] = time.monotonic()
         with self._transaction() as told:
             if ending is not None:
                 self._end(ending, lines, told)
@@ -195,6 +199,7 @@ class Director:
 
     def report(self, lane: str, process: str, trial: int, lines: tuple[Line, ...]) -> bool:
         """Writes reports; False: stop this trial."""
+        self._heard[lane] = time.monotonic()
         with self._transaction() as told:
             row = self._trials.get(trial)
             if row is None or row.ended or row.lane != lane or row.process != process:
@@ -260,8 +265,16 @@ class Director:
             eta_seconds=self._eta(planned, used, elapsed), coverage=self.coverage,
             coverage_wanted=self.study.budget.coverage, top=self.goal.top if self.goal else None,
             elapsed_seconds=elapsed, reason=self.reason, lanes=tuple(sorted(self._holder)), pid=self._owner,
-            host=socket.gethostname(), calls=self._calls,
+            host=socket.gethostname(), calls=self._calls, overdue=self._overdue(),
         )
+
+    def _overdue(self) -> tuple[str, ...]:
+        """Lanes whose watchdog should have ended them: it is stopped or stuck together with its process."""
+        timeout = self.study.driver.trial_timeout
+        if timeout is None:
+            return ()
+        late = time.monotonic() - timeout - OVERDUE
+        return tuple(lane for lane in self._holder if self._heard.setdefault(lane, self._began) < late)
 
     @property
     def elapsed(self) -> float:

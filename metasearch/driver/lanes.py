@@ -264,12 +264,12 @@ def _watch(lanes: RayLanes, tick: Callable[[Status], None]) -> Any:
 
         def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
             try:
-                self._look()
+                self._look(trials)
             except BaseException as error:
                 self.failure = self.failure or error
                 raise
 
-        def _look(self) -> None:
+        def _look(self, trials: list[Any]) -> None:
             if self.asked is None and time.monotonic() - self.asked_at >= 0.5:
                 self.asked, self.asked_at = lanes._director.call.remote("status", ()), time.monotonic()
             if self.asked is None or not lanes._ray.wait([self.asked], timeout=0)[0]:
@@ -278,6 +278,10 @@ def _watch(lanes: RayLanes, tick: Callable[[Status], None]) -> Any:
             status = lanes._ray.get(asked)
             if status.calls != self.calls:
                 self.calls, self.deaths = status.calls, 0
+            for trial in trials:
+                if _name(trial) in status.overdue and trial.temporary_state.ray_actor is not None:
+                    log.warning("%s has not been heard of for too long: its process is ended", _name(trial))
+                    lanes._ray.kill(trial.temporary_state.ray_actor)
             tick(status)
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:

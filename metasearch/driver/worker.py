@@ -76,6 +76,8 @@ def run_trial(
         sys.modules["torch"].set_num_threads(threads)
     with _watchdog(stack_file(folder, said.trial, said.attempt), timeout) as alive:
         ending = run.through(objective, _starts(said), _lend(said, link, folder, devices, threads), alive)
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()  # after eight different nets it would run the rest eagerly; the disk keeps programs
     if ending is not None:
         letters.write(folder, ending)
     return ending, tuple(run.unsent)

@@ -127,6 +127,30 @@ def test_no_finished_trial_runs_again_by_what_it_leaves_behind(forks: Any, tmp_p
     assert problems(tmp_path / "t", effects=effects) == []
 
 
+def test_of_two_drivers_that_start_at_once_one_works(forks: Any, tmp_path: Path) -> None:
+    method = {"name": str(HERE / "counting.py"), "seconds": 0.05, "log": str(tmp_path / "log")}
+    study = table(space="counting_space.py", method=method)
+    for round_ in range(4):
+        home = tmp_path / str(round_)
+        both = [forks.Process(target=run_or_resume, args=(study, str(home), None)) for _ in range(2)]
+        for child in both:
+            child.start()
+        for child in both:
+            child.join(60)
+        assert sorted(child.exitcode for child in both) == [0, 1]
+        assert problems(home / "t") == []
+
+
+def test_a_trial_that_hangs_ends_the_driver_with_its_stacks_and_is_not_tried_again(forks: Any, tmp_path: Path) -> None:
+    method = {"name": str(HERE / "counting.py"), "misbehave": {"2": "hang"}}
+    study = table(space="counting_space.py", method=method, driver={"kind": "local", "trial_timeout": 2.0})
+    assert run(forks, tmp_path, None, study) == 1
+    assert "counting.py" in (tmp_path / "t" / "stacks" / "2-1.txt").read_text()
+    assert run(forks, tmp_path, None, study) == 0
+    assert [results(tmp_path / "t")[n][0] for n in range(1, 6)] == ["done", "error", "done", "done", "done"]
+    assert problems(tmp_path / "t") == []
+
+
 def test_what_mlflow_shows_after_a_kill_is_what_the_ledger_says(forks: Any, tmp_path: Path) -> None:
     study = table(track={"enabled": True, "uri": f"sqlite:///{tmp_path}/mlflow.db", "top": 1})
     assert run(forks, tmp_path, "ledger.ended:2", study) == 137

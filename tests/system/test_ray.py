@@ -146,6 +146,22 @@ def test_a_trial_that_hangs_is_ended_with_its_stacks_and_the_others_go_on(tmp_pa
     assert problems(tmp_path / "t") == []
 
 
+def test_a_worker_that_is_frozen_is_ended_from_outside(tmp_path: Path) -> None:
+    frozen: list[int] = []
+
+    def freeze_one(status: Status) -> None:
+        log = tmp_path / "log"
+        if not frozen and log.exists() and log.read_text().count("end ") > 2:
+            frozen.append(int(log.read_text().splitlines()[-1].split()[3]))
+            os.kill(frozen[0], signal.SIGSTOP)
+
+    result = run(counting(40, tmp_path, steps=1, seconds=0.2, driver={"trial_timeout": 1.0}), tmp_path, freeze_one)
+    assert len(frozen) == 1
+    assert result.status.done == 40
+    assert not Path(f"/proc/{frozen[0]}").exists()
+    assert problems(tmp_path / "t", effects=effects(tmp_path)) == []
+
+
 def test_the_director_is_killed_and_comes_back_under_its_lanes(tmp_path: Path) -> None:
     killed: list[int] = []
 

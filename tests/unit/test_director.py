@@ -653,6 +653,30 @@ def test_a_snapshot_and_the_tail_are_the_whole_replay(folder: Path, monkeypatch:
     kill(director)
 
 
+@pytest.mark.slow
+def test_ten_thousand_trials_cost_the_same_each_and_come_back_in_seconds(folder: Path, tmp_path: Path) -> None:
+    space = tmp_path / "wide.py"
+    space.write_text("from metasearch.space import Float, Space\nSPACE = Space({'x': Float(0.0, 1.0)})\n")
+    wanted = study(10_000, space=space)
+    director = Director(wanted, folder)
+    said, laps, began = director.next("a", "1"), [], time.process_time()
+    for number in range(1, 10_001):
+        assert isinstance(said, Assignment)
+        said = director.next("a", "1", done(said), (line(1),))
+        if number % 1000 == 0:
+            laps.append(time.process_time() - began)
+            began = time.process_time()
+    assert director.reason == "trials"
+    assert laps[-1] <= 1.5 * laps[0]
+    assert sum(laps) < 15e-3 * 10_000
+    kill(director)
+    began = time.process_time()
+    director = Director(wanted, folder)
+    assert time.process_time() - began < 4
+    assert director.status().done == 10_000
+    director.close()
+
+
 # -- any order of events --------------------------------------------------------------------------------------------------------
 
 
