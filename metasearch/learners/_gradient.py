@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metasearch.nets import Params, norm
+from metasearch.nets import Params
+from metasearch.nets.native import native
 
 _world: Literal["transforms", "level", "nested", "tape"] = "transforms"
 _graphs = True
@@ -29,7 +30,7 @@ def on_tape(*, graphs: bool = True) -> Iterator[None]:
     global _graphs
     before, _graphs = _graphs, graphs
     try:
-        with _in("tape"), norm.fused(), torch.enable_grad():
+        with _in("tape"), native(), torch.enable_grad():
             yield
     finally:
         _graphs = before

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from metasearch.nets import Net, NormMode, Params
 from metasearch.nets.activation import MONOTONE, Activation, activation
 from metasearch.nets.init import Init, weights
+from metasearch.nets.native import allowed
 from metasearch.nets.norm import Norm
 
-__all__ = ["VARIANTS", "Conv4", "conv4"]
+__all__ = ["VARIANTS", "Conv4", "conv3x3", "conv4"]
 
 Down = Literal["pool", "pool_same", "average", "stride"]
 
@@ -111,12 +113,28 @@ def _named(variant: str) -> Conv4:
 def _block(design: Conv4, params: Params, key: str, x: Tensor) -> Tensor:
     """[M, C, H, W] -> [M, C', H', W']."""
     stride = 2 if design.down == "stride" else 1
-    x = F.conv2d(x, params[f"net/{key}/weight"], params[f"net/{key}/bias"], stride=stride, padding=1)
+    x = conv3x3(x, params[f"net/{key}/weight"], params[f"net/{key}/bias"], stride)
     x = design.norm.apply(params, key, x)
     f = activation(design.act)
     if design.down.startswith("pool") and design.act in MONOTONE:
         return f(_pool(design.down, x))  # the same numbers as pooling last, on a quarter of the entries
     return _pool(design.down, f(x))
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """[M, C, H, W], [D, C, 3, 3], [D] -> [M, D, H', W'], padded by 1.
+
+    On a CPU's plain tape many pictures are computed with their channels last in memory: 1.2 to 1.7 times faster, forwards and
+    backwards (with few pictures it is slower, hence 32). oneDNN does not do so for a single channel: there it is nine columns
+    times a matrix.
+    """
+    if not (allowed() and x.device.type == "cpu" and x.shape[0] >= 32):
+        return F.conv2d(x, weight, bias, stride=stride, padding=1)
+    if x.shape[1] > 1:
+        return F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, bias, stride=stride, padding=1)
+    height, width = ((side - 1) // stride + 1 for side in x.shape[2:])
+    columns = F.unfold(x, 3, padding=1, stride=stride).transpose(1, 2)  # [M, H' * W', 9]
+    return F.linear(columns, weight.flatten(1), bias).view(len(x), height, width, -1).permute(0, 3, 1, 2)
 
 
 def _pool(down: Down, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Batch norm: Ioffe, Szegedy. ICML 2015. https://arxiv.org/abs/1502.03167 · layer norm: Ba, Kiros, Hinton 2016. https://arxiv.org/abs/1607.06450
 group norm: Wu, He. ECCV 2018. https://arxiv.org/abs/1803.08494 · instance norm: Ulyanov, Vedaldi, Lempitsky 2016. https://arxiv.org/abs/1607.08022
 
-In a plain loop on the tape torch's own batch norm is right, and a conv net's meta-gradient a fifth faster with it: `fused`.
+On a plain tape torch's own batch norm is right, and a conv net's meta-gradient a fifth faster with it (nets/native.py).
 
 A batch norm uses the statistics of the batch that it is given, as long as `params` holds no `stat/` keys of its own. No running
 averages are kept while training (state under a vmap is no state): `population` measures them afterwards.
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from metasearch.nets import Net, NormMode, Params
+from metasearch.nets.native import allowed
 
-__all__ = ["Kind", "Norm", "fused", "population"]
+__all__ = ["Kind", "Norm", "population"]
 
 Kind = Literal["batch", "layer", "group", "instance", "none"]
 KINDS: tuple[Kind, ...] = ("batch", "layer", "group", "instance", "none")
@@ -79,7 +80,7 @@ def _per_channel(v: Tensor, x: Tensor) -> Tensor:
 
 def _batch_norm(params: Params, key: str, x: Tensor, weight: Tensor | None, bias: Tensor, eps: float) -> Tensor:
     known = f"stat/{key}/norm/mean" in params
-    if _fused and not known and _seen is None:
+    if allowed() and not known and _seen is None:
         # not F.batch_norm, which refuses one value a channel; with ones, since its second derivative fails without a weight
         shift = bias.flatten()
         factor = torch.ones_like(shift) if weight is None else weight.flatten()
@@ -105,20 +106,6 @@ def _over_channels(x: Tensor, groups: int, eps: float) -> Tensor:
     centred = blocks - blocks.mean(-1, keepdim=True)
     var = (centred * centred).mean(-1, keepdim=True)
     return (centred * (var + eps).rsqrt()).reshape(x.shape)
-
-
-_fused = False
-
-
-@contextmanager
-def fused() -> Iterator[None]:
-    """Inside, batch norms are torch's own. Only for gradients on the tape: no function transform may be active."""
-    global _fused
-    before, _fused = _fused, True
-    try:
-        yield
-    finally:
-        _fused = before
 
 
 Statistics = tuple[int, Tensor, Tensor]  # how many entries, their mean [C], their variance [C]

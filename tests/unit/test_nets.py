@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,10 @@ from torch import Generator
 
 from metasearch.nets import adapted
 from metasearch.nets.activation import ACTIVATIONS, MONOTONE, Activation, activation
-from metasearch.nets.conv4 import VARIANTS, Conv4, conv4
+from metasearch.nets.conv4 import VARIANTS, Conv4, conv3x3, conv4
 from metasearch.nets.init import Init, weights
 from metasearch.nets.mlp import mlp
+from metasearch.nets.native import native
 from metasearch.nets.norm import Norm
 
 GLYPH, MINI = (1, 28, 28), (3, 84, 84)
@@ -150,3 +152,35 @@ def test_init_is_that_of_torch_layers() -> None:
 def test_a_wrong_design_is_refused_in_words(build: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         build()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("shape", [(40, 1, 9, 8), (40, 3, 9, 8), (3, 1, 9, 8)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_on_the_tape_are_torchs_to_the_second_derivative(shape: tuple[int, ...], stride: int) -> None:
+    def draw(*size: int, seed: int) -> torch.Tensor:
+        return torch.randn(*size, generator=_generator(seed), dtype=torch.float64).requires_grad_()
+
+    x, weight, bias = draw(*shape, seed=0), draw(4, shape[1], 3, 3, seed=1), draw(4, seed=2)
+
+    def derivatives(convolve: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+        out = convolve()
+        first = torch.autograd.grad(torch.tanh(out).square().sum(), [x, weight, bias], create_graph=True)
+        cubes = torch.stack([g.pow(3).sum() for g in first]).sum()
+        return [out, *first, *torch.autograd.grad(cubes, [x, weight, bias])]
+
+    with native():
+        ours = derivatives(lambda: conv3x3(x, weight, bias, stride))
+    theirs = derivatives(lambda: torch.nn.functional.conv2d(x, weight, bias, stride=stride, padding=1))
+    assert all(torch.allclose(a, b, atol=1e-9, rtol=1e-9) for a, b in zip(ours, theirs, strict=True))
+    assert not torch.equal(ours[0], torch.zeros_like(ours[0]))
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_features_are_in_the_same_order_on_the_tape(variant: str) -> None:
+    """Memory with channels last is still [M, C, H, W] to those who flatten it."""
+    for shape in ((1, 28, 28), (3, 32, 32)):
+        net, x = conv4(shape, None, variant), torch.randn(33, *shape, generator=_generator(), dtype=torch.float64)
+        params = {k: v.double() for k, v in net.init(_generator()).items()}
+        plain = net.apply(params, x)
+        with native():
+            assert torch.allclose(net.apply(params, x), plain, atol=1e-9)

@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 from metasearch.nets import Net, Params
 from metasearch.nets.conv4 import Conv4, conv4
 from metasearch.nets.mlp import mlp
-from metasearch.nets.norm import Kind, Norm, fused, population
+from metasearch.nets.native import native
+from metasearch.nets.norm import Kind, Norm, population
 
 KINDS: tuple[Kind, ...] = ("batch", "layer", "group", "instance")
 
@@ -92,7 +93,7 @@ def test_second_derivatives_are_right_whatever_the_order_of_vmap_and_grad(kind: 
 
 
 @pytest.mark.parametrize("scale", [True, False])
-def test_fused_batch_norm_has_the_same_first_and_second_derivatives(scale: bool) -> None:
+def test_torchs_batch_norm_on_the_tape_has_the_same_first_and_second_derivatives(scale: bool) -> None:
     norm, x = Norm("batch", scale=scale), _draw(6, 4, 3, 3).requires_grad_()
     leaves = {k: v.requires_grad_() for k, v in _params().items() if scale or not k.endswith("weight")}
 
@@ -104,16 +105,16 @@ def test_fused_batch_norm_has_the_same_first_and_second_derivatives(scale: bool)
         return [value, *first, *second]
 
     plain = derivatives()
-    with fused():
+    with native():
         quick = derivatives()
     assert all(torch.allclose(a, b, atol=1e-10, rtol=1e-10) for a, b in zip(plain, quick, strict=True))
 
 
-def test_one_value_a_channel_is_the_bias_fused_or_not() -> None:
+def test_one_value_a_channel_is_the_bias_on_the_tape_or_not() -> None:
     params = {k: v.float() for k, v in _params().items()}
     for inside in (False, True):
         if inside:
-            with fused():
+            with native():
                 out = Norm("batch").apply(params, "a", torch.ones(1, 4))
         else:
             out = Norm("batch").apply(params, "a", torch.ones(1, 4))
@@ -153,12 +154,12 @@ def test_population_without_batches_is_refused() -> None:
         population(net, net.init(Generator().manual_seed(0)), [])
 
 
-def test_inductive_statistics_are_used_inside_fused_too() -> None:
+def test_inductive_statistics_are_used_on_the_tape_too() -> None:
     net, shape = _nets()[0]
     params = net.init(Generator().manual_seed(0))
     full = {**params, **population(net, params, [torch.randn(8, *shape, generator=Generator().manual_seed(1))])}
     x = torch.randn(3, *shape, generator=Generator().manual_seed(2))
-    with fused():
+    with native():
         inside = net.apply(full, x)
     assert torch.equal(inside, net.apply(full, x))
     assert torch.allclose(net.apply(full, x[:1]), inside[:1], atol=1e-5)
