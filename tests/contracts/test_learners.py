@@ -12,7 +12,10 @@ from metasearch.testing.learners import Case
 
 # What to build of each name, and what it does not promise; a name that is not here is built without arguments and promises all.
 VARIANTS: dict[str, list[Mapping[str, Any]]] = {
-    "maml": [{"arguments": {"inner_lr": 0.2, "inner_steps": 3}}, {"arguments": {"inner_lr": 0.2, "inner_steps": 5, "first_order": True}, "exact": False}],
+    "maml": [
+        {"arguments": {"inner_lr": 0.2, "inner_steps": 3}},
+        {"arguments": {"inner_lr": 0.2, "inner_steps": 5, "first_order": True}, "exact": False},
+    ],
     "fomaml": [{"arguments": {"inner_lr": 0.2, "inner_steps": 3}, "exact": False}],
     "anil": [{"arguments": {"inner_lr": 0.2}}],
     "reptile": [
