@@ -78,7 +78,7 @@ def ancestors(pid: int) -> list[int]:
 
 def test_a_study_under_ray_proposes_and_finds_what_the_local_driver_does(tmp_path: Path) -> None:
     shown: list[Status] = []
-    result = run(counting(30, tmp_path), tmp_path / "ray", shown.append)
+    result = run(counting(30, tmp_path, seconds=0.1), tmp_path / "ray", shown.append)  # time for the second lane to start
     assert (result.exit_code, result.status.done, result.status.reason) == (0, 30, "trials")
     assert shown[0].done == 0
     assert shown[-1].done == 30
