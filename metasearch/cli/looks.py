@@ -26,7 +26,7 @@ def status(
     name: Annotated[str | None, typer.Argument(help="The study's name; all studies if it is left out.")] = None,
     home: Home = None, as_json: Json = False,
 ) -> None:
-    """Where a study stands: done, running, failed, best so far, time left, coverage."""
+    """Where studies stand. Trials done, running and failed, best so far, time left, coverage."""
     folder_of_all = home_of(home)
     if name is None:
         found = [status_of(each, folder_of_all) for each in names(folder_of_all)]
@@ -56,7 +56,7 @@ def leaderboard(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")] = None,
     home: Home = None,
 ) -> None:
-    """Trials, best first, with intervals, and which of them cannot be told from the first."""
+    """Trials, best first. With intervals, and which of them cannot be told from the first."""
     folder_of_all = home_of(home)
     if name is not None and source == "ledger":
         stored(name, folder_of_all)
@@ -67,7 +67,7 @@ def show(
     what: Annotated[str, typer.Argument(metavar="STUDY[/TRIAL]", help="A study, or one of its trials: glyphs/12.")],
     home: Home = None, as_json: Json = False,
 ) -> None:
-    """A study in full, or the history of one trial, from the ledger."""
+    """A study or a trial in full. From the ledger."""
     from metasearch.ledger import Ledger
 
     name, _, number = what.partition("/")
@@ -89,7 +89,7 @@ def evaluate(
     plot: Annotated[Path | None, typer.Option(help="Draws the curve and the waves: a .png, .svg or .pdf.")] = None,
     home: Home = None, as_json: Json = False,
 ) -> None:
-    """Opens the sealed test split (the ledger records it) and scores a trial on it."""
+    """Scores a trial on the sealed test split. The ledger records that it was opened."""
     from metasearch import trained
 
     name, _, _ = trial.partition("/")
@@ -131,7 +131,7 @@ def sync(
     name: Annotated[str | None, typer.Argument(help="The study's name; all studies if it is left out.")] = None,
     home: Home = None,
 ) -> None:
-    """Makes MLflow equal the ledger: sends what is missing, mends what differs."""
+    """Makes MLflow equal the ledger. Sends what is missing, mends what differs."""
     from metasearch.track import outbox
     from metasearch.track.store import tracking_uri
 

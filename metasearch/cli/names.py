@@ -97,7 +97,7 @@ def budget(
     trials: Annotated[int | None, typer.Option(help="The other way round: what do so many finished trials cover?")] = None,
     as_json: Json = False,
 ) -> None:
-    """How many random configurations are enough to hit one of the top, with and without replacement."""
+    """How many trials are enough. To hit one of the top configurations by chance, with and without replacement."""
     from metasearch.budget import Coverage
 
     count = math.inf if total == "inf" else _whole("total", total)

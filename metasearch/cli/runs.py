@@ -31,7 +31,7 @@ Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="A live
 
 def run(
     study: Annotated[list[str] | None, typer.Argument(
-        metavar="[STUDY] [KEY=VALUE]...",
+        metavar="STUDY KEY=VALUE",
         help="A study file (study.toml), or one of the studies that come along (glyphs, omniglot, sine), and what to change "
              "in it: tasks.ways=20 budget.coverage=0.95",
     )] = None,
@@ -40,7 +40,7 @@ def run(
     check: Annotated[bool, typer.Option("--check", help="Only say what is wrong with the study and what it would do.")] = False,
     home: Home = None, progress: Progress = True, as_json: Json = False,
 ) -> None:
-    """Runs a study from its first trial to its leaderboard. Without arguments: the study that comes along."""
+    """Runs a study, to its leaderboard. Without arguments: a search over learners on few-shot characters."""
     words = list(study or [])
     source = words.pop(0) if words and "=" not in words[0] else None
     if name is not None:
@@ -64,11 +64,11 @@ def run(
 def resume(
     name: Annotated[str, typer.Argument(help="The study's name.")],
     changes: Annotated[list[str] | None, typer.Argument(
-        metavar="[KEY=VALUE]...", help="New limits or another driver: budget.trials=500 driver.lanes=8",
+        metavar="KEY=VALUE", help="New limits or another driver: budget.trials=500 driver.lanes=8",
     )] = None,
     home: Home = None, progress: Progress = True, as_json: Json = False,
 ) -> None:
-    """Goes on with a study that was interrupted: no finished trial runs again, none is lost."""
+    """Goes on with an interrupted study. No finished trial runs again, none is lost."""
     from metasearch.driver import launch
 
     folder_of_all = home_of(home)
