@@ -177,6 +177,11 @@ def _concluded(study: Study, result: Result, home: Path, as_json: bool) -> None:
     if one.coverage is not None:
         wanted = "" if one.coverage_wanted is None else f" (wanted: {one.coverage_wanted:g})"
         talk(f"coverage: one of the top {one.top} was tried with probability {one.coverage:.3f}{wanted}")
+    if study.track.enabled:
+        from metasearch.track.store import sqlite_path, tracking_uri
+
+        uri = tracking_uri(study.track.uri, home)
+        talk(f"in MLflow: {uri}" if sqlite_path(uri) is None else f"in MLflow: mlflow ui --backend-store-uri {uri}")
     talk(f"'{study.name}' ended: {one.reason}. Again: metasearch leaderboard {study.name}. "
          f"On the sealed test tasks: metasearch evaluate {study.name}/{one.best_trial}")
     if result.exit_code == NO_SUCCESS:
