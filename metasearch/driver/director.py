@@ -112,16 +112,6 @@ class Director:
     ) -> None:
         self.study, self.folder = study, folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = lock(self.folder, owner=owner)
-        try:
-            self.space = study.space()
-            self.strategy: Strategy = study.strategy()
-            self.goal = _goal(study, self.strategy)
-            self._needed = self.goal.needed if self.goal is not None and study.budget.coverage is not None else None
-            self.ledger, new = self._opened(about or {})
-        except BaseException:
-            self._lock.close()
-            raise
         self._owner = owner or os.getpid()
         self._began = time.monotonic()
         self._earlier = 0.0  # seconds of earlier sessions
@@ -133,11 +123,20 @@ class Director:
         self._idle_at = -1  # number of ends at which the strategy had nothing to ask
         self._status_at = -math.inf
         self._reset_counts()
-        self._replay()
-        self.reason = self._stopped_reason()
-        if not new and self.reason is None and not lanes_live:
-            self._resume()
-        self._write_status(force=True)
+        with contextlib.ExitStack() as undo:
+            self._lock = undo.enter_context(lock(self.folder, owner=owner))
+            self.space = study.space()
+            self.strategy: Strategy = study.strategy()
+            self.goal = _goal(study, self.strategy)
+            self._needed = self.goal.needed if self.goal is not None and study.budget.coverage is not None else None
+            self.ledger, new = self._opened(about or {})
+            undo.callback(self.ledger.close)
+            self._replay()
+            self.reason = self._stopped_reason()
+            if not new and self.reason is None and not lanes_live:
+                self._resume()
+            self._write_status(force=True)
+            undo.pop_all()
 
     def _reset_counts(self) -> None:
         self.counts: Counter[str] = Counter()  # ended trials by status
@@ -669,9 +668,12 @@ class Director:
         """Rebuilds counts and strategy from the rows, in their order; the ledger wins where the strategy differs."""
         snapshot = load_snapshot(self.folder, self.strategy)
         different = 0
-        for row in self.ledger.rows(kinds=["proposed", "started", "ended", "mode"]):
+        for row in self.ledger.rows(kinds=["proposed", "started", "ended", "mode", "resumed"]):
             if row.kind == "mode":
                 self._modes[row.body["signature"]] = row.body["mode"]
+                continue
+            if row.kind == "resumed":
+                self._forget_lanes()
                 continue
             assert row.trial is not None
             if row.kind == "proposed":
@@ -683,6 +685,7 @@ class Director:
                 self._proposed(row.trial, proposal)
             elif row.kind == "started":
                 self._release(row.trial)
+                self._causes.pop(row.trial, None)
                 self._holder[row.body["lane"]] = row.trial
                 with contextlib.suppress(ValueError):
                     self._orphans.remove(row.trial)
@@ -708,16 +711,20 @@ class Director:
                 )
         with self._transaction() as told:
             self.ledger.append("resumed", {})
-            started = [n for n in self._open if self._trials[n].status == "running"]
-            self._holder.clear()
-            for number in started:
-                if not self._adopted(number, told) and not self._hung(number, told):
-                    self._causes[number] = "resume"
-            waiting = list(self._orphans)
-            self._orphans = deque(sorted({n for n in started if n in self._open} | set(waiting)))
+            for number in self._forget_lanes():
+                if not self._adopted(number, told):
+                    self._hung(number, told)
         for folder in (self.folder / "parcels").glob("[0-9]*"):
             self._prune(int(folder.name))
         self._after(told)
+
+    def _forget_lanes(self) -> list[int]:
+        """What lanes held is nobody's now. The trials, oldest first."""
+        held = sorted(self._holder.values())
+        self._holder.clear()
+        self._orphans = deque(sorted({*self._orphans, *held}))
+        self._causes |= dict.fromkeys(held, "resume")
+        return held
 
     def _release(self, number: int) -> None:
         """Nobody holds a trial any more."""

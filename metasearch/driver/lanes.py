@@ -13,6 +13,7 @@ import math
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -386,6 +387,7 @@ def _started(driver: Driver) -> Iterator[None]:
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is not None:
         try:
+            _knock(address)
             ray.init(address=address, **common)
         except Exception as error:
             raise ConnectionError(
@@ -407,6 +409,13 @@ def _started(driver: Driver) -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _knock(address: str) -> None:
+    """Raises OSError if nobody listens there; Ray itself tries for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _sweep(room: Path) -> None:
