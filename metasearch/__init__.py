@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from metasearch.budget import Coverage
-    from metasearch.driver.launch import Result, resume, run
+    from metasearch.driver.launch import Result, resume, run, status, sync
     from metasearch.driver.study import Study, StudyError
     from metasearch.ledger import Ledger
     from metasearch.records import Outcome, Proposal, Report
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Coverage": "budget",
     "Result": "driver.launch", "resume": "driver.launch", "run": "driver.launch",
+    "status": "driver.launch", "sync": "driver.launch",
     "Study": "driver.study", "StudyError": "driver.study",
     "Ledger": "ledger",
     "Outcome": "records", "Proposal": "records", "Report": "records",
@@ -39,7 +40,7 @@ _HOME = {
 
 __all__ = [
     "Choice", "Coverage", "Evaluation", "Float", "Int", "Ledger", "Outcome", "Proposal", "Repeat", "Report", "Result", "Space",
-    "Study", "StudyError", "Trained", "evaluate", "leaderboard", "restore", "resume", "run",
+    "Study", "StudyError", "Trained", "evaluate", "leaderboard", "restore", "resume", "run", "status", "sync",
 ]
 
 

@@ -132,15 +132,13 @@ def sync(
     home: Home = None,
 ) -> None:
     """Makes MLflow equal the ledger. Sends what is missing, mends what differs."""
-    from metasearch.track import outbox
-    from metasearch.track.store import tracking_uri
+    from metasearch.driver import launch
 
     folder_of_all = home_of(home)
     for each in [name] if name is not None else names(folder_of_all):
-        study = stored(each, folder_of_all)
-        uri = tracking_uri(study.track.uri, folder_of_all)
-        found = outbox.sync(folder_of_all / each, uri)
-        talk(f"{each}: {found.rows} ledger rows are in {uri}" + (f"; mended: {found.wrong}" if found.wrong else ""))
+        stored(each, folder_of_all)
+        found = launch.sync(each, home=folder_of_all)
+        talk(f"{each}: MLflow has all {found.rows} rows of the ledger" + (f"; mended: {found.wrong}" if found.wrong else ""))
 
 
 def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool) -> None:

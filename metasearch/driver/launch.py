@@ -33,7 +33,9 @@ from metasearch.ledger import Ledger, TrialRow
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Result", "resume", "run", "status"]
+    from metasearch.track.outbox import Synced
+
+__all__ = ["Result", "resume", "run", "status", "sync"]
 
 PACKAGES = ("metasearch", "torch", "numpy", "ray", "optuna", "mlflow")
 SHOWN = 0.5  # seconds between two statuses that are shown
@@ -110,6 +112,17 @@ def status(name: str, *, home: Path | None = None) -> dict[str, Any]:
         raise StudyError([f"there is no {path}: check the study's name and METASEARCH_HOME"], f"study '{name}'")
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def sync(name: str, *, home: Path | None = None) -> Synced:
+    """Makes MLflow equal a study's ledger: sends what is missing, mends what differs. Raises TrackingError, LedgerError."""
+    from metasearch.track import outbox
+    from metasearch.track.store import tracking_uri
+
+    folder = study_folder(name, home_of(home))
+    with Ledger.open(folder / "ledger.sqlite") as ledger:
+        study = Study.from_json(ledger.study()["study"])
+    return outbox.sync(folder, tracking_uri(study.track.uri, folder.parent))
 
 
 def _work(study: Study, folder: Path, about: Mapping[str, Any], show: Show | None) -> Result:
