@@ -1,6 +1,6 @@
 """What a test's child process does: run a small study, or go on with it; to be killed at any point.
 
-    python killable.py STUDY_JSON HOME
+    python killable.py STUDY_JSON HOME [CRASH_POINT:COUNT]
 """
 from __future__ import annotations
 
@@ -43,4 +43,4 @@ def run_or_resume(study: dict[str, Any], home: str, crash_at: str | None) -> Non
 
 
 if __name__ == "__main__":
-    run_or_resume(json.loads(sys.argv[1]), sys.argv[2], None)
+    run_or_resume(json.loads(sys.argv[1]), sys.argv[2], (sys.argv[3:] or [None])[0])

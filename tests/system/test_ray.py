@@ -229,9 +229,9 @@ def test_a_ledger_that_cannot_be_read_is_the_same_error_as_on_one_machine(tmp_pa
 # -- the driver itself, in a process of its own with a Ray of its own -------------------------------------------------------
 
 
-def child(study: dict[str, Any], home: Path) -> subprocess.Popen[bytes]:
+def child(study: dict[str, Any], home: Path, *crash_at: str) -> subprocess.Popen[bytes]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
-    command = [sys.executable, str(HERE / "killable.py"), json.dumps(study), str(home)]
+    command = [sys.executable, str(HERE / "killable.py"), json.dumps(study), str(home), *crash_at]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
 
 
@@ -245,6 +245,19 @@ def wait_for(home: Path, seen: Callable[[Ledger], bool], process: subprocess.Pop
         time.sleep(0.02)
     process.kill()
     raise AssertionError(f"it was never seen; the driver said {process.communicate()[0]!r}")
+
+
+@pytest.mark.parametrize("point", ["ledger.ended:5", "letter.written:3"])
+def test_directors_and_lanes_that_crash_again_and_again_at_a_point_end_the_study_all_the_same(tmp_path: Path, point: str) -> None:
+    """Every process of the session has the point, and every new one crashes there again."""
+    process = child(counting(12, tmp_path, steps=2), tmp_path, point)
+    out, _ = process.communicate(timeout=150)
+    assert process.returncode == 0, out
+    assert problems(tmp_path / "t", effects=effects(tmp_path)) == []
+    with ledger(tmp_path) as now:
+        trials = now.trials().values()
+        assert {t.status for t in trials} == {"done"}
+        assert {t.attempts for t in trials} == {1}, "a letter was not adopted, or lanes did not outlive the director"
 
 
 def test_the_driver_is_killed_three_times_under_ray_and_resumed(tmp_path: Path) -> None:
