@@ -11,6 +11,7 @@ import ast
 import difflib
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import sys
@@ -18,7 +19,7 @@ import traceback
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 ROOMS = {
@@ -118,6 +119,13 @@ def reason(error: BaseException, file: str) -> str:
     return f"{file}:{lines[-1]}: {type(error).__name__}: {said}" if lines else said
 
 
+class _FromSource(importlib.machinery.SourceFileLoader):
+    """Reads the source each time: a byte-code cache goes by size and second, and a file may change twice in one."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(Path(self.path).read_bytes(), self.path, "exec", dont_inherit=True)
+
+
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UnknownName(f"there is no file {path}")
@@ -125,13 +133,12 @@ def _from_file(path: Path) -> ModuleType:
     unique = f"metasearch_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if unique in sys.modules:
         return sys.modules[unique]
-    spec = importlib.util.spec_from_file_location(unique, path)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
+    loader = _FromSource(unique, str(path))
+    loaded = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(unique, loader, origin=str(path)))
+    loaded.__file__ = str(path)
     sys.modules[unique] = loaded
     try:
-        spec.loader.exec_module(loaded)
+        loader.exec_module(loaded)
     except BaseException:
         del sys.modules[unique]
         raise

@@ -89,11 +89,14 @@ def test_a_driver_killed_at_random_times_comes_back_to_the_same_history(
     forks: Any, undisturbed: Path, tmp_path: Path, seed: int
 ) -> None:
     rng = random.Random(seed)
+    begin = time.monotonic()
+    assert run(forks, tmp_path / "whole") == 0
+    whole = time.monotonic() - begin
     kills = 0
     for attempt in range(60):
         child = forks.Process(target=run_or_resume, args=(table(), str(tmp_path), None))
         child.start()
-        child.join(rng.uniform(0.05, 0.5) * 1.15**attempt)  # a slow machine comes to the end, too
+        child.join(rng.uniform(0.1, 0.6) * whole * 1.1**attempt)  # in the middle of it, and in the end it gets there
         if child.exitcode is not None:
             break
         os.kill(child.pid, signal.SIGKILL)
