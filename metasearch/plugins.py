@@ -8,6 +8,7 @@ Modules whose names begin with an underscore are not plug-ins.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import hashlib
 import importlib
@@ -138,7 +139,8 @@ def _from_file(path: Path) -> ModuleType:
     loaded.__file__ = str(path)
     sys.modules[unique] = loaded
     try:
-        loader.exec_module(loaded)
+        with contextlib.redirect_stdout(sys.stderr):  # what a user's file prints is talk; stdout is for data
+            loader.exec_module(loaded)
     except BaseException:
         del sys.modules[unique]
         raise

@@ -190,6 +190,15 @@ def test_a_bad_space_file_is_exit_code_2_with_its_own_line(tmp_path: Path, file:
     assert "Traceback" not in said
 
 
+def test_what_a_space_file_prints_is_no_data(tmp_path: Path, capsys: Said) -> None:
+    path = tmp_path / "space.py"
+    path.write_text("from metasearch.space import Float, Space\nprint('canary')\nSPACE = Space({'a': Float(0, 1)})\n")
+    assert cli.call(["spaces", "show", str(path), "--json"]) == 0
+    out = capsys.readouterr()
+    assert json.loads(out.out)["size"] is None
+    assert "canary" in out.err
+
+
 # -- names that are taken ---------------------------------------------------------------------------------------------
 
 
