@@ -73,7 +73,9 @@ def problems(study: Study) -> list[str]:
     _tasks(study, found)
     _budget(study, space, uniform, found)
     _driver(study, found)
-    return found
+    if not found and space is not None:
+        _recipes(study, space, found)
+    return list(dict.fromkeys(found))
 
 
 def _space(study: Study, found: list[str]) -> Space | None:
@@ -142,6 +144,29 @@ def _tasks(study: Study, found: list[str]) -> None:
     splits: tuple[Literal["train", "val"], ...] = ("train", "val")
     for split in splits:
         _try(found, "tasks", partial(tasks.check, shape, split))
+
+
+def _recipes(study: Study, space: Space, found: list[str]) -> None:
+    """Is there anything in the space that these tasks can be learnt with? Looks at some configurations; nothing is trained."""
+    import numpy as np
+
+    from metasearch.objectives import Infeasible
+    from metasearch.objectives.train import Train
+
+    objective = study.objective()
+    if not isinstance(objective, Train):
+        return
+    rng, said = np.random.default_rng(0), []
+    for _ in range(20):
+        try:
+            objective.built(space.sample(rng))
+        except Infeasible as error:
+            said.append(str(error))
+        except Exception:  # a config that breaks its recipe is a failed trial, not a wrong study
+            return
+        else:
+            return
+    found.append(f"space = '{study.space_name}': nothing in it can be trained on {study.tasks and study.tasks.name}. {said[0]}.")
 
 
 def _budget(study: Study, space: Space | None, uniform: bool, found: list[str]) -> None:

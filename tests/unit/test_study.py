@@ -365,3 +365,16 @@ def test_reading_a_study_imports_no_torch() -> None:
     reading = f"from metasearch.driver.study import Study\nStudy.from_text('''{GOOD}''')"
     code = f"import sys\n{reading}\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_learner_that_cannot_learn_the_tasks_is_refused(tmp_path: Path) -> None:
+    space = tmp_path / "prototypes.py"
+    space.write_text(
+        "from metasearch.learners.prototypical import Prototypical\nfrom metasearch.nets.mlp import mlp\n"
+        "from metasearch.objectives.optimizer import adam\nfrom metasearch.objectives.recipe import Recipe\n"
+        "from metasearch.space import Float, Space\nSPACE = Space({'lr': Float(1e-3, 1e-2)})\n"
+        "def recipe(config, shape):\n    return Recipe(mlp(shape.x, None), Prototypical(), adam(config['lr']), 4, 20)\n"
+    )
+    told = f"name = 'waves'\nspace = '{space}'\nbudget.trials = 2\nmethod.name = 'random'\n[tasks]\nname = 'sinusoid'\nways = 1\n"
+    (said,) = Study.from_text(told).problems()
+    assert "Prototypical learns tasks of classes, but Sinusoid is of regression" in said
