@@ -77,7 +77,8 @@ def run(name: str, seed: int, options: Options) -> list[Row]:
     mean, low, high, _ = mean_interval(found)
     conditions = {
         "tasks": entry.tasks, "test_episodes": options.extra.episodes, "steps": steps, "tasks_seen": steps * recipe.meta_batch,
-        "train_minutes": round(minutes, 2), "cpu_minutes": round(cpu_minutes, 2), "mode": mode, "norm": recipe.net.norm, "target": entry.target,
+        "train_minutes": round(minutes, 2), "cpu_minutes": round(cpu_minutes, 2), "threads": options.extra.threads,
+        "mode": mode, "norm": recipe.net.norm, "target": entry.target,
         "validation": round(sign * scale * report.score, 3),
         "train_tasks": round(sign * scale * report.metrics["train_score"], 3),
     }
