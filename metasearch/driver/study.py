@@ -260,7 +260,7 @@ class Study(_Table):
         """The shape of the episodes that trials are scored on."""
         wanted = self._wanted_tasks()
         tasks = tasks if tasks is not None else self.tasks_distribution()
-        ways = wanted.ways if wanted.ways is not None else (5 if tasks.kind == "classes" else 1)
+        ways = wanted.ways if wanted.ways is not None else tasks.usual_ways
         return tasks.shape(ways=ways, shots=wanted.shots, queries=wanted.queries)
 
     @property

@@ -113,6 +113,11 @@ class TaskDistribution(ABC):
     @abstractmethod
     def _draw(self, n: int, split: Split, shape: TaskShape, generator: Generator) -> Episode: ...
 
+    @property
+    def usual_ways(self) -> int:
+        """What a study that does not say `ways` gets: 5 classes, or the number of values of a target."""
+        return 5 if self.kind == "classes" else 1
+
     @abstractmethod
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
         """Mean over the rows of one episode; output [M, N], y [M, N] -> []."""

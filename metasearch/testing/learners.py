@@ -29,8 +29,9 @@ from metasearch.learners import Learner, gradients
 from metasearch.nets import Net, NormMode, Params, learnt
 from metasearch.nets.mlp import mlp
 from metasearch.nets.norm import Kind, Norm, population
-from metasearch.tasks import Episode, TaskShape
+from metasearch.tasks import Episode, TaskDistribution, TaskShape
 from metasearch.tasks.blobs import Blobs
+from metasearch.tasks.navigation import Navigation
 
 __all__ = ["LAWS", "Case", "check"]
 
@@ -69,16 +70,24 @@ class Case:
 
     def net(self, norm: Kind = "none", mode: NormMode = "transductive", ways: int = SHAPE.ways) -> Net:
         """Softplus, since the laws differentiate twice and compare with differences."""
-        outputs = ways if self.built.head else None
-        return mlp(SHAPE.x, outputs, hidden=(7, 5), act="softplus", norm=Norm(norm, groups=1), mode=mode)
+        outputs = (2 if self.control else ways) if self.built.head else None
+        x = (2,) if self.control else SHAPE.x
+        return mlp(x, outputs, hidden=(7, 5), act="softplus", norm=Norm(norm, groups=1), mode=mode)
 
     def meta(self, net: Net, seed: int = 0) -> Params:
         return {k: v.double() for k, v in self.built.init(net, _generator(seed)).items()}
 
-    def episodes(self, n: int, shape: TaskShape = SHAPE, seed: int = 0) -> Episode:
-        """Of blobs, in float64, with the noise that the learner names."""
+    @cached_property
+    def control(self) -> bool:
+        """Whether it learns to act: its laws are shown on short walks, and those that speak of classes do not concern it."""
+        return self.built.kinds == ("control",)
+
+    def episodes(self, n: int, shape: TaskShape | None = None, seed: int = 0) -> Episode:
+        """Of blobs (or walks of 4 steps), in float64, with the noise that the learner names."""
         generator = _generator(seed)
-        drawn = _blobs().sample_episodes(n, split="train", shape=shape, generator=generator)
+        tasks: TaskDistribution = Navigation(horizon=4) if self.control else _blobs()
+        shape = shape or (tasks.shape(ways=2, shots=12, queries=12) if self.control else SHAPE)
+        drawn = tasks.sample_episodes(n, split="train", shape=shape, generator=generator)
         noise = {k: torch.randn(n, *s, generator=generator).double() for k, s in self.built.noise(shape).items()}
         x, y = (drawn.support_x.double(), drawn.query_x.double()), (drawn.support_y.double(), drawn.query_y.double())
         return Episode(x[0], y[0], x[1], y[1], noise)
@@ -188,6 +197,10 @@ def gradient_is_the_derivative_of_the_loss(case: Case) -> None:
 
 def outputs_have_a_row_a_query(case: Case) -> None:
     """Whatever the numbers of queries and ways."""
+    if case.control:
+        net, episode = case.net(), case.episodes(1).select(0)
+        assert case.outputs(net, case.meta(net), episode).shape == episode.query_y.shape
+        return
     for ways, queries in ((3, 2), (2, 1), (5, 3)):
         shape = TaskShape(SHAPE.x, ways, 1, queries)
         net = case.net(ways=ways)
@@ -197,7 +210,7 @@ def outputs_have_a_row_a_query(case: Case) -> None:
 
 
 def permuting_labels_permutes_outputs(case: Case) -> None:
-    if not case.symmetric:
+    if not case.symmetric or case.control:
         return
     net = case.net("batch")
     meta, episode = case.meta(net), case.episodes(1).select(0)
@@ -219,6 +232,8 @@ def order_of_supports_does_not_matter(case: Case) -> None:
 
 def a_query_does_not_see_the_others(case: Case) -> None:
     """In the norm modes "none" and "inductive"; in "transductive" it does, or the mode would be a lie."""
+    if case.control:  # its queries are walks of many rows
+        return
     episode = case.episodes(1).select(0)
     modes: tuple[tuple[Kind, NormMode], ...] = (("layer", "none"), ("batch", "inductive"), ("batch", "transductive"))
     for norm, mode in modes:
@@ -255,6 +270,8 @@ def evaluation_is_the_same_in_all_worlds(case: Case) -> None:
 
 def beats_chance(case: Case) -> None:
     """A minute of training at most, on Gaussian blobs, 5-way 1-shot."""
+    if case.control:
+        return
     shape = TaskShape(SHAPE.x, ways=5, shots=1, queries=5)
     learner, net = case.built, mlp(SHAPE.x, 5 if case.built.head else None, hidden=(32, 32))
     meta = learner.init(net, _generator(0))

@@ -60,7 +60,7 @@ class Case:
 
     @cached_property
     def shape(self) -> TaskShape:
-        ways = self.ways if self.built.kind == "classes" else 1
+        ways = self.ways if self.built.kind == "classes" else self.built.usual_ways
         return self.built.shape(ways=ways, shots=self.shots, queries=self.queries)
 
     def draw(self, n: int, split: Split = "train", seed: int = 0) -> Episode:

@@ -29,6 +29,10 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
         {"arguments": {"inner_lr": 0.01, "test_steps": 20}, "exact": False, "norms": ("none", "layer")},
         {"arguments": {"inner_lr": 0.1, "optimizer": "sgd", "inner_batch": 4, "test_steps": 20}, "exact": False, "sets": False},
     ],
+    "maml-rl": [{
+        # trajectories are data, so the gradient is no derivative; their order enters no sum, but a walk's rows belong together
+        "arguments": {"horizon": 4, "inner_steps": 2}, "exact": False, "sets": False, "norms": ("none", "layer"),
+    }],
     "prototypical": [{}, {"arguments": {"distance": "cosine", "scale": 10.0}}],
 }
 CASES = [Case(name, **variant) for name in plugins.names("learners") for variant in VARIANTS.get(name, [{}])]

@@ -30,6 +30,7 @@ VARIANTS: dict[str, dict[str, Make]] = {
         "plain": _nothing,
         "half-oracle": lambda folder: {"support": "left", "oracle": True},
     },
+    "navigation": {"short": lambda folder: {"horizon": 2}},
     "omniglot": {
         "plain": _omniglot(),
         "new-classes": _omniglot(rotations="new-classes"),
