@@ -175,6 +175,8 @@ def test_the_version_is_that_of_the_package(capsys: Said) -> None:
 
     assert cli.call(["--version"]) == 0
     assert capsys.readouterr().out.strip() == metasearch.__version__
+    module = subprocess.run([sys.executable, "-m", "metasearch", "--version"], capture_output=True, text=True, timeout=60)
+    assert module.stdout.strip() == metasearch.__version__, module.stderr
 
 
 @pytest.mark.parametrize("file", [

@@ -41,6 +41,7 @@ ORDER: dict[str, set[str]] = {
     "search_spaces": GROUND | {"nets", "augment", "learners", "objectives", "tasks"},
 }
 ORDER["cli"] = {room for room in ORDER if room != "search_spaces"}
+ORDER["__main__"] = {"cli"}
 
 
 def module_of(file: Path) -> str:
