@@ -166,6 +166,7 @@ kind = "rai"
     ("budget.top=0", "budget.top must be a number of configurations (10) or a share of the space ('1%'), but got 0"),
     ("budget.top=0%", "share of the space"),
     ("budget.top=100%", "share of the space"),
+    ("budget.top=1.%", "share of the space"),  # as Coverage has it
     ("budget.top=true", "share of the space"),
     ("budget.coverage=0.9", "coverage needs top"),
     ("budget.trials=1.5", "budget.trials must be a whole number, but got 1.5"),
