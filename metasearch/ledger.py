@@ -54,7 +54,7 @@ class Row(NamedTuple):
     evaluated  {mean, low, high, episodes, ...}
     note       {what}
     stopped    {reason, coverage, wanted, final, budget, max_errors}: final is False for a study that was interrupted
-    resumed    {}
+    resumed    {budget, max_errors}: the limits from here on
     """
 
     seq: int

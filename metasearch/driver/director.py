@@ -60,6 +60,7 @@ class Status:
 
     name: str
     planned: int | None  # roots that the budget pays for; None: as many as the hours allow
+    used: int  # of these: done, diverged or reused. What goes on from another trial costs nothing
     done: int
     running: int
     failed: int  # error and oom
@@ -84,11 +85,6 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-    @property
-    def used(self) -> int:
-        """Trials of the budget that are used up."""
-        return self.done + self.diverged + self.reused
 
 
 def trial_seed(study_seed: int, trial: int) -> int:
@@ -256,7 +252,7 @@ class Director:
         used, elapsed = self._used_roots, self.elapsed
         planned = self.planned
         return Status(
-            name=self.study.name, planned=planned, done=self.counts["done"], running=len(self._holder),
+            name=self.study.name, planned=planned, used=used, done=self.counts["done"], running=len(self._holder),
             failed=sum(self.counts[s] for s in FAILED), diverged=self.counts["diverged"], infeasible=self.counts["infeasible"],
             reused=self.counts["reused"], best_trial=best.id if best else None,
             best_score=best.outcome.score if best and best.outcome else None,
@@ -297,6 +293,7 @@ class Director:
         if self._broken is None and not self.finished:
             with self._transaction():
                 self._stop_row(reason or self._stopping or "interrupted", final=False)
+        self._holder.clear()  # nobody works for this director any more
         with contextlib.suppress(Exception):
             self._write_status(force=True)
         self.ledger.close()
@@ -710,7 +707,7 @@ class Director:
                     f"(was the -wal file removed?). Nothing was started. Put the ledger and its -wal back from a backup."
                 )
         with self._transaction() as told:
-            self.ledger.append("resumed", {})
+            self.ledger.append("resumed", self._limits())
             for number in self._forget_lanes():
                 if not self._adopted(number, told):
                     self._hung(number, told)

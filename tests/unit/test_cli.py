@@ -297,7 +297,7 @@ def test_a_reader_that_has_seen_enough_breaks_nothing() -> None:
 def status(**changed: object) -> Status:
     body = dict.fromkeys(Status.__dataclass_fields__)
     body.update(
-        name="first", done=3, running=2, failed=1, diverged=1, infeasible=0, reused=0, planned=20, elapsed_seconds=61.0,
+        name="first", used=4, done=3, running=2, failed=1, diverged=1, infeasible=0, reused=0, planned=20, elapsed_seconds=61.0,
         eta_seconds=3700.0, best_trial=2, best_score=0.931, best_low=0.92, best_high=0.942, coverage=0.4, coverage_wanted=0.9,
         top="1%", lanes=(),
     )
