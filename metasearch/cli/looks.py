@@ -20,6 +20,7 @@ from metasearch.home import home_of
 if TYPE_CHECKING:
     from metasearch.driver.director import Status
     from metasearch.driver.study import Study
+    from metasearch.trained import Evaluation
 
 
 def status(
@@ -92,18 +93,24 @@ def evaluate(
     """Scores a trial on the sealed test split. The ledger records that it was opened."""
     from metasearch import trained
 
+    if plot is not None and (plot.suffix.lower() not in (".png", ".svg", ".pdf") or not plot.absolute().parent.is_dir()):
+        raise Refused(f"--plot needs a .png, .svg or .pdf in a folder that is there, but got {printable(str(plot))}")
     name, _, _ = trial.partition("/")
     stored(name, home_of(home))
     with _doing() as say:
         found = trained.evaluate(trial, home=home_of(home), episodes=episodes, seed=seed, shift=shift, steps=steps, say=say)
-    if plot is not None:
+    if as_json:
+        print(json.dumps(found.to_json(), allow_nan=False))
+    else:
+        _show_evaluation(found)
+    if plot is not None:  # last: a disk that is full takes no result away
         from metasearch.draw import evaluation
 
         evaluation(found, plot)
         talk(f"drawn: {plot}")
-    if as_json:
-        print(json.dumps(found.to_json(), allow_nan=False))
-        return
+
+
+def _show_evaluation(found: Evaluation) -> None:
     for one in (found, *([found.half] if found.half else [])):
         unit = Unit(one.unit)
         diverged = f"; {one.diverged:.1%} of the episodes diverged" if one.diverged else ""

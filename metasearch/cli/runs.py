@@ -149,8 +149,9 @@ def _shown(study: Study, home: Path | None, progress: bool) -> Iterator[Live]:
     try:
         with live:
             yield live
-    except BaseException:
-        if (home_of(home) / study.name / "ledger.sqlite").is_file() and (live.last is None or live.last.reason is None):
+    except BaseException as error:
+        begun = isinstance(error, KeyboardInterrupt) if live.last is None else live.last.reason is None
+        if begun and (home_of(home) / study.name / "ledger.sqlite").is_file():
             known = home is None or str(home) == os.environ.get("METASEARCH_HOME")
             talk(f"to go on: metasearch resume {study.name}" + ("" if known else f" --home {home}"))
         raise
@@ -182,8 +183,8 @@ def _concluded(study: Study, result: Result, home: Path, as_json: bool) -> None:
 
         uri = tracking_uri(study.track.uri, home)
         talk(f"in MLflow: {uri}" if sqlite_path(uri) is None else f"in MLflow: mlflow ui --backend-store-uri {uri}")
-    talk(f"'{study.name}' ended: {one.reason}. Again: metasearch leaderboard {study.name}. "
-         f"On the sealed test tasks: metasearch evaluate {study.name}/{one.best_trial}")
+    tested = "" if one.best_trial is None else f" On the sealed test tasks: metasearch evaluate {study.name}/{one.best_trial}"
+    talk(f"'{study.name}' ended: {one.reason}. Again: metasearch leaderboard {study.name}.{tested}")
     if result.exit_code == NO_SUCCESS:
         raise Refused(f"no trial of '{study.name}' succeeded. What they said: metasearch show {study.name}", NO_SUCCESS)
     if result.exit_code == TOO_MANY_ERRORS:

@@ -204,6 +204,7 @@ def test_a_study_without_a_success_is_exit_code_4(place: Place) -> None:
     raising = method(place, "raise RuntimeError('canary')")
     done = place.ran("run", "study.toml", "name=broken", raising, "driver.max_errors=2", code=4)
     assert b"metasearch show broken" in done.stderr
+    assert b"metasearch evaluate" not in done.stderr, "there is nothing to test"
     assert b"RuntimeError: canary" in place.ran("show", "broken").stdout
 
 

@@ -250,7 +250,9 @@ def test_a_study_that_another_process_runs_is_exit_code_75(study: Path, capsys: 
     stored(study, home, "driver.kind=local")
     with locked(home / "first"):
         assert cli.call(["resume", "first"]) == 75
-        assert str(os.getpid()) in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert str(os.getpid()) in said
+        assert "to go on" not in said, "that is what was just refused"
 
 
 def test_a_service_that_is_away_is_exit_code_69(study: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +275,17 @@ def test_a_folder_that_cannot_be_written_is_exit_code_74(study: Path, capsys: Sa
 ])
 def test_every_error_has_its_exit_code(error: BaseException, code: int) -> None:
     assert failures.judged(error)[0] == code
+
+
+def test_a_refusal_is_its_own_words_whatever_its_code() -> None:
+    assert failures.judged(failures.Refused("2 of 6 truths do not hold", 1)) == (1, "2 of 6 truths do not hold")
+
+
+@pytest.mark.parametrize("file", ["x.doc", "nowhere/x.png"])
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_test_is_opened(study: Path, file: str, capsys: Said) -> None:
+    stored(study, Path(os.environ["METASEARCH_HOME"]))
+    assert cli.call(["evaluate", "first/1", "--plot", file]) == 2
+    assert "--plot needs" in capsys.readouterr().err
 
 
 def test_a_secret_of_the_environment_is_in_no_message(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:

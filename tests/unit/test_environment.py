@@ -11,8 +11,9 @@ from metasearch.environment import environment
 def test_variables_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METASEARCH_THERE", "before")
     monkeypatch.delenv("METASEARCH_GONE", raising=False)
-    with pytest.raises(RuntimeError), environment({"METASEARCH_THERE": "inside", "METASEARCH_GONE": "inside"}):
+    with environment({"METASEARCH_THERE": "inside", "METASEARCH_GONE": "inside"}):
         assert os.environ["METASEARCH_THERE"] == os.environ["METASEARCH_GONE"] == "inside"
-        raise RuntimeError
+    with pytest.raises(ZeroDivisionError), environment({"METASEARCH_THERE": "inside"}):
+        _ = 1 / 0
     assert os.environ["METASEARCH_THERE"] == "before"
     assert "METASEARCH_GONE" not in os.environ
