@@ -14,7 +14,7 @@ from metasearch.cli import board
 from metasearch.cli.failures import Refused, talk
 from metasearch.cli.live import Unit, clock, in_a_line
 from metasearch.cli.show import Json, console, printable, table
-from metasearch.cli.stored import Home, Source, board_of, names, status_of, stored, unit_of
+from metasearch.cli.stored import Home, Source, board_of, complain, of_all, status_of, stored, unit_of
 from metasearch.home import home_of
 
 if TYPE_CHECKING:
@@ -30,14 +30,15 @@ def status(
     """Where studies stand. Trials done, running and failed, best so far, time left, coverage."""
     folder_of_all = home_of(home)
     if name is None:
-        found = [status_of(each, folder_of_all) for each in names(folder_of_all)]
+        found, bad = of_all(folder_of_all, lambda each: status_of(each, folder_of_all))
         if as_json:
             print(json.dumps([one.to_json() for one in found], allow_nan=False))
         elif found:
             table(["study", "trials", "failed", "best", "coverage", "state"],
                   [_status_row(one, folder_of_all) for one in found])
-        else:
+        elif not bad:
             talk(f"no studies in {folder_of_all}")
+        complain(bad)
         return
     one = status_of(name, folder_of_all)
     if as_json:
@@ -142,10 +143,19 @@ def sync(
     from metasearch.driver import launch
 
     folder_of_all = home_of(home)
-    for each in [name] if name is not None else names(folder_of_all):
-        stored(each, folder_of_all)
+
+    def sent(each: str) -> None:
+        if name is None and not stored(each, folder_of_all).track.enabled:
+            talk(f"{each}: not sent, since track.enabled is false. All the same: metasearch sync {each}")
+            return
         found = launch.sync(each, home=folder_of_all)
         talk(f"{each}: MLflow has all {found.rows} rows of the ledger" + (f"; mended: {found.wrong}" if found.wrong else ""))
+
+    if name is None:
+        complain(of_all(folder_of_all, sent)[1])
+    else:
+        stored(name, folder_of_all)
+        sent(name)
 
 
 def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool) -> None:

@@ -19,7 +19,7 @@ import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,13 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Status:
+        """From `to_json()`, of another version too: its own keys are left out, and `used` may be missing."""
+        given = {field.name: body[field.name] for field in fields(cls) if field.name in body}
+        given.setdefault("used", sum(body[name] for name in ("done", "diverged", "reused")))
+        return cls(**{**given, **{name: tuple(body.get(name) or ()) for name in ("lanes", "overdue")}})
 
 
 def trial_seed(study_seed: int, trial: int) -> int:

@@ -28,7 +28,7 @@ from metasearch.driver.folder import logged
 from metasearch.driver.messages import Lost
 from metasearch.driver.study import Study, StudyError
 from metasearch.home import home_of, study_folder
-from metasearch.ledger import Ledger, TrialRow
+from metasearch.ledger import Ledger, LedgerError, TrialRow
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -105,13 +105,20 @@ def resume(name: str, *, home: Path | None = None, show: Show | None = None, ove
 
 
 def status(name: str, *, home: Path | None = None) -> dict[str, Any]:
-    """What the driver last wrote into status.json, on whatever machine it runs."""
+    """What the driver last wrote into status.json, on whatever machine it runs. Raises StudyError if there is no such study,
+    LedgerError if the file is lost or damaged."""
     import json
 
     path = study_folder(name, home_of(home)) / "status.json"
-    if not path.is_file():
+    if not path.parent.is_dir():
         raise StudyError([f"there is no {path}: check the study's name and METASEARCH_HOME"], f"study '{name}'")
-    found: dict[str, Any] = json.loads(path.read_text())
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        Status.from_json(found)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise LedgerError(
+            f"{path} is lost or damaged ({error}). It only says what the ledger knows: metasearch resume {name} writes it again"
+        ) from error
     return found
 
 

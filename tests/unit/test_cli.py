@@ -243,6 +243,26 @@ def test_bad_data_are_exit_code_65(study: Path, capsys: Said) -> None:
         assert "ledger.sqlite" in capsys.readouterr().err
 
 
+def test_a_study_that_cannot_be_read_hides_no_other(study: Path, capsys: Said) -> None:
+    home = Path(os.environ["METASEARCH_HOME"])
+    for name in ("bad", "first", "lost", "old"):
+        stored(study, home, f"name={name}", "track.enabled=false")
+        (home / name / "status.json").write_text(json.dumps(status(name=name).to_json()))
+    (home / "bad" / "ledger.sqlite").write_bytes(b"no database")
+    (home / "lost" / "status.json").write_text("{")
+    body = status(name="old").to_json()
+    del body["used"]
+    (home / "old" / "status.json").write_text(json.dumps({**body, "of another version": 1}))
+    assert cli.call(["status"]) == 65
+    out = capsys.readouterr()
+    assert [line.split()[:2] for line in out.out.splitlines()[2:]] == [["first", "4/20"], ["old", "4/20"]]
+    assert "metasearch resume lost" in out.err
+    assert "cannot be read, as said above: bad, lost" in out.err
+    assert cli.call(["status", "lost"]) == 65
+    assert cli.call(["sync"]) == 65
+    assert "first: not sent, since track.enabled is false" in capsys.readouterr().err
+
+
 def test_a_study_that_another_process_runs_is_exit_code_75(study: Path, capsys: Said) -> None:
     from metasearch.driver.folder import locked
 
