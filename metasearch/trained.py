@@ -75,7 +75,7 @@ class Wave:
 class Evaluation:
     """What a trial is worth on tasks that no search has seen.
 
-    split: "test", "test shifted" or "test, supports on the left half"; scores are larger-is-better (minus the error on
+    split: "test", "test shifted" or "test, supports on the right half"; scores are larger-is-better (minus the error on
     regression, see unit). An interval covers the draw of the episodes alone.
     """
 
@@ -140,12 +140,17 @@ def evaluate(
             result = tested(tasks, "test shifted" if shift else "test")
             if isinstance(tasks, Sinusoid):
                 result = replace(result, half=tested(tasks.on("right"), f"{result.split}, supports on the right half"))
-            body = {k: v for k, v in result.to_json().items() if k not in ("scores", "waves", "half")}
-            ledger.append("evaluated", {**body, "episodes": episodes, "seed": seed}, trial=number)
+            ledger.append("evaluated", {**_told(result), "seed": seed}, trial=number)
             uri = (ledger.study()["study"].get("track") or {}).get("uri")
     if read_cursor(folder).seq:  # MLflow knows the study: it is told of this too, by a process that nobody waits for
         start(folder, tracking_uri(uri, folder.parent))
     return result
+
+
+def _told(found: Evaluation) -> dict[str, Any]:
+    """What the ledger keeps of an evaluation: its numbers and its curve, of both halves; no episode by itself."""
+    body = {k: v for k, v in found.to_json().items() if k not in ("scores", "waves", "half")}
+    return {**body, "episodes": len(found.scores), **({"half": _told(found.half)} if found.half is not None else {})}
 
 
 def _evaluated(
