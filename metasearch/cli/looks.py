@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,7 +99,7 @@ def evaluate(
         raise Refused(f"--plot needs a .png, .svg or .pdf in a folder that is there, but got {printable(str(plot))}")
     name, _, _ = trial.partition("/")
     stored(name, home_of(home))
-    with _doing() as say:
+    with _doing() as say, contextlib.redirect_stdout(sys.stderr):  # what a user's recipe prints is talk
         found = trained.evaluate(trial, home=home_of(home), episodes=episodes, seed=seed, shift=shift, steps=steps, say=say)
     if as_json:
         print(json.dumps(found.to_json(), allow_nan=False))

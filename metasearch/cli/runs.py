@@ -147,7 +147,7 @@ def _shown(study: Study, home: Path | None, progress: bool) -> Iterator[Live]:
     logger, warnings = logging.getLogger("metasearch"), Warnings(live)
     logger.addHandler(warnings)
     try:
-        with live:
+        with live, contextlib.redirect_stdout(sys.stderr):  # what a user's recipe prints is talk
             yield live
     except BaseException as error:
         begun = isinstance(error, KeyboardInterrupt) if live.last is None else live.last.reason is None

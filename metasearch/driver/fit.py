@@ -4,11 +4,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
+import numpy as np
 from pydantic import ValidationError
 
 from metasearch import plugins
@@ -19,10 +22,14 @@ if TYPE_CHECKING:
     from metasearch.driver.study import Study
     from metasearch.driver.study_file import Source
     from metasearch.space import Space
+    from metasearch.tasks import TaskShape
 
 __all__ = ["checked", "loaded", "problems"]
 
 T = TypeVar("T")
+NO_SPACE = "?"  # stands for a space that the study does not name
+TRIES = 1000  # configurations that are tried before a space is said not to fit its tasks: as many as end a study
+PATIENCE = 2.0  # seconds for that
 
 
 def checked(source: Source) -> Study:
@@ -41,8 +48,10 @@ def checked(source: Source) -> Study:
         with contextlib.suppress(ValidationError):
             study = Study.model_validate(rest)
     if study is not None:
-        spoilt = study.tasks is None and "tasks" in source.table  # it is there, but too wrong to be looked at
-        found += [problem for problem in problems(study) if not (spoilt and problem.startswith("tasks is missing"))]
+        said = [f"space = '{NO_SPACE}'"]
+        if study.tasks is None and "tasks" in source.table:  # it is there, but too wrong to be looked at
+            said.append("tasks is missing")
+        found += [problem for problem in problems(study) if not problem.startswith(tuple(said))]
     if found or study is None:
         raise StudyError(found, source.where)
     return study
@@ -58,8 +67,7 @@ def _salvaged(table: Mapping[str, Any], wrong: list[tuple[int | str, ...]]) -> d
             del inner[path[1]]
         else:
             rest.pop(first, None)  # a whole table is wrong, or lacks what it needs
-    if "name" not in rest:
-        rest["name"] = "unnamed"
+    rest = {"name": "unnamed", "space": NO_SPACE, **rest}
     if not set(rest.get("budget", ())) & {"trials", "coverage", "hours"}:
         rest["budget"] = {"trials": 1}
     return rest
@@ -70,10 +78,12 @@ def problems(study: Study) -> list[str]:
     found: list[str] = []
     space = _space(study, found)
     uniform = _method(study, space, found)
-    _tasks(study, found)
+    shape = _tasks(study, found)
+    if space is not None and shape is not None and not study.has_own_method:
+        _recipes(study, space, shape, found)
     _budget(study, space, uniform, found)
     _driver(study, found)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _space(study: Study, found: list[str]) -> Space | None:
@@ -122,26 +132,47 @@ def _hyperparameters(study: Study, kind: type[Any]) -> list[str]:
     return wrong
 
 
-def _tasks(study: Study, found: list[str]) -> None:
+def _tasks(study: Study, found: list[str]) -> TaskShape | None:
+    """The shape of the episodes, if the tasks can give such."""
     if study.tasks is None:
         if not study.has_own_method:
             known = ", ".join(plugins.names("tasks"))
             found.append(f"tasks is missing: add [tasks] with name = 'glyphs' or another of {known}.")
-        return
+        return None
     from metasearch import tasks as room
 
     name, arguments = study.tasks.name, study.tasks.arguments
     wrong = _try(found, f"tasks.name = '{name}'", lambda: room.problems(name, arguments), name)
     if wrong is None or wrong:
         found += [f"tasks: {problem}" for problem in wrong or []]
-        return
+        return None
     tasks = _try(found, f"tasks.name = '{name}'", study.tasks_distribution, name)
     if tasks is None:
-        return
-    shape = study.shape(tasks)
+        return None
+    shape, before = study.shape(tasks), len(found)
     splits: tuple[Literal["train", "val"], ...] = ("train", "val")
     for split in splits:
         _try(found, "tasks", partial(tasks.check, shape, split))
+    return shape if len(found) == before else None
+
+
+def _recipes(study: Study, space: Space, shape: TaskShape, found: list[str]) -> None:
+    """Does any configuration mean something on these tasks? If none does (Conv-4 on vectors), every trial would be refused."""
+    recipe = getattr(study.space_module(), "recipe", None)
+    if not callable(recipe):
+        return
+    until, last = time.monotonic() + PATIENCE, ""
+    for seed in range(TRIES):
+        config = space.sample(np.random.default_rng(seed))
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                recipe(config, shape)
+            return
+        except (Exception, SystemExit) as error:
+            last = reason(error, study.space_name)
+        if time.monotonic() > until:
+            return  # slow, so nothing is known
+    found.append(f"space = '{study.space_name}': no configuration fits these tasks: of {TRIES:,} none can be built. {last}")
 
 
 def _budget(study: Study, space: Space | None, uniform: bool, found: list[str]) -> None:
