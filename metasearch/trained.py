@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from metasearch.driver.folder import locked
 from metasearch.driver.study import Study
-from metasearch.home import home_of, study_folder
+from metasearch.home import home_of, parcel_path, study_folder
 from metasearch.learners import Learner
 from metasearch.ledger import Ledger, TrialRow
 from metasearch.nets import Net, Params
@@ -210,10 +210,7 @@ def _waves(trained: Trained, tasks: Sinusoid, opened: TestSplit, seed: int) -> l
 def _restored(reference: str, train: Train, row: TrialRow, folder: Path) -> Trained:
     if row.checkpoint is None:
         raise ValueError(f"{reference} has no parcel: it ended as '{row.status}' before it was saved")
-    path = Path(row.checkpoint)
-    if not path.is_file():  # the study was moved
-        path = folder / "parcels" / path.parent.name / path.name
-    tensors, facts = parcel.read(path)
+    tensors, facts = parcel.read(parcel_path(folder, row.checkpoint))
     prefix = "best/" if any(k.startswith("best/") for k in tensors) else "meta/"
     try:
         recipe = train.built(row.proposal.config)

@@ -30,6 +30,7 @@ from metasearch.driver.folder import LockedError, lock
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
 from metasearch.driver.snapshot import load_snapshot, save_snapshot
 from metasearch.driver.worker import stack_file
+from metasearch.home import parcel_path
 from metasearch.ledger import Ledger, LedgerError, TrialRow, finite
 from metasearch.objectives import MODES, Mode
 from metasearch.records import LOOKED_AT, Outcome, Proposal
@@ -440,9 +441,7 @@ class Director:
         return ((inherited,) if inherited else ()), False, None
 
     def _located(self, checkpoint: str) -> Path:
-        """A parcel by the path that the ledger has; a study that was moved has it under its own folder."""
-        path = Path(checkpoint)
-        return path if path.is_file() else self.folder / "parcels" / path.parent.name / path.name
+        return parcel_path(self.folder, checkpoint)
 
     def _report(self, trial: int, lines: tuple[Line, ...]) -> None:
         for line in lines:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metasearch.crashpoint import crashpoint
+from metasearch.home import parcel_path
 from metasearch.ledger import Ledger, Row
 from metasearch.track.mirror import Mirror, Wanted
 from metasearch.track.projection import STUDY, Change, Done, Key, Projection
@@ -179,9 +180,8 @@ class Outbox:
     def _parcel(self, done: Done) -> Path | None:
         if done.parcel is None:
             return None
-        named = Path(done.parcel)
-        here = self.folder / "parcels" / str(done.trial) / named.name  # a study that was moved has it under its own folder
-        return next((p for p in (named, here) if p.is_file()), None)
+        path = parcel_path(self.folder, done.parcel)
+        return path if path.is_file() else None
 
     def _about(self, done: Done) -> dict[str, Any]:
         row = self.ledger.trials()[done.trial]

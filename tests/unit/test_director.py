@@ -116,6 +116,21 @@ def test_after_an_orderly_end_nothing_is_said_to_run(folder: Path) -> None:
     assert (said["running"], said["lanes"], said["reason"]) == (0, [], None)
 
 
+def test_a_copy_of_a_study_has_its_own_parcels(folder: Path, tmp_path: Path) -> None:
+    director = Director(study(2), folder)
+    said = director.next("a", "1")
+    assert isinstance(said, Assignment)
+    parcel = folder / "parcels" / "1" / "3.safetensors"
+    parcel.parent.mkdir(parents=True)
+    parcel.write_text("one")
+    director.next("a", "1", replace(done(said), checkpoint=str(parcel)))
+    director.close()
+    copy = Path(shutil.copytree(folder, tmp_path / "copy" / "t"))
+    director = Director(study(2), copy)  # takes away what is old
+    kill(director)
+    assert (copy / "parcels" / "1" / "3.safetensors").read_text() == "one"
+
+
 def test_a_budget_that_a_resume_was_given_holds_for_the_next_one_too(folder: Path) -> None:
     first = Director(study(2), folder)
     to_the_end(first)
