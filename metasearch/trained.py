@@ -25,9 +25,8 @@ from metasearch.objectives.train import Train
 from metasearch.records import Config
 from metasearch.tasks import TaskDistribution, TaskShape, TestSplit, open_test
 from metasearch.tasks.sinusoid import Sinusoid
-from metasearch.track.outbox import read_cursor, start
+from metasearch.track.outbox import catch_up
 from metasearch.track.statistics import Interval, mean_interval, tail
-from metasearch.track.store import tracking_uri
 
 __all__ = ["Evaluation", "Point", "Trained", "Wave", "evaluate", "restore"]
 
@@ -141,9 +140,7 @@ def evaluate(
             if isinstance(tasks, Sinusoid):
                 result = replace(result, half=tested(tasks.on("right"), f"{result.split}, supports on the right half"))
             ledger.append("evaluated", {**_told(result), "seed": seed}, trial=number)
-            uri = (ledger.study()["study"].get("track") or {}).get("uri")
-    if read_cursor(folder).seq:  # MLflow knows the study: it is told of this too, by a process that nobody waits for
-        start(folder, tracking_uri(uri, folder.parent))
+            catch_up(folder, ledger.study())
     return result
 
 
@@ -210,7 +207,10 @@ def _waves(trained: Trained, tasks: Sinusoid, opened: TestSplit, seed: int) -> l
 def _restored(reference: str, train: Train, row: TrialRow, folder: Path) -> Trained:
     if row.checkpoint is None:
         raise ValueError(f"{reference} has no parcel: it ended as '{row.status}' before it was saved")
-    tensors, facts = parcel.read(parcel_path(folder, row.checkpoint))
+    path = parcel_path(folder, row.checkpoint)
+    if not path.is_file():
+        raise ValueError(f"{reference} has no parcel any more: {path} is gone (metasearch clean keeps those of the best trials)")
+    tensors, facts = parcel.read(path)
     prefix = "best/" if any(k.startswith("best/") for k in tensors) else "meta/"
     try:
         recipe = train.built(row.proposal.config)

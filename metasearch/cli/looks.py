@@ -1,4 +1,4 @@
-"""Commands that look at studies: status, leaderboard, show; evaluate and sync, which also write."""
+"""Commands that look at studies: status, leaderboard, show; evaluate, sync and clean, which also write."""
 from __future__ import annotations
 
 import contextlib
@@ -157,6 +157,32 @@ def sync(
     else:
         stored(name, folder_of_all)
         sent(name)
+
+
+def clean(
+    name: Annotated[str, typer.Argument(help="The study's name.")],
+    keep: Annotated[int | None, typer.Option(
+        min=0, help="So many of the best trials keep their weights.", show_default="track.top of the study",
+    )] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without this, only say what it would free.")] = False,
+    home: Home = None, as_json: Json = False,
+) -> None:
+    """Makes room. Removes the weights of an ended study's trials, except those of the best; all results stay."""
+    from metasearch.driver.clean import clean as cleaned
+
+    stored(name, home_of(home))
+    found = cleaned(name, keep=keep, yes=yes, home=home_of(home))
+    if as_json:
+        print(json.dumps(found.to_json()))
+    kept = ", ".join(f"{name}/{number}" for number in found.kept) or "none"
+    if not found.trials:
+        talk(f"there is nothing to remove; weights that stay: {kept}")
+        return
+    talk(f"{'freed' if found.done else 'would free'} {found.bytes / 1e6:,.1f} MB: the weights of {len(found.trials)} trials of "
+         f"'{name}', which {'can no longer' if found.done else 'could then no longer'} be evaluated or gone on from; "
+         f"weights that stay: {kept}")
+    if not found.done:
+        talk(f"nothing was removed. To do it: metasearch clean {name}{'' if keep is None else f' --keep {keep}'} --yes")
 
 
 def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool) -> None:
