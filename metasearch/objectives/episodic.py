@@ -59,17 +59,17 @@ def episodic(recipe: Recipe, study: Train, proposal: Proposal, trial: Trial) -> 
 
     meta = _to(recipe.learner.init(recipe.net, _generator(seed, "init")), device)
     state = _to(recipe.optimizer.init(_learnt(meta)), device)
-    first = 0
+    first = begun = 0  # the step from which this session goes on; the one from which the trial went
     best: tuple[float, int, Params] | None = None
     if trial.start is not None:
-        meta, state, first, best = _go_on(trial, meta, state, proposal)
+        meta, state, first, begun, best = _go_on(trial, meta, state, proposal)
 
     mode = _mode(recipe, study, trial, meta, state, shape, steps=end - first)
     step_once = outer_step(recipe, tasks.loss, mode, chunk=trial.chunk, devices=trial.devices)
     per_block = block_steps(shape, recipe.meta_batch, recipe.steps)
-    report_every = study.report_every or max(1, math.ceil((end - first) / 10))
+    report_every = study.report_every or max(1, math.ceil((end - begun) / 10))  # the same after an interruption
     checkpoint_every = study.checkpoint_every or report_every
-    facts = {"config": proposal.config, "seed": seed, **study.facts, "episode": shape}
+    facts = {"config": proposal.config, "seed": seed, **study.facts, "episode": shape, "begun": begun}
 
     def save(step: int, ready: Params | None = None) -> str | None:
         """A parcel to go on from; at the end also `ready`, with the statistics of an inductive norm."""
@@ -304,7 +304,8 @@ def _measured(
 
 def _go_on(
     trial: Trial, meta: Params, state: Params, proposal: Proposal
-) -> tuple[Params, Params, int, tuple[float, int, Params] | None]:
+) -> tuple[Params, Params, int, int, tuple[float, int, Params] | None]:
+    """(meta, state, the step of the parcel, the step at which the trial itself began, its best so far)."""
     assert trial.start is not None
     tensors, facts = parcel.read(trial.start)
 
@@ -318,7 +319,8 @@ def _go_on(
     meta = parcel.inherit(theirs, meta, proposal.moved)  # stat/ keys stay behind: a longer training fills them anew
     state = parcel.inherit(under("state/"), state, proposal.moved)
     kept = (facts["best_score"], facts["best_step"], _to(best, _device(meta))) if trial.own and best else None
-    return meta, state, int(facts["step"]), kept
+    step = int(facts["step"])
+    return meta, state, step, int(facts.get("begun", 0)) if trial.own else step, kept
 
 
 def _ready(recipe: Recipe, tasks: TaskDistribution, meta: Params, shape: TaskShape, seed: int) -> Params:
