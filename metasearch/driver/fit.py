@@ -166,13 +166,25 @@ def _recipes(study: Study, space: Space, shape: TaskShape, found: list[str]) -> 
         config = space.sample(np.random.default_rng(seed))
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                recipe(config, shape)
+                built = recipe(config, shape)
+            found += _too_long(study, getattr(built, "steps", None))
             return
         except (Exception, SystemExit) as error:
             last = reason(error, study.space_name)
         if time.monotonic() > until:
             return  # slow, so nothing is known
     found.append(f"space = '{study.space_name}': no configuration fits these tasks: of {TRIES:,} none can be built. {last}")
+
+
+def _too_long(study: Study, steps: int | None) -> list[str]:
+    """A strategy that trains some trials for longer than a recipe's schedules last: a rate that falls to 0 would go below it."""
+    steps, longest = study.train.steps or steps, study.method.arguments.get("max_steps")
+    if steps is None or not isinstance(longest, int) or longest <= steps:
+        return []
+    return [
+        f"method.max_steps = {longest}, but a trial has {steps} outer steps, over which its schedules stretch. "
+        f"Set train.steps to {longest} or more, or lower method.max_steps."
+    ]
 
 
 def _budget(study: Study, space: Space | None, uniform: bool, found: list[str]) -> None:

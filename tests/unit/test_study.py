@@ -310,6 +310,8 @@ def test_what_does_not_fit_is_said_at_once() -> None:
     (["tasks.name=glyph"], "Did you mean 'glyphs'?"),
     (["driver.kind=local", "driver.address=auto"], "driver.address needs driver.kind = 'ray'"),
     (["space=/nowhere/space.py"], "there is no file /nowhere/space.py"),
+    (["method.name=asha", "method.min_steps=1", "method.max_steps=2001"], "max_steps = 2001, but a trial has 2000 outer steps"),
+    (["method.name=asha", "method.min_steps=1", "method.max_steps=9", "train.steps=8"], "Set train.steps to 9 or more"),
     (["space=maml-family"], "no configuration fits these tasks: of 1,000 none can be built. Conv-4 takes pictures"),
 ])
 def test_an_impossible_pairing_is_refused_in_words(overrides: list[str], said: str) -> None:
