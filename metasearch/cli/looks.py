@@ -15,7 +15,7 @@ from metasearch.cli import board
 from metasearch.cli.failures import Refused, talk
 from metasearch.cli.live import Unit, clock, in_a_line
 from metasearch.cli.show import Json, console, printable, table
-from metasearch.cli.stored import Home, Source, board_of, complain, of_all, status_of, stored, unit_of
+from metasearch.cli.stored import Home, Source, board_of, complain, elsewhere, of_all, status_of, stored, unit_of
 from metasearch.home import home_of
 
 if TYPE_CHECKING:
@@ -182,7 +182,8 @@ def clean(
          f"'{name}', which {'can no longer' if found.done else 'could then no longer'} be evaluated or gone on from; "
          f"weights that stay: {kept}")
     if not found.done:
-        talk(f"nothing was removed. To do it: metasearch clean {name}{'' if keep is None else f' --keep {keep}'} --yes")
+        number = "" if keep is None else f" --keep {keep}"
+        talk(f"nothing was removed. To do it: metasearch clean {name}{number} --yes{elsewhere(home)}")
 
 
 def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from metasearch.cli import board
 from metasearch.cli.failures import NO_SUCCESS, TOO_MANY_ERRORS, Refused, talk
 from metasearch.cli.live import Live, Unit, Warnings
 from metasearch.cli.show import Json
-from metasearch.cli.stored import Home, board_of, stored
+from metasearch.cli.stored import Home, board_of, elsewhere, stored
 from metasearch.home import home_of, study_folder
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def run(
     wanted = _read(source, words)
     folder_of_all = home_of(home)
     named = name is not None or any(word.startswith("name=") for word in words)
-    if not check:
-        wanted = _free_name(wanted, folder_of_all, again=new_id or (source is None and not named))
+    wanted = _free_name(wanted, folder_of_all, again=new_id or (source is None and not named))
     talk(_plan(wanted, folder_of_all))
     if check:
         return
@@ -152,8 +151,7 @@ def _shown(study: Study, home: Path | None, progress: bool) -> Iterator[Live]:
     except BaseException as error:
         begun = isinstance(error, KeyboardInterrupt) if live.last is None else live.last.reason is None
         if begun and (home_of(home) / study.name / "ledger.sqlite").is_file():
-            known = home is None or str(home) == os.environ.get("METASEARCH_HOME")
-            talk(f"to go on: metasearch resume {study.name}" + ("" if known else f" --home {home}"))
+            talk(f"to go on: metasearch resume {study.name}{elsewhere(home)}")
         raise
     finally:
         logger.removeHandler(warnings)

@@ -1,6 +1,8 @@
 """Studies that are on the disk, as the commands meet them; and the options that the commands share."""
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 Home = Annotated[Path | None, typer.Option(help="Where studies live.", envvar="METASEARCH_HOME", show_default="./studies")]
 Source = Literal["mlflow", "ledger"]
 T = TypeVar("T")
+
+
+def elsewhere(home: Path | None) -> str:
+    """What a command needs to find this home again: " --home PATH", or nothing if it finds it by itself."""
+    known = home is None or str(home) == os.environ.get("METASEARCH_HOME")
+    return "" if known else f" --home {shlex.quote(str(home))}"
 
 
 def names(home: Path) -> list[str]:

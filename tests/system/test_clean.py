@@ -93,11 +93,12 @@ def test_a_study_that_may_go_on_is_not_cleaned(home: Path) -> None:
 
 
 def test_the_command_asks_for_yes(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = home.rename(home.with_name("my studies"))
     words = ["clean", "t", "--keep", "1", "--home", str(home)]
     assert cli.call(words) == 0
     said = capsys.readouterr().err
     assert "would free" in said
-    assert "metasearch clean t --keep 1 --yes" in said
+    assert f"metasearch clean t --keep 1 --yes --home '{home}'" in said
     assert len(parcels(home)) == 4
     assert cli.call([*words, "--yes", "--json"]) == 0
     out = capsys.readouterr()

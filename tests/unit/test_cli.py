@@ -219,6 +219,10 @@ def test_the_same_study_again_is_told_to_resume(study: Path, capsys: Said) -> No
     assert "metasearch resume first" in capsys.readouterr().err
     assert cli.call(["run", str(study), "driver.kind=local"]) == 2
     assert "is the same" in capsys.readouterr().err
+    assert cli.call(["run", str(study), "--check"]) == 2, "as the run itself would be"
+    assert "metasearch resume first" in capsys.readouterr().err
+    assert cli.call(["run", str(study), "--check", "--new-id"]) == 0
+    assert "study 'first-2'" in capsys.readouterr().err
     assert (home / "first" / "ledger.sqlite").read_bytes() == before
 
 
