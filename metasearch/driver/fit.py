@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from metasearch.driver.study import Study
     from metasearch.driver.study_file import Source
     from metasearch.space import Space
-    from metasearch.tasks import TaskShape
+    from metasearch.tasks import TaskDistribution
 
 __all__ = ["checked", "loaded", "problems"]
 
@@ -78,9 +78,9 @@ def problems(study: Study) -> list[str]:
     found: list[str] = []
     space = _space(study, found)
     uniform = _method(study, space, found)
-    shape = _tasks(study, found)
-    if space is not None and shape is not None and not study.has_own_method:
-        _recipes(study, space, shape, found)
+    tasks = _tasks(study, found)
+    if space is not None and tasks is not None and not study.has_own_method:
+        _recipes(study, space, tasks, found)
     _budget(study, space, uniform, found)
     _driver(study, found)
     return list(dict.fromkeys(found))
@@ -132,8 +132,8 @@ def _hyperparameters(study: Study, kind: type[Any]) -> list[str]:
     return wrong
 
 
-def _tasks(study: Study, found: list[str]) -> TaskShape | None:
-    """The shape of the episodes, if the tasks can give such."""
+def _tasks(study: Study, found: list[str]) -> TaskDistribution | None:
+    """The tasks, if they can give the study's episodes."""
     if study.tasks is None:
         if not study.has_own_method:
             known = ", ".join(plugins.names("tasks"))
@@ -153,24 +153,30 @@ def _tasks(study: Study, found: list[str]) -> TaskShape | None:
     splits: tuple[Literal["train", "val"], ...] = ("train", "val")
     for split in splits:
         _try(found, "tasks", partial(tasks.check, shape, split))
-    return shape if len(found) == before else None
+    return tasks if len(found) == before else None
 
 
-def _recipes(study: Study, space: Space, shape: TaskShape, found: list[str]) -> None:
+def _recipes(study: Study, space: Space, tasks: TaskDistribution, found: list[str]) -> None:
     """Does any configuration mean something on these tasks? If none does (Conv-4 on vectors), every trial would be refused."""
     recipe = getattr(study.space_module(), "recipe", None)
     if not callable(recipe):
         return
+    from metasearch.objectives import Infeasible
+    from metasearch.objectives.train import Train
+
+    objective = Train(recipe, tasks, study.shape(tasks))
     until, last = time.monotonic() + PATIENCE, ""
     for seed in range(TRIES):
         config = space.sample(np.random.default_rng(seed))
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                built = recipe(config, shape)
-            found += _too_long(study, getattr(built, "steps", None))
+                built = objective.built(config)
+            found += _too_long(study, built.steps)
             return
-        except (Exception, SystemExit) as error:
-            last = reason(error, study.space_name)
+        except Infeasible as error:
+            last = str(error)
+        except (Exception, SystemExit):
+            return  # a config that breaks its recipe is a failed trial, not a wrong study
         if time.monotonic() > until:
             return  # slow, so nothing is known
     found.append(f"space = '{study.space_name}': no configuration fits these tasks: of {TRIES:,} none can be built. {last}")

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from metasearch.learners import _gradient as gradients
 from metasearch.learners import _inner as inner
 from metasearch.nets import Net, Params, learnt
-from metasearch.tasks import Episode, TaskShape
+from metasearch.tasks import Episode, Kind, TaskShape
 
 __all__ = ["Learner", "Loss", "gradients", "inner"]
 
@@ -28,10 +28,12 @@ class Learner(ABC):
 
     head:   True if the net's outputs are the N logits (or values) of the episode; False if they are an embedding [M, D].
     looped: a reason, in words, why the trainer must not vmap this learner; None if it may.
+    kinds:  of tasks that it can learn. A study that pairs it with others is refused before it starts.
     """
 
     head: ClassVar[bool] = True
     looped: ClassVar[str | None] = None
+    kinds: ClassVar[tuple[Kind, ...]] = ("classes", "regression")
 
     def init(self, net: Net, generator: Generator) -> Params:
         """Everything that the outer loop learns."""
@@ -60,6 +62,10 @@ class Learner(ABC):
         free = {k: v for k, v in meta.items() if learnt(k)}
         value, metrics, grads = gradients.value_and_gradient(f, free, differentiable=False)
         return grads, {k: m.detach() for k, m in {"loss": value, **metrics}.items()}
+
+    def similarity(self, net: Net, meta: Params, a: Tensor, b: Tensor) -> Tensor | None:
+        """How surely a[i] and b[i] are of one class: [P, *x], [P, *x] -> [P], larger is surer; None if the learner cannot say."""
+        return None
 
     def at(self, progress: float) -> Learner:
         """The learner at a point of training, progress in [0, 1] (step-dependent learners); itself by default."""

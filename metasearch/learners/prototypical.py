@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metasearch.learners import Learner, Loss, inner
 from metasearch.nets import Net, Params
-from metasearch.tasks import Episode
+from metasearch.tasks import Episode, Kind
 
 Distance = Literal["euclid", "cosine"]
 
@@ -27,6 +27,7 @@ class Prototypical(Learner):
     scale: 1.0 is the paper's for Euclid; a cosine needs about 10, since softmax of numbers in [-1, 1] is nearly flat."""
 
     head: ClassVar[bool] = False
+    kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
 
     distance: Distance = "euclid"
     scale: float | Tensor = 1.0
@@ -49,6 +50,13 @@ class Prototypical(Learner):
     def episode_loss(self, net: Net, loss: Loss, meta: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
         output = self._together(net, meta, episode.support_x, episode.support_y, episode.query_x)
         return loss(output, episode.query_y), {}
+
+    def similarity(self, net: Net, meta: Params, a: Tensor, b: Tensor) -> Tensor:
+        z = net.apply(meta, torch.cat([a, b]))
+        first, second = z[: len(a)], z[len(a):]
+        if self.distance == "cosine":
+            return F.cosine_similarity(first, second, dim=-1)
+        return -(first - second).square().sum(-1)
 
     def _together(self, net: Net, meta: Params, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         z = net.apply(meta, torch.cat([support_x, query_x]))  # [M + Q, D]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from metasearch.nets import Net, NormMode, Params
+from metasearch.nets import Block, Net, NormMode, Params
 from metasearch.nets.activation import MONOTONE, Activation, activation
 from metasearch.nets.init import Init, weights
 from metasearch.nets.native import allowed
@@ -96,12 +96,19 @@ def conv4(
             params |= weights(f"conv{i}", (after, before, 3, 3), design.init, generator) | design.norm.init(f"conv{i}", after)
         return params if outputs is None else params | weights("head", (outputs, features), design.head_init, generator)
 
-    def body(params: Params, x: Tensor) -> Tensor:
-        for i in range(1, len(widths)):
+    def layer(i: int) -> Block:
+        def apply(params: Params, x: Tensor) -> Tensor:
             x = _block(design, params, f"conv{i}", x)
-        return x.mean((2, 3)) if design.spatial_mean else x.flatten(1)
+            if i < design.layers:
+                return x
+            return x.mean((2, 3)) if design.spatial_mean else x.flatten(1)
 
-    return Net.of(begin, body, headed=outputs is not None, norm=design.norm.mode(mode), features=features)
+        return Block(f"conv{i}", apply)
+
+    return Net.of(
+        begin, [layer(i) for i in range(1, len(widths))], outputs=outputs, norm=design.norm.mode(mode), features=features,
+        maps=None if design.spatial_mean else (design.channels, height, width),
+    )
 
 
 def _named(variant: str) -> Conv4:

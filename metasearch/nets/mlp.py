@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from metasearch.nets import Net, NormMode, Params
+from metasearch.nets import Block, Net, NormMode, Params
 from metasearch.nets.activation import Activation, activation
 from metasearch.nets.init import Init, weights
 from metasearch.nets.norm import Norm
@@ -45,11 +45,15 @@ def mlp(
             params |= weights(f"layer{i}", (after, before), init, generator) | norm.init(f"layer{i}", after)
         return params if outputs is None else params | weights("head", (outputs, widths[-1]), init, generator)
 
-    def body(params: Params, x: Tensor) -> Tensor:
-        z = x.flatten(1)
-        for i in range(1, len(widths)):
-            z = F.linear(z, params[f"net/layer{i}/weight"], params[f"net/layer{i}/bias"])
-            z = f(norm.apply(params, f"layer{i}", z))
-        return z
+    def layer(i: int) -> Block:
+        def apply(params: Params, x: Tensor) -> Tensor:
+            z = F.linear(x.flatten(1), params[f"net/layer{i}/weight"], params[f"net/layer{i}/bias"])
+            return f(norm.apply(params, f"layer{i}", z))
 
-    return Net.of(begin, body, headed=outputs is not None, norm=norm.mode(mode), features=widths[-1])
+        return Block(f"layer{i}", apply)
+
+    if len(widths) == 1:  # no hidden layer: the features are the inputs
+        blocks = [Block("inputs", lambda params, x: x.flatten(1))]
+    else:
+        blocks = [layer(i) for i in range(1, len(widths))]
+    return Net.of(begin, blocks, outputs=outputs, norm=norm.mode(mode), features=widths[-1])

@@ -1,8 +1,7 @@
-"""Episodic meta-training: the loop that every learner of few-shot tasks shares, read from top to bottom.
+"""Episodic meta-training: what every learner of few-shot tasks does in one outer step.
 
-One outer step: draw `meta_batch` episodes, take each one's gradient (a loop, a vmap, or a compiled vmap: the trainer owns the
-only vmap), average them, let the outer optimiser step. Randomness is data: the episodes of a block of steps come from a generator
-seeded by (trial seed, number of the block), so a resumed trial sees the episodes that an undisturbed one would have seen.
+Draw `meta_batch` episodes, take each one's gradient (a loop, a vmap, or a compiled vmap: the trainer owns the only vmap), average
+them, let the outer optimiser step.
 """
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,14 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor
 
-from metasearch import measure
 from metasearch.learners import Learner, Loss, gradients
-from metasearch.nets import Net, Params, learnt
-from metasearch.nets.norm import population
-from metasearch.objectives import MODES, Diverged, Mode, Trial, parcel
-from metasearch.objectives.evaluation import scores
-from metasearch.objectives.memory import keep_freed_memory
+from metasearch.nets import Net, Params
+from metasearch.objectives import MODES, Mode, Trial
 from metasearch.objectives.recipe import Recipe
+from metasearch.objectives.training import Course, Setting, Step, generator, only_learnt, to, training
 from metasearch.records import Proposal, Report
 from metasearch.tasks import Episode, TaskDistribution, TaskShape
 
@@ -34,9 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Step", "block_steps", "draw_block", "episodic", "outer_step"]
 
-# (meta, optimiser state, episodes, progress []) -> (meta, optimiser state, metrics of the step)
-Step = Callable[[Params, Params, Episode, float], tuple[Params, Params, dict[str, Tensor]]]
-
 COMPILE_SECONDS = 30.0  # what a first compilation costs; later trials of a study pay CACHED_SECONDS
 CACHED_SECONDS = 2.0
 BLOCK_BYTES = 32 * 2**20  # episodes drawn at once take about so much memory
@@ -44,94 +37,22 @@ BLOCK_STEPS = 100
 
 
 def episodic(recipe: Recipe, study: Train, proposal: Proposal, trial: Trial) -> Iterator[Report]:
-    """Trains `recipe` up to `proposal.until` (or recipe.steps) outer steps; reports on the way, and scores on the study's bank.
+    """Meta-trains `recipe`, see `training`."""
+    return training(recipe, study, proposal, trial, _course)
 
-    Raises Diverged with the step at which a loss or a weight stopped being finite.
-    """
-    started = time.monotonic()
-    torch.set_num_threads(trial.threads)
-    keep_freed_memory()
-    device = torch.device(trial.devices[0])
-    tasks = study.tasks.to(device)
-    shape = recipe.episode or study.shape
-    seed = proposal.seed or 0
-    end = proposal.until or recipe.steps
 
-    meta = _to(recipe.learner.init(recipe.net, _generator(seed, "init")), device)
-    state = _to(recipe.optimizer.init(_learnt(meta)), device)
-    first = begun = 0  # the step from which this session goes on; the one from which the trial went
-    best: tuple[float, int, Params] | None = None
-    if trial.start is not None:
-        meta, state, first, begun, best = _go_on(trial, meta, state, proposal)
-
-    mode = _mode(recipe, study, trial, meta, state, shape, steps=end - first)
-    step_once = outer_step(recipe, tasks.loss, mode, chunk=trial.chunk, devices=trial.devices)
+def _course(setting: Setting) -> Course:
+    recipe, study, trial, tasks, shape, seed, meta, steps = setting
     per_block = block_steps(shape, recipe.meta_batch, recipe.steps)
-    report_every = study.report_every or max(1, math.ceil((end - begun) / 10))  # the same after an interruption
-    checkpoint_every = study.checkpoint_every or report_every
-    facts = {"config": proposal.config, "seed": seed, **study.facts, "episode": shape, "begun": begun}
 
-    def save(step: int, ready: Params | None = None) -> str | None:
-        """A parcel to go on from; at the end also `ready`, with the statistics of an inductive norm."""
-        if trial.save is None:
-            return None
-        tensors = {f"meta/{k}": v for k, v in (ready or meta).items()} | {f"state/{k}": v for k, v in state.items()}
-        told = {**facts, "step": step}
-        if best is not None:
-            tensors |= {f"best/{k}": v for k, v in best[2].items()}
-            told |= {"best_score": best[0], "best_step": best[1]}
-        return trial.save(step, tensors, told)
+    def begin(meta: Params, state: Params) -> tuple[Step, Mode]:
+        mode = _mode(recipe, study, trial, meta, state, shape, steps=steps)
+        return outer_step(recipe, tasks.loss, mode, chunk=trial.chunk, devices=trial.devices), mode
 
-    def validated(step: int) -> tuple[float, tuple[float, ...], Params]:
-        ready = _ready(recipe, tasks, meta, shape, seed)
-        found = scores(recipe.net, recipe.learner.at(1.0), tasks, ready, study.bank.episodes, mode=mode, chunk=trial.chunk)
-        if not bool(torch.isfinite(found).all()):
-            raise Diverged(step, f"{int((~torch.isfinite(found)).sum())} of {len(found)} validation scores are not finite")
-        return float(found.mean()), tuple(found.tolist()), ready
-
-    block_number, block = -1, None
-    losses: list[Tensor] = []
-    metrics: dict[str, Tensor] = {}
-    step = first
-    while step < end:
-        if step // per_block != block_number:
-            block_number = step // per_block
-            block = draw_block(recipe, tasks, shape, per_block, seed, block_number)
-        assert block is not None
-        at = (step % per_block) * recipe.meta_batch
-        episodes = block.select(slice(at, at + recipe.meta_batch))
-        meta, state, metrics = step_once(meta, state, episodes, step / recipe.steps)
-        losses.append(metrics["loss"])
-        step += 1
-        late = trial.deadline is not None and time.time() > trial.deadline
-        if step % report_every == 0 or step == end or late:
-            curve = _curve(losses, metrics, meta, step)
-            losses = []
-            score, each = None, None
-            if study.keep == "best" and step != end and not late:
-                score, each, ready = validated(step)
-                if best is None or score > best[0]:
-                    best = (score, step, ready)
-            if step == end or late:
-                end = step
-                break
-            checkpoint = save(step) if step % checkpoint_every == 0 else None
-            yield Report(step, curve, score=score, checkpoint=checkpoint, episodes=each)
-        elif len(losses) >= 50:  # a diverged trial should not train on for long
-            _curve(losses, metrics, meta, step)
-            losses = losses[-1:]
-
-    training_seconds = time.monotonic() - started
-    score, each, ready = validated(end)
-    curve = _curve(losses, metrics, meta, end)
-    curve |= _size(recipe, study, ready) | {"train_seconds": training_seconds}
-    curve["train_score"] = float(_train_scores(recipe, tasks, ready, study, seed, mode, trial.chunk).mean())
-    checkpoint = save(end, ready)
-    yield Report(end, curve, score=score, episodes=each, checkpoint=checkpoint)
-    if best is not None and best[0] > score:  # the trial's score is that of its last report: one more, which names the step
-        again = scores(recipe.net, recipe.learner.at(1.0), tasks, best[2], study.bank.episodes, mode=mode, chunk=trial.chunk)
-        curve = {**curve, "kept_step": float(best[1])}
-        yield Report(end, curve, score=float(again.mean()), episodes=tuple(again.tolist()), checkpoint=checkpoint)
+    return Course(
+        meta, to(recipe.optimizer.init(only_learnt(meta)), tasks.device), per_block, recipe.meta_batch,
+        lambda number: draw_block(recipe, tasks, shape, per_block, seed, number), begin,
+    )
 
 
 # one outer step ---------------------------------------------------------------------------------------------------------------
@@ -164,7 +85,7 @@ def outer_step(recipe: Recipe, loss: Loss, mode: Mode, *, chunk: int | None = No
     def step(meta: Params, state: Params, episodes: Episode, progress: float) -> tuple[Params, Params, dict[str, Tensor]]:
         device = episodes.support_x.device
         now = torch.tensor(progress, device=device)
-        rates = _to(optimizer.rates, device)
+        rates = to(optimizer.rates, device)
         learner = recipe.learner.at(progress)
         with torch.no_grad():
             if len(devices) > 1:
@@ -201,7 +122,7 @@ def _split_gradient(
     home = next(iter(meta.values())).device
     for device, size in zip(devices, sizes, strict=False):
         part = episodes.select(slice(first, first + size)).to(device)
-        g, m = mean_gradient(learner, net, loss, _to(meta, torch.device(device)), part, mode, chunk)
+        g, m = mean_gradient(learner, net, loss, to(meta, torch.device(device)), part, mode, chunk)
         first += size
         for into, new in ((grads, g), (metrics, m)):
             for k, v in new.items():
@@ -213,7 +134,7 @@ def _split_gradient(
 def _stepped(
     optimizer: Any, grads: Params, meta: Params, state: Params, rates: Params, progress: Tensor, metrics: dict[str, Tensor]
 ) -> tuple[Params, Params, dict[str, Tensor]]:
-    new, state = optimizer.update(grads, state, _learnt(meta), rates, progress)
+    new, state = optimizer.update(grads, state, only_learnt(meta), rates, progress)
     return {**meta, **new}, state, metrics
 
 
@@ -229,11 +150,11 @@ def block_steps(shape: TaskShape, meta_batch: int, steps: int) -> int:
 
 def draw_block(recipe: Recipe, tasks: TaskDistribution, shape: TaskShape, steps: int, seed: int, number: int) -> Episode:
     """The training episodes of block `number`: steps * meta_batch of them."""
-    generator = _generator(seed, f"block {number}")
-    episodes = tasks.sample_episodes(steps * recipe.meta_batch, split="train", shape=shape, generator=generator)
+    drawn = generator(seed, f"block {number}")
+    episodes = tasks.sample_episodes(steps * recipe.meta_batch, split="train", shape=shape, generator=drawn)
     if recipe.augment is not None:
-        episodes = recipe.augment(episodes, generator)
-    return with_noise(recipe.learner, episodes, shape, generator)
+        episodes = recipe.augment(episodes, drawn)
+    return with_noise(recipe.learner, episodes, shape, drawn)
 
 
 def with_noise(learner: Learner, episodes: Episode, shape: TaskShape, generator: Generator) -> Episode:
@@ -272,8 +193,8 @@ def _measured(
     recipe: Recipe, study: Train, trial: Trial, meta: Params, state: Params, shape: TaskShape, steps: int
 ) -> Mapping[str, float]:
     """Seconds an outer step, by mode. Compilation is tried when the study is long enough to earn it back."""
-    episodes = study.tasks.sample_episodes(recipe.meta_batch, split="train", shape=shape, generator=_generator(0, "measure"))
-    episodes = with_noise(recipe.learner, episodes, shape, _generator(0, "noise"))
+    episodes = study.tasks.sample_episodes(recipe.meta_batch, split="train", shape=shape, generator=generator(0, "measure"))
+    episodes = with_noise(recipe.learner, episodes, shape, generator(0, "noise"))
 
     def seconds(mode: Mode) -> float:
         step = outer_step(recipe, study.tasks.loss, mode, chunk=trial.chunk, devices=trial.devices)
@@ -302,70 +223,6 @@ def _measured(
 # small parts ------------------------------------------------------------------------------------------------------------------
 
 
-def _go_on(
-    trial: Trial, meta: Params, state: Params, proposal: Proposal
-) -> tuple[Params, Params, int, int, tuple[float, int, Params] | None]:
-    """(meta, state, the step of the parcel, the step at which the trial itself began, its best so far)."""
-    assert trial.start is not None
-    tensors, facts = parcel.read(trial.start)
-
-    def under(prefix: str) -> Params:
-        return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-    theirs, best = under("meta/"), under("best/")
-    missing = sorted(set(meta) - set(theirs))
-    if trial.own and missing:
-        raise parcel.BadParcel(f"{trial.start} lacks {', '.join(missing[:5])}: it is no parcel of this trial")
-    meta = parcel.inherit(theirs, meta, proposal.moved)  # stat/ keys stay behind: a longer training fills them anew
-    state = parcel.inherit(under("state/"), state, proposal.moved)
-    kept = (facts["best_score"], facts["best_step"], _to(best, _device(meta))) if trial.own and best else None
-    step = int(facts["step"])
-    return meta, state, step, int(facts.get("begun", 0)) if trial.own else step, kept
-
-
-def _ready(recipe: Recipe, tasks: TaskDistribution, meta: Params, shape: TaskShape, seed: int) -> Params:
-    """The parameters with which a net is validated: the statistics of an inductive norm are filled from training episodes."""
-    if recipe.net.norm != "inductive":
-        return meta
-    generator = _generator(seed, "statistics")
-    batches = []
-    for _ in range(20):
-        one = tasks.sample_episodes(1, split="train", shape=shape, generator=generator).select(0)
-        batches.append(torch.cat([one.support_x, one.query_x]))
-    return {**_learnt(meta), **population(recipe.net, _learnt(meta), batches)}
-
-
-def _train_scores(
-    recipe: Recipe, tasks: TaskDistribution, meta: Params, study: Train, seed: int, mode: Mode, chunk: int | None
-) -> Tensor:
-    """Scores on training tasks of the study's own shape: beside the validation score they show overfitting to tasks."""
-    count = min(100, study.bank.episodes.count)
-    episodes = tasks.sample_episodes(count, split="train", shape=study.shape, generator=_generator(seed, "train scores"))
-    return scores(recipe.net, recipe.learner.at(1.0), tasks, meta, episodes, mode=mode, chunk=chunk)
-
-
-def _curve(losses: list[Tensor], metrics: dict[str, Tensor], meta: Params, step: int) -> dict[str, float]:
-    """The means since the last report, if everything is finite."""
-    if losses:
-        values = torch.stack(losses)
-        if not bool(torch.isfinite(values).all()):
-            bad = int(torch.nonzero(~torch.isfinite(values))[0])
-            raise Diverged(step - len(losses) + bad + 1, f"the outer loss is {float(values[bad])}")
-        for k, v in meta.items():
-            if not bool(torch.isfinite(v).all()):
-                raise Diverged(step, f"the weights {k} are not finite")
-        return {"train_loss": float(values.mean()), **{k: float(v) for k, v in metrics.items() if k != "loss"}}
-    return {}
-
-
-def _size(recipe: Recipe, study: Train, meta: Params) -> dict[str, float]:
-    found = measure.size(recipe.net, recipe.learner, study.tasks, meta, study.shape)
-    return {
-        "params": float(found.params), "flops": float(found.flops), "episode_flops": float(found.episode_flops),
-        f"norm/{recipe.net.norm}": 1.0,  # metrics are numbers: the norm mode, which tables name in every row
-    }
-
-
 def _floats(learner: Learner, like: Tensor) -> Params:
     named = {f.name: v for f in fields(learner) if isinstance(v := getattr(learner, f.name), float | Tensor)}
     return {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in named.items()}
@@ -376,23 +233,8 @@ def _without_floats(learner: Learner, floats: Params) -> Learner:
     return replace(learner, **{k: f.default for f in fields(learner) if (k := f.name) in floats and isinstance(f.default, float)})
 
 
-def _learnt(meta: Params) -> Params:
-    return {k: v for k, v in meta.items() if learnt(k)}
-
-
 def _channels_last(meta: Params) -> Params:
     """Convolution weights in the layout that bfloat16 kernels want; the numbers are the same."""
     return {k: v.contiguous(memory_format=torch.channels_last) if v.dim() == 4 else v for k, v in meta.items()}
 
 
-def _device(meta: Params) -> torch.device:
-    return next(iter(meta.values())).device
-
-
-def _to(params: Params, device: torch.device) -> Params:
-    return {k: v.to(device) for k, v in params.items()}
-
-
-def _generator(seed: int, purpose: str) -> Generator:
-    number = int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8], "big") >> 1
-    return Generator().manual_seed(number)

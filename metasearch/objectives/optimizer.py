@@ -16,7 +16,10 @@ from torch import Tensor
 
 from metasearch.nets import Params
 
-__all__ = ["Optimizer", "Schedule", "adam", "by_prefix", "clipped", "constant", "cosine", "linear", "sgd", "steps_down"]
+__all__ = [
+    "Optimizer", "Schedule", "adam", "by_prefix", "clipped", "clipped_norm", "constant", "cosine", "linear", "sgd",
+    "steps_down",
+]
 
 Schedule = Callable[[Tensor], Tensor | float]  # progress [] in [0, 1] -> what the rate is multiplied with
 
@@ -118,6 +121,19 @@ def clipped(inner: Optimizer, limit: float) -> Optimizer:
 
     def update(grads: Params, state: Params, params: Params, rates: Params, progress: Tensor) -> tuple[Params, Params]:
         return inner.update({k: g.clamp(-limit, limit) for k, g in grads.items()}, state, params, rates, progress)
+
+    return inner._replace(update=update)
+
+
+def clipped_norm(inner: Optimizer, limit: float) -> Optimizer:
+    """The whole gradient is first scaled down to a Euclidean norm of at most `limit` (torch.nn.utils.clip_grad_norm_)."""
+    if not limit > 0:
+        raise ValueError(f"a clipping limit must be positive, but got {limit}")
+
+    def update(grads: Params, state: Params, params: Params, rates: Params, progress: Tensor) -> tuple[Params, Params]:
+        norm = torch.stack([g.square().sum() for g in grads.values()]).sum().sqrt()
+        share = (limit / (norm + 1e-6)).clamp(max=1.0)
+        return inner.update({k: g * share for k, g in grads.items()}, state, params, rates, progress)
 
     return inner._replace(update=update)
 

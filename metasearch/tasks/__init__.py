@@ -16,11 +16,12 @@ from torch import Generator, Tensor
 from metasearch import plugins
 
 __all__ = [
-    "SPLITS", "Bank", "Episode", "Split", "TaskDistribution", "TaskShape", "TestSplit", "build", "concatenate", "open_test",
-    "problems",
+    "SPLITS", "Bank", "Episode", "Kind", "Split", "TaskDistribution", "TaskShape", "TestSplit", "build", "concatenate",
+    "open_test", "problems",
 ]
 
 Split = Literal["train", "val", "test"]
+Kind = Literal["classes", "regression", "control"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -91,7 +92,7 @@ class TaskDistribution(ABC):
     seed draws the same episodes on every device.
     """
 
-    kind: ClassVar[Literal["classes", "regression"]] = "classes"
+    kind: ClassVar[Kind] = "classes"
     chance: ClassVar[Literal["1/ways"] | None] = "1/ways"
     unit: ClassVar[str] = "accuracy"  # what tables call a score; "mse" tables show minus the score
     device: torch.device = torch.device("cpu")

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Generator, Tensor
 
-from metasearch.tasks import Episode, Split, TaskDistribution, TaskShape
+from metasearch.tasks import Episode, Kind, Split, TaskDistribution, TaskShape
 
 HALVES = {"axis": (-5.0, 5.0), "left": (-5.0, 0.0), "right": (0.0, 5.0)}
 
@@ -30,7 +30,7 @@ class Sinusoid(TaskDistribution):
     All splits are one law; they are different random streams.
     """
 
-    kind: ClassVar[Literal["classes", "regression"]] = "regression"
+    kind: ClassVar[Kind] = "regression"
     chance: ClassVar[Literal["1/ways"] | None] = None
     unit: ClassVar[str] = "mse"
 

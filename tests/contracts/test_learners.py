@@ -18,6 +18,13 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
     ],
     "fomaml": [{"arguments": {"inner_lr": 0.2, "inner_steps": 3}, "exact": False}],
     "anil": [{"arguments": {"inner_lr": 0.2}}],
+    "boil": [{"arguments": {"inner_lr": 0.5, "inner_steps": 3}}],
+    "meta-sgd": [{"arguments": {"low": 0.05, "high": 0.3}, "symmetric": False}, {"arguments": {"low": 0.2, "high": 0.2}}],
+    "maml-pp": [
+        {"arguments": {"inner_lr": 0.2, "inner_steps": 3}},
+        {"arguments": {"inner_lr": 0.2, "inner_steps": 2, "test_steps": 4, "multi_step": False}},
+        {"arguments": {"inner_lr": 0.2, "inner_steps": 2, "first_order": True, "norms_per_step": False}, "exact": False},
+    ],
     "reptile": [
         {"arguments": {"inner_lr": 0.01, "test_steps": 20}, "exact": False, "norms": ("none", "layer")},
         {"arguments": {"inner_lr": 0.1, "optimizer": "sgd", "inner_batch": 4, "test_steps": 20}, "exact": False, "sets": False},

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Generator
 
-from metasearch.nets import adapted
+from metasearch.nets import Net, adapted
 from metasearch.nets.activation import ACTIVATIONS, MONOTONE, Activation, activation
 from metasearch.nets.conv4 import VARIANTS, Conv4, conv3x3, conv4
 from metasearch.nets.init import Init, weights
@@ -184,3 +184,28 @@ def test_features_are_in_the_same_order_on_the_tape(variant: str) -> None:
         plain = net.apply(params, x)
         with native():
             assert torch.allclose(net.apply(params, x), plain, atol=1e-9)
+
+
+@pytest.mark.parametrize("outputs", [None, 5])
+@pytest.mark.parametrize("net_of", [
+    lambda n: mlp(6, n, hidden=(7, 5)), lambda n: mlp(6, n, hidden=()),
+    lambda n: conv4((1, 16, 16), n, Conv4(8, layers=3)), lambda n: conv4((1, 16, 16), n, Conv4(8, layers=3, spatial_mean=True)),
+])
+def test_a_body_is_the_chain_of_its_blocks(net_of: Callable[[int | None], Net], outputs: int | None) -> None:
+    net = net_of(outputs)
+    params = net.init(_generator())
+    x = torch.randn(4, *((6,) if net.maps is None and "net/conv1/weight" not in params else (1, 16, 16)), generator=_generator(1))
+    z = x
+    for block in net.blocks:
+        z = block.apply(params, z)
+    assert torch.equal(z, net.embed(params, x))
+    assert z.shape == (4, net.features)
+    assert net.outputs == (outputs or 0)
+    if net.maps is not None:
+        assert math.prod(net.maps) == net.features
+
+
+def test_the_features_of_a_conv_net_are_its_maps_laid_flat() -> None:
+    assert conv4((1, 28, 28), None, "protonet").maps == (64, 1, 1)
+    assert conv4((3, 84, 84), None, "protonet").maps == (64, 5, 5)
+    assert conv4((1, 28, 28), None, "maml_omniglot").maps is None, "a mean over space has no maps"

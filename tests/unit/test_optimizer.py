@@ -6,7 +6,18 @@ import math
 import pytest
 import torch
 
-from metasearch.objectives.optimizer import Optimizer, adam, by_prefix, clipped, constant, cosine, linear, sgd, steps_down
+from metasearch.objectives.optimizer import (
+    Optimizer,
+    adam,
+    by_prefix,
+    clipped,
+    clipped_norm,
+    constant,
+    cosine,
+    linear,
+    sgd,
+    steps_down,
+)
 
 PARAMS = {"net/a": (3, 4), "net/b": (4,), "lr/a": (1,)}
 
@@ -105,3 +116,19 @@ def test_nesterov_without_momentum_and_bad_limits_are_errors_in_words() -> None:
         sgd(0.1, nesterov=True)
     with pytest.raises(ValueError, match="must be positive"):
         clipped(sgd(0.1), 0.0)
+
+
+def test_clipping_by_norm_scales_the_whole_gradient_as_torch_does() -> None:
+    start, grads = _start(), {k: 10 * g for k, g in _gradients(0).items()}
+    rule = clipped_norm(sgd(1.0), 0.25)
+    moved, _ = rule.update(grads, rule.init(start), start, rule.rates, torch.zeros(()))
+    theirs = [torch.nn.Parameter(v.clone()) for v in start.values()]
+    for p, g in zip(theirs, grads.values(), strict=True):
+        p.grad = g.clone()
+    torch.nn.utils.clip_grad_norm_(theirs, 0.25)
+    for k, p in zip(start, theirs, strict=True):
+        assert p.grad is not None
+        assert torch.allclose(start[k] - moved[k], p.grad, atol=1e-6)
+    small = {k: g * 1e-3 for k, g in _gradients(0).items()}
+    untouched, _ = rule.update(small, rule.init(start), start, rule.rates, torch.zeros(()))
+    assert all(torch.allclose(start[k] - untouched[k], small[k], atol=1e-7) for k in start), "short gradients stay as they are"
