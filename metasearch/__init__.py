@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from metasearch.budget import Coverage
+    from metasearch.driver.clean import Cleaned, clean
     from metasearch.driver.launch import Result, resume, run, status, sync
     from metasearch.driver.study import Study, StudyError
     from metasearch.ledger import Ledger
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Coverage": "budget",
+    "Cleaned": "driver.clean", "clean": "driver.clean",
     "Result": "driver.launch", "resume": "driver.launch", "run": "driver.launch",
     "status": "driver.launch", "sync": "driver.launch",
     "Study": "driver.study", "StudyError": "driver.study",
@@ -39,8 +41,8 @@ _HOME = {
 }  # fmt: skip
 
 __all__ = [
-    "Choice", "Coverage", "Evaluation", "Float", "Int", "Ledger", "Outcome", "Proposal", "Repeat", "Report", "Result", "Space",
-    "Study", "StudyError", "Trained", "evaluate", "leaderboard", "restore", "resume", "run", "status", "sync",
+    "Choice", "Cleaned", "Coverage", "Evaluation", "Float", "Int", "Ledger", "Outcome", "Proposal", "Repeat", "Report", "Result",
+    "Space", "Study", "StudyError", "Trained", "clean", "evaluate", "leaderboard", "restore", "resume", "run", "status", "sync",
 ]
 
 

@@ -21,7 +21,7 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import lru_cache
 
-__all__ = ["Coverage"]
+__all__ = ["Coverage", "share_of"]
 
 DIGITS = 80
 LARGEST = 10**300  # a space of more configs is treated as infinite: no two draws coincide, and logarithms would take seconds
@@ -54,7 +54,7 @@ class Coverage:
         confidence = self.confidence
         if isinstance(confidence, bool) or not isinstance(confidence, float | int) or not 0 < confidence < 1:
             raise ValueError(f"`0 < confidence < 1` must hold, but got {confidence!r}. Nine in ten is 0.9.")
-        share = _share(self.top)
+        share = share_of(self.top)
         if share is not None:
             if not 0 < share < 1:
                 raise ValueError(f"a top share must lie between 0% and 100%, but got {self.top!r}.")
@@ -71,7 +71,7 @@ class Coverage:
         """K, the number of configs that count as found; None in an infinite space."""
         if not isinstance(self.total, int) or self.total > LARGEST:
             return None
-        share = _share(self.top)
+        share = share_of(self.top)
         return int(self.top) if share is None else int(share * self.total)
 
     @property
@@ -121,7 +121,7 @@ class Coverage:
     @property
     def _length(self) -> int:
         """Decimal digits of N, or of the share's denominator."""
-        share = _share(self.top)
+        share = share_of(self.top)
         largest = max(1 if self.hits is None else _known(self.total), 1 if share is None else share.denominator)
         return 1 + largest.bit_length() * 3 // 10
 
@@ -138,7 +138,7 @@ class Coverage:
         if x == 0:
             return Decimal(0)
         if not self.distinct:
-            share = _share(self.top) if self.hits is None else Fraction(self.hits, _known(self.total))
+            share = share_of(self.top) if self.hits is None else Fraction(self.hits, _known(self.total))
             assert share is not None
             rest = 1 - share
             return x * _ln(rest)
@@ -151,7 +151,7 @@ class Coverage:
         return above - _ln_factorial(n - k - x, digits) - _ln_factorial(n, digits)
 
 
-def _share(top: int | str) -> Fraction | None:
+def share_of(top: int | str) -> Fraction | None:
     """A share such as "1%" as an exact fraction; None for a count."""
     if isinstance(top, int) and not isinstance(top, bool):
         return None

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["NAME", "home_of", "study_folder", "study_name"]
+__all__ = ["NAME", "home_of", "parcel_path", "study_folder", "study_name"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -31,3 +31,11 @@ def study_folder(name: str, home: Path) -> Path:
         return home / study_name(name)
     except ValueError as error:
         raise ValueError(f"a study's name {error}") from None
+
+
+def parcel_path(folder: Path, named: str) -> Path:
+    """Where a parcel that a study's ledger names is: in the study's own folder, which may have been moved or copied since, or
+    else where it was written."""
+    written = Path(named)
+    here = folder / "parcels" / written.parent.name / written.name
+    return here if here.is_file() else written

@@ -51,10 +51,10 @@ class Row(NamedTuple):
     ended      Outcome + {seconds, checkpoint, elapsed}; blob: per-episode scores
     mode       {signature, mode, seconds: {mode: seconds a step}}
     opened     {tasks, digest, split}: the sealed meta-test was opened
-    evaluated  {mean, low, high, episodes, ...}
+    evaluated  {split, interval: {mean, low, high, n}, episodes, curve, seed, ..., half?}: half is the same on half of an axis
     note       {what}
     stopped    {reason, coverage, wanted, final, budget, max_errors}: final is False for a study that was interrupted
-    resumed    {}
+    resumed    {budget, max_errors}: the limits from here on
     """
 
     seq: int

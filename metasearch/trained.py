@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from metasearch.driver.folder import locked
 from metasearch.driver.study import Study
-from metasearch.home import home_of, study_folder
+from metasearch.home import home_of, parcel_path, study_folder
 from metasearch.learners import Learner
 from metasearch.ledger import Ledger, TrialRow
 from metasearch.nets import Net, Params
@@ -25,9 +25,8 @@ from metasearch.objectives.train import Train
 from metasearch.records import Config
 from metasearch.tasks import TaskDistribution, TaskShape, TestSplit, open_test
 from metasearch.tasks.sinusoid import Sinusoid
-from metasearch.track.outbox import read_cursor, start
+from metasearch.track.outbox import catch_up
 from metasearch.track.statistics import Interval, mean_interval, tail
-from metasearch.track.store import tracking_uri
 
 __all__ = ["Evaluation", "Point", "Trained", "Wave", "evaluate", "restore"]
 
@@ -75,7 +74,7 @@ class Wave:
 class Evaluation:
     """What a trial is worth on tasks that no search has seen.
 
-    split: "test", "test shifted" or "test, supports on the left half"; scores are larger-is-better (minus the error on
+    split: "test", "test shifted" or "test, supports on the right half"; scores are larger-is-better (minus the error on
     regression, see unit). An interval covers the draw of the episodes alone.
     """
 
@@ -140,12 +139,15 @@ def evaluate(
             result = tested(tasks, "test shifted" if shift else "test")
             if isinstance(tasks, Sinusoid):
                 result = replace(result, half=tested(tasks.on("right"), f"{result.split}, supports on the right half"))
-            body = {k: v for k, v in result.to_json().items() if k not in ("scores", "waves", "half")}
-            ledger.append("evaluated", {**body, "episodes": episodes, "seed": seed}, trial=number)
-            uri = (ledger.study()["study"].get("track") or {}).get("uri")
-    if read_cursor(folder).seq:  # MLflow knows the study: it is told of this too, by a process that nobody waits for
-        start(folder, tracking_uri(uri, folder.parent))
+            ledger.append("evaluated", {**_told(result), "seed": seed}, trial=number)
+            catch_up(folder, ledger.study())
     return result
+
+
+def _told(found: Evaluation) -> dict[str, Any]:
+    """What the ledger keeps of an evaluation: its numbers and its curve, of both halves; no episode by itself."""
+    body = {k: v for k, v in found.to_json().items() if k not in ("scores", "waves", "half")}
+    return {**body, "episodes": len(found.scores), **({"half": _told(found.half)} if found.half is not None else {})}
 
 
 def _evaluated(
@@ -205,9 +207,9 @@ def _waves(trained: Trained, tasks: Sinusoid, opened: TestSplit, seed: int) -> l
 def _restored(reference: str, train: Train, row: TrialRow, folder: Path) -> Trained:
     if row.checkpoint is None:
         raise ValueError(f"{reference} has no parcel: it ended as '{row.status}' before it was saved")
-    path = Path(row.checkpoint)
-    if not path.is_file():  # the study was moved
-        path = folder / "parcels" / path.parent.name / path.name
+    path = parcel_path(folder, row.checkpoint)
+    if not path.is_file():
+        raise ValueError(f"{reference} has no parcel any more: {path} is gone (metasearch clean keeps those of the best trials)")
     tensors, facts = parcel.read(path)
     prefix = "best/" if any(k.startswith("best/") for k in tensors) else "meta/"
     try:

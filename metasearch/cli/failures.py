@@ -31,7 +31,7 @@ def judged(error: BaseException) -> tuple[int, str]:
     """Exit code and message of an error. A message of its own is shown as it is; others are named by their type."""
     code = _code(error)
     said = str(error) or type(error).__name__
-    if code == FAILURE:
+    if code == FAILURE and not isinstance(error, Refused):
         said = f"{type(error).__name__}: {said}"
     return code, redact(said)
 

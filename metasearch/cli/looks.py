@@ -1,8 +1,9 @@
-"""Commands that look at studies: status, leaderboard, show; evaluate and sync, which also write."""
+"""Commands that look at studies: status, leaderboard, show; evaluate, sync and clean, which also write."""
 from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,12 +15,13 @@ from metasearch.cli import board
 from metasearch.cli.failures import Refused, talk
 from metasearch.cli.live import Unit, clock, in_a_line
 from metasearch.cli.show import Json, console, printable, table
-from metasearch.cli.stored import Home, Source, board_of, names, status_of, stored, unit_of
+from metasearch.cli.stored import Home, Source, board_of, complain, elsewhere, of_all, status_of, stored, unit_of
 from metasearch.home import home_of
 
 if TYPE_CHECKING:
     from metasearch.driver.director import Status
     from metasearch.driver.study import Study
+    from metasearch.trained import Evaluation
 
 
 def status(
@@ -29,14 +31,15 @@ def status(
     """Where studies stand. Trials done, running and failed, best so far, time left, coverage."""
     folder_of_all = home_of(home)
     if name is None:
-        found = [status_of(each, folder_of_all) for each in names(folder_of_all)]
+        found, bad = of_all(folder_of_all, lambda each: status_of(each, folder_of_all))
         if as_json:
             print(json.dumps([one.to_json() for one in found], allow_nan=False))
         elif found:
             table(["study", "trials", "failed", "best", "coverage", "state"],
                   [_status_row(one, folder_of_all) for one in found])
-        else:
+        elif not bad:
             talk(f"no studies in {folder_of_all}")
+        complain(bad)
         return
     one = status_of(name, folder_of_all)
     if as_json:
@@ -92,18 +95,24 @@ def evaluate(
     """Scores a trial on the sealed test split. The ledger records that it was opened."""
     from metasearch import trained
 
+    if plot is not None and (plot.suffix.lower() not in (".png", ".svg", ".pdf") or not plot.absolute().parent.is_dir()):
+        raise Refused(f"--plot needs a .png, .svg or .pdf in a folder that is there, but got {printable(str(plot))}")
     name, _, _ = trial.partition("/")
     stored(name, home_of(home))
-    with _doing() as say:
+    with _doing() as say, contextlib.redirect_stdout(sys.stderr):  # what a user's recipe prints is talk
         found = trained.evaluate(trial, home=home_of(home), episodes=episodes, seed=seed, shift=shift, steps=steps, say=say)
-    if plot is not None:
+    if as_json:
+        print(json.dumps(found.to_json(), allow_nan=False))
+    else:
+        _show_evaluation(found)
+    if plot is not None:  # last: a disk that is full takes no result away
         from metasearch.draw import evaluation
 
         evaluation(found, plot)
         talk(f"drawn: {plot}")
-    if as_json:
-        print(json.dumps(found.to_json(), allow_nan=False))
-        return
+
+
+def _show_evaluation(found: Evaluation) -> None:
     for one in (found, *([found.half] if found.half else [])):
         unit = Unit(one.unit)
         diverged = f"; {one.diverged:.1%} of the episodes diverged" if one.diverged else ""
@@ -135,10 +144,46 @@ def sync(
     from metasearch.driver import launch
 
     folder_of_all = home_of(home)
-    for each in [name] if name is not None else names(folder_of_all):
-        stored(each, folder_of_all)
+
+    def sent(each: str) -> None:
+        if name is None and not stored(each, folder_of_all).track.enabled:
+            talk(f"{each}: not sent, since track.enabled is false. All the same: metasearch sync {each}")
+            return
         found = launch.sync(each, home=folder_of_all)
         talk(f"{each}: MLflow has all {found.rows} rows of the ledger" + (f"; mended: {found.wrong}" if found.wrong else ""))
+
+    if name is None:
+        complain(of_all(folder_of_all, sent)[1])
+    else:
+        stored(name, folder_of_all)
+        sent(name)
+
+
+def clean(
+    name: Annotated[str, typer.Argument(help="The study's name.")],
+    keep: Annotated[int | None, typer.Option(
+        min=0, help="So many of the best trials keep their weights.", show_default="track.top of the study",
+    )] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without this, only say what it would free.")] = False,
+    home: Home = None, as_json: Json = False,
+) -> None:
+    """Makes room. Removes the weights of an ended study's trials, except those of the best; all results stay."""
+    from metasearch.driver.clean import clean as cleaned
+
+    stored(name, home_of(home))
+    found = cleaned(name, keep=keep, yes=yes, home=home_of(home))
+    if as_json:
+        print(json.dumps(found.to_json()))
+    kept = ", ".join(f"{name}/{number}" for number in found.kept) or "none"
+    if not found.trials:
+        talk(f"there is nothing to remove; weights that stay: {kept}")
+        return
+    talk(f"{'freed' if found.done else 'would free'} {found.bytes / 1e6:,.1f} MB: the weights of {len(found.trials)} trials of "
+         f"'{name}', which {'can no longer' if found.done else 'could then no longer'} be evaluated or gone on from; "
+         f"weights that stay: {kept}")
+    if not found.done:
+        number = "" if keep is None else f" --keep {keep}"
+        talk(f"nothing was removed. To do it: metasearch clean {name}{number} --yes{elsewhere(home)}")
 
 
 def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool) -> None:

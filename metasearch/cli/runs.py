@@ -18,7 +18,7 @@ from metasearch.cli import board
 from metasearch.cli.failures import NO_SUCCESS, TOO_MANY_ERRORS, Refused, talk
 from metasearch.cli.live import Live, Unit, Warnings
 from metasearch.cli.show import Json
-from metasearch.cli.stored import Home, board_of, stored
+from metasearch.cli.stored import Home, board_of, elsewhere, stored
 from metasearch.home import home_of, study_folder
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def run(
     wanted = _read(source, words)
     folder_of_all = home_of(home)
     named = name is not None or any(word.startswith("name=") for word in words)
-    if not check:
-        wanted = _free_name(wanted, folder_of_all, again=new_id or (source is None and not named))
+    wanted = _free_name(wanted, folder_of_all, again=new_id or (source is None and not named))
     talk(_plan(wanted, folder_of_all))
     if check:
         return
@@ -147,12 +146,12 @@ def _shown(study: Study, home: Path | None, progress: bool) -> Iterator[Live]:
     logger, warnings = logging.getLogger("metasearch"), Warnings(live)
     logger.addHandler(warnings)
     try:
-        with live:
+        with live, contextlib.redirect_stdout(sys.stderr):  # what a user's recipe prints is talk
             yield live
-    except BaseException:
-        if (home_of(home) / study.name / "ledger.sqlite").is_file() and (live.last is None or live.last.reason is None):
-            known = home is None or str(home) == os.environ.get("METASEARCH_HOME")
-            talk(f"to go on: metasearch resume {study.name}" + ("" if known else f" --home {home}"))
+    except BaseException as error:
+        begun = isinstance(error, KeyboardInterrupt) if live.last is None else live.last.reason is None
+        if begun and (home_of(home) / study.name / "ledger.sqlite").is_file():
+            talk(f"to go on: metasearch resume {study.name}{elsewhere(home)}")
         raise
     finally:
         logger.removeHandler(warnings)
@@ -182,8 +181,8 @@ def _concluded(study: Study, result: Result, home: Path, as_json: bool) -> None:
 
         uri = tracking_uri(study.track.uri, home)
         talk(f"in MLflow: {uri}" if sqlite_path(uri) is None else f"in MLflow: mlflow ui --backend-store-uri {uri}")
-    talk(f"'{study.name}' ended: {one.reason}. Again: metasearch leaderboard {study.name}. "
-         f"On the sealed test tasks: metasearch evaluate {study.name}/{one.best_trial}")
+    tested = "" if one.best_trial is None else f" On the sealed test tasks: metasearch evaluate {study.name}/{one.best_trial}"
+    talk(f"'{study.name}' ended: {one.reason}. Again: metasearch leaderboard {study.name}.{tested}")
     if result.exit_code == NO_SUCCESS:
         raise Refused(f"no trial of '{study.name}' succeeded. What they said: metasearch show {study.name}", NO_SUCCESS)
     if result.exit_code == TOO_MANY_ERRORS:

@@ -1,13 +1,16 @@
 """Studies that are on the disk, as the commands meet them; and the options that the commands share."""
 from __future__ import annotations
 
+import os
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
 from metasearch import plugins
-from metasearch.cli.failures import BAD_DATA, Refused
+from metasearch.cli.failures import BAD_DATA, Refused, judged, talk
 from metasearch.cli.live import Unit
 from metasearch.home import study_folder
 
@@ -19,11 +22,39 @@ if TYPE_CHECKING:
 
 Home = Annotated[Path | None, typer.Option(help="Where studies live.", envvar="METASEARCH_HOME", show_default="./studies")]
 Source = Literal["mlflow", "ledger"]
+T = TypeVar("T")
+
+
+def elsewhere(home: Path | None) -> str:
+    """What a command needs to find this home again: " --home PATH", or nothing if it finds it by itself."""
+    known = home is None or str(home) == os.environ.get("METASEARCH_HOME")
+    return "" if known else f" --home {shlex.quote(str(home))}"
 
 
 def names(home: Path) -> list[str]:
     """The studies in a home."""
     return sorted(path.parent.name for path in home.glob("*/ledger.sqlite"))
+
+
+def of_all(home: Path, look: Callable[[str], T]) -> tuple[list[T], list[str]]:
+    """(what `look` finds in the studies of a home, the names of those that cannot be read): none of these hides the others."""
+    found, bad = [], []
+    for name in names(home):
+        try:
+            found.append(look(name))
+        except Exception as error:
+            code, said = judged(error)
+            if code != BAD_DATA:
+                raise
+            talk(f"metasearch: {said}")
+            bad.append(name)
+    return found, bad
+
+
+def complain(bad: Sequence[str]) -> None:
+    """Raises Refused if there are studies that could not be read."""
+    if bad:
+        raise Refused(f"cannot be read, as said above: {', '.join(bad)}", BAD_DATA)
 
 
 def stored(name: str, home: Path) -> Study:
@@ -57,8 +88,7 @@ def status_of(name: str, home: Path) -> Status:
     from metasearch.driver.director import Status
 
     stored(name, home)
-    body = launch.status(name, home=home)
-    return Status(**{**body, "lanes": tuple(body["lanes"])})
+    return Status.from_json(launch.status(name, home=home))
 
 
 def board_of(

@@ -19,7 +19,7 @@ import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from metasearch.driver.folder import LockedError, lock
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
 from metasearch.driver.snapshot import load_snapshot, save_snapshot
 from metasearch.driver.worker import stack_file
+from metasearch.home import parcel_path
 from metasearch.ledger import Ledger, LedgerError, TrialRow, finite
 from metasearch.objectives import MODES, Mode
 from metasearch.records import LOOKED_AT, Outcome, Proposal
@@ -60,6 +61,7 @@ class Status:
 
     name: str
     planned: int | None  # roots that the budget pays for; None: as many as the hours allow
+    used: int  # of these: done, diverged or reused. What goes on from another trial costs nothing
     done: int
     running: int
     failed: int  # error and oom
@@ -85,10 +87,12 @@ class Status:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    @property
-    def used(self) -> int:
-        """Trials of the budget that are used up."""
-        return self.done + self.diverged + self.reused
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Status:
+        """From `to_json()`, of another version too: its own keys are left out, and `used` may be missing."""
+        given = {field.name: body[field.name] for field in fields(cls) if field.name in body}
+        given.setdefault("used", sum(body[name] for name in ("done", "diverged", "reused")))
+        return cls(**{**given, **{name: tuple(body.get(name) or ()) for name in ("lanes", "overdue")}})
 
 
 def trial_seed(study_seed: int, trial: int) -> int:
@@ -256,7 +260,7 @@ class Director:
         used, elapsed = self._used_roots, self.elapsed
         planned = self.planned
         return Status(
-            name=self.study.name, planned=planned, done=self.counts["done"], running=len(self._holder),
+            name=self.study.name, planned=planned, used=used, done=self.counts["done"], running=len(self._holder),
             failed=sum(self.counts[s] for s in FAILED), diverged=self.counts["diverged"], infeasible=self.counts["infeasible"],
             reused=self.counts["reused"], best_trial=best.id if best else None,
             best_score=best.outcome.score if best and best.outcome else None,
@@ -297,6 +301,7 @@ class Director:
         if self._broken is None and not self.finished:
             with self._transaction():
                 self._stop_row(reason or self._stopping or "interrupted", final=False)
+        self._holder.clear()  # nobody works for this director any more
         with contextlib.suppress(Exception):
             self._write_status(force=True)
         self.ledger.close()
@@ -436,9 +441,7 @@ class Director:
         return ((inherited,) if inherited else ()), False, None
 
     def _located(self, checkpoint: str) -> Path:
-        """A parcel by the path that the ledger has; a study that was moved has it under its own folder."""
-        path = Path(checkpoint)
-        return path if path.is_file() else self.folder / "parcels" / path.parent.name / path.name
+        return parcel_path(self.folder, checkpoint)
 
     def _report(self, trial: int, lines: tuple[Line, ...]) -> None:
         for line in lines:
@@ -710,7 +713,7 @@ class Director:
                     f"(was the -wal file removed?). Nothing was started. Put the ledger and its -wal back from a backup."
                 )
         with self._transaction() as told:
-            self.ledger.append("resumed", {})
+            self.ledger.append("resumed", self._limits())
             for number in self._forget_lanes():
                 if not self._adopted(number, told):
                     self._hung(number, told)

@@ -4,11 +4,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
+import numpy as np
 from pydantic import ValidationError
 
 from metasearch import plugins
@@ -19,10 +22,14 @@ if TYPE_CHECKING:
     from metasearch.driver.study import Study
     from metasearch.driver.study_file import Source
     from metasearch.space import Space
+    from metasearch.tasks import TaskDistribution
 
 __all__ = ["checked", "loaded", "problems"]
 
 T = TypeVar("T")
+NO_SPACE = "?"  # stands for a space that the study does not name
+TRIES = 1000  # configurations that are tried before a space is said not to fit its tasks: as many as end a study
+PATIENCE = 2.0  # seconds for that
 
 
 def checked(source: Source) -> Study:
@@ -41,8 +48,10 @@ def checked(source: Source) -> Study:
         with contextlib.suppress(ValidationError):
             study = Study.model_validate(rest)
     if study is not None:
-        spoilt = study.tasks is None and "tasks" in source.table  # it is there, but too wrong to be looked at
-        found += [problem for problem in problems(study) if not (spoilt and problem.startswith("tasks is missing"))]
+        said = [f"space = '{NO_SPACE}'"]
+        if study.tasks is None and "tasks" in source.table:  # it is there, but too wrong to be looked at
+            said.append("tasks is missing")
+        found += [problem for problem in problems(study) if not problem.startswith(tuple(said))]
     if found or study is None:
         raise StudyError(found, source.where)
     return study
@@ -58,8 +67,7 @@ def _salvaged(table: Mapping[str, Any], wrong: list[tuple[int | str, ...]]) -> d
             del inner[path[1]]
         else:
             rest.pop(first, None)  # a whole table is wrong, or lacks what it needs
-    if "name" not in rest:
-        rest["name"] = "unnamed"
+    rest = {"name": "unnamed", "space": NO_SPACE, **rest}
     if not set(rest.get("budget", ())) & {"trials", "coverage", "hours"}:
         rest["budget"] = {"trials": 1}
     return rest
@@ -70,11 +78,11 @@ def problems(study: Study) -> list[str]:
     found: list[str] = []
     space = _space(study, found)
     uniform = _method(study, space, found)
-    _tasks(study, found)
+    tasks = _tasks(study, found)
+    if space is not None and tasks is not None and not study.has_own_method:
+        _recipes(study, space, tasks, found)
     _budget(study, space, uniform, found)
     _driver(study, found)
-    if not found and space is not None:
-        _recipes(study, space, found)
     return list(dict.fromkeys(found))
 
 
@@ -124,49 +132,65 @@ def _hyperparameters(study: Study, kind: type[Any]) -> list[str]:
     return wrong
 
 
-def _tasks(study: Study, found: list[str]) -> None:
+def _tasks(study: Study, found: list[str]) -> TaskDistribution | None:
+    """The tasks, if they can give the study's episodes."""
     if study.tasks is None:
         if not study.has_own_method:
             known = ", ".join(plugins.names("tasks"))
             found.append(f"tasks is missing: add [tasks] with name = 'glyphs' or another of {known}.")
-        return
+        return None
     from metasearch import tasks as room
 
     name, arguments = study.tasks.name, study.tasks.arguments
     wrong = _try(found, f"tasks.name = '{name}'", lambda: room.problems(name, arguments), name)
     if wrong is None or wrong:
         found += [f"tasks: {problem}" for problem in wrong or []]
-        return
+        return None
     tasks = _try(found, f"tasks.name = '{name}'", study.tasks_distribution, name)
     if tasks is None:
-        return
-    shape = study.shape(tasks)
+        return None
+    shape, before = study.shape(tasks), len(found)
     splits: tuple[Literal["train", "val"], ...] = ("train", "val")
     for split in splits:
         _try(found, "tasks", partial(tasks.check, shape, split))
+    return tasks if len(found) == before else None
 
 
-def _recipes(study: Study, space: Space, found: list[str]) -> None:
-    """Is there anything in the space that these tasks can be learnt with? Looks at some configurations; nothing is trained."""
-    import numpy as np
-
+def _recipes(study: Study, space: Space, tasks: TaskDistribution, found: list[str]) -> None:
+    """Does any configuration mean something on these tasks? If none does (Conv-4 on vectors), every trial would be refused."""
+    recipe = getattr(study.space_module(), "recipe", None)
+    if not callable(recipe):
+        return
     from metasearch.objectives import Infeasible
     from metasearch.objectives.train import Train
 
-    objective = study.objective()
-    if not isinstance(objective, Train):
-        return
-    rng, said = np.random.default_rng(0), []
-    for _ in range(20):
+    objective = Train(recipe, tasks, study.shape(tasks))
+    until, last = time.monotonic() + PATIENCE, ""
+    for seed in range(TRIES):
+        config = space.sample(np.random.default_rng(seed))
         try:
-            objective.built(space.sample(rng))
+            with contextlib.redirect_stdout(sys.stderr):
+                built = objective.built(config)
+            found += _too_long(study, built.steps)
+            return
         except Infeasible as error:
-            said.append(str(error))
-        except Exception:  # a config that breaks its recipe is a failed trial, not a wrong study
-            return
-        else:
-            return
-    found.append(f"space = '{study.space_name}': nothing in it can be trained on {study.tasks and study.tasks.name}. {said[0]}.")
+            last = str(error)
+        except (Exception, SystemExit):
+            return  # a config that breaks its recipe is a failed trial, not a wrong study
+        if time.monotonic() > until:
+            return  # slow, so nothing is known
+    found.append(f"space = '{study.space_name}': no configuration fits these tasks: of {TRIES:,} none can be built. {last}")
+
+
+def _too_long(study: Study, steps: int | None) -> list[str]:
+    """A strategy that trains some trials for longer than a recipe's schedules last: a rate that falls to 0 would go below it."""
+    steps, longest = study.train.steps or steps, study.method.arguments.get("max_steps")
+    if steps is None or not isinstance(longest, int) or longest <= steps:
+        return []
+    return [
+        f"method.max_steps = {longest}, but a trial has {steps} outer steps, over which its schedules stretch. "
+        f"Set train.steps to {longest} or more, or lower method.max_steps."
+    ]
 
 
 def _budget(study: Study, space: Space | None, uniform: bool, found: list[str]) -> None:

@@ -29,6 +29,7 @@ from metasearch.driver.folder import lives, logged
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
 from metasearch.driver.study import Driver, Study
 from metasearch.driver.worker import work
+from metasearch.environment import environment
 from metasearch.objectives import Mode
 
 __all__ = ["RayLanes", "Sick", "lanes_that_fit"]
@@ -74,7 +75,7 @@ class RayLanes:
 
     def __enter__(self) -> Self:
         try:
-            self._stack.enter_context(_environment(self.study.driver))
+            self._stack.enter_context(environment(_variables(self.study.driver)))
             import ray
 
             self._ray = ray
@@ -339,22 +340,11 @@ def _times(resources: Mapping[str, float], driver: Driver) -> int:
 # -- Ray itself ----------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _environment(driver: Driver) -> Iterator[None]:
-    """What Ray and Tune read from the environment, set for this session."""
+def _variables(driver: Driver) -> dict[str, str]:
+    """What Ray and Tune are to read from the environment in this session."""
     wanted = {k: v for k, v in QUIET.items() if k not in os.environ}
     wanted["TUNE_MAX_PENDING_TRIALS_PG"] = str(driver.lanes or 1000)  # all lanes start at once
-    wanted |= _authentication(driver)
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return wanted | _authentication(driver)
 
 
 def _authentication(driver: Driver) -> dict[str, str]:

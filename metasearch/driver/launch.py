@@ -28,7 +28,7 @@ from metasearch.driver.folder import logged
 from metasearch.driver.messages import Lost
 from metasearch.driver.study import Study, StudyError
 from metasearch.home import home_of, study_folder
-from metasearch.ledger import Ledger, TrialRow
+from metasearch.ledger import Ledger, LedgerError, TrialRow
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -95,22 +95,30 @@ def run(study: Study, *, home: Path | None = None, show: Show | None = None) -> 
 def resume(name: str, *, home: Path | None = None, show: Show | None = None, overrides: tuple[str, ...] = ()) -> Result:
     """Goes on with a study: no trial that has ended runs again, none is lost. A finished study answers with its result.
 
-    overrides: `key=value` for its budget, its driver and its tracking ("budget.trials=500", "driver.lanes=8").
+    overrides: `key=value` for its budget, its driver and its tracking ("budget.trials=500", "driver.lanes=8"). The budget (and
+    driver.max_errors) holds for later sessions too, until another one is given.
     """
     folder = study_folder(name, home_of(home))
     with Ledger.open(folder / "ledger.sqlite") as ledger:
-        study = Study.from_json(ledger.study()["study"]).with_(overrides)
+        study = _with_its_limits(ledger).with_(overrides)
     return _work(study, folder, {}, show)
 
 
 def status(name: str, *, home: Path | None = None) -> dict[str, Any]:
-    """What the driver last wrote into status.json, on whatever machine it runs."""
+    """What the driver last wrote into status.json, on whatever machine it runs. Raises StudyError if there is no such study,
+    LedgerError if the file is lost or damaged."""
     import json
 
     path = study_folder(name, home_of(home)) / "status.json"
-    if not path.is_file():
+    if not path.parent.is_dir():
         raise StudyError([f"there is no {path}: check the study's name and METASEARCH_HOME"], f"study '{name}'")
-    found: dict[str, Any] = json.loads(path.read_text())
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        Status.from_json(found)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise LedgerError(
+            f"{path} is lost or damaged ({error}). It only says what the ledger knows: metasearch resume {name} writes it again"
+        ) from error
     return found
 
 
@@ -123,6 +131,17 @@ def sync(name: str, *, home: Path | None = None) -> Synced:
     with Ledger.open(folder / "ledger.sqlite") as ledger:
         study = Study.from_json(ledger.study()["study"])
     return outbox.sync(folder, tracking_uri(study.track.uri, folder.parent))
+
+
+def _with_its_limits(ledger: Ledger) -> Study:
+    """The study of a ledger, with the limits of its last session."""
+    study = Study.from_json(ledger.study()["study"])
+    told = [row.body for row in ledger.rows(kinds=["resumed", "stopped"]) if "budget" in row.body]
+    if not told:
+        return study
+    budget = type(study.budget).model_validate(told[-1]["budget"])
+    driver = study.driver.model_copy(update={"max_errors": told[-1]["max_errors"]})
+    return study.model_copy(update={"budget": budget, "driver": driver})
 
 
 def _work(study: Study, folder: Path, about: Mapping[str, Any], show: Show | None) -> Result:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -94,9 +95,13 @@ class Validation(_Table):
 
 
 def _top(top: Any) -> int | str | None:
-    whole = isinstance(top, int) and not isinstance(top, bool) and top >= 1
-    share = re.fullmatch(r"(\d{1,3}(?:\.\d{0,20})?) ?%", top) if isinstance(top, str) else None
-    if top is not None and not whole and not (share and 0 < float(share[1]) < 100):
+    from metasearch.budget import share_of
+
+    try:
+        part = None if top is None else share_of(top)
+    except ValueError:
+        part = Fraction(0)
+    if (part is not None and not 0 < part < 1) or (isinstance(top, int) and top < 1):
         raise ValueError(f"must be a number of configurations (10) or a share of the space ('1%'), but got {top!r:.80}")
     return top  # type: ignore[no-any-return]
 

@@ -86,7 +86,8 @@ def training(
 
     meta = to(recipe.learner.init(recipe.net, generator(seed, "init")), device)
     found = None if trial.start is None else parcel.read(trial.start)
-    first = 0 if found is None else int(found[1]["step"])
+    first = 0 if found is None else int(found[1]["step"])  # the step from which this session goes on
+    begun = int(found[1].get("begun", 0)) if found is not None and trial.own else first  # the one from which the trial went
     course = course_of(Setting(recipe, study, trial, tasks, shape, seed, meta, end - first))
     meta, state = course.meta, course.state
     best: tuple[float, int, Params] | None = None
@@ -94,9 +95,9 @@ def training(
         meta, state, best = _go_on(trial, *found, meta, state, proposal, device)
 
     step_once, mode = course.begin(meta, state)
-    report_every = study.report_every or max(1, math.ceil((end - first) / 10))
+    report_every = study.report_every or max(1, math.ceil((end - begun) / 10))  # the same after an interruption
     checkpoint_every = study.checkpoint_every or report_every
-    facts = {"config": proposal.config, "seed": seed, **study.facts, "episode": shape}
+    facts = {"config": proposal.config, "seed": seed, **study.facts, "episode": shape, "begun": begun}
 
     def save(step: int, ready: Params | None = None) -> str | None:
         """A parcel to go on from; at the end also `ready`, with the statistics of an inductive norm."""

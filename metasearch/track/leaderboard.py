@@ -113,6 +113,8 @@ def leaderboard(
     that MLflow has not seen; None: not known).
     Raises WhereError, ValueError for an unknown key, TrackingError if MLflow does not answer, LedgerError.
     """
+    if top is not None and top < 0:
+        raise ValueError(f"top must be a number of rows, 0 or more, but got {top}")
     attrs: dict[str, Any] = {"source": "rows", "unseen": None}
     if rows is None or isinstance(rows, str):
         rows, attrs = _read(rows, where, sort, home, uri, source)

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metasearch.crashpoint import crashpoint
+from metasearch.home import parcel_path
 from metasearch.ledger import Ledger, Row
 from metasearch.track.mirror import Mirror, Wanted
 from metasearch.track.projection import STUDY, Change, Done, Key, Projection
 from metasearch.track.redact import redact
 from metasearch.track.statistics import mean_interval
-from metasearch.track.store import TrackingError, connect, patience
+from metasearch.track.store import TrackingError, connect, patience, tracking_uri
 
 ROWS = 1_000  # ledger rows a batch
 POLL = 0.5  # seconds between looks at a ledger that has nothing new
@@ -159,10 +160,14 @@ class Outbox:
     def upload_best(self) -> int:
         """The parcels of the best trials, each with a JSON that says what it is, as artifacts of the study's run. How many."""
         mirror = self._mirror or self.open()
-        parcels = [(done, path) for done in self.projection.best(self.projection.top) if (path := self._parcel(done)) is not None]
-        best = json.dumps([f"{mirror.projection.run_name(d.trial)} {p.name} {_file_hash(p)}" for d, p in parcels])
-        if not parcels or mirror.uploaded() == best:
+        wanted = [done for done in self.projection.best(self.projection.top) if done.parcel is not None]
+        parcels = [(done, path) for done in wanted if (path := self._parcel(done)) is not None]
+        names = [f"{mirror.projection.run_name(d.trial)} {p.name} {_file_hash(p)}" for d, p in parcels]
+        best, before = json.dumps(names), mirror.uploaded()
+        if not parcels or before == best:
             return 0
+        if len(parcels) < len(wanted) and set(names) <= set(json.loads(before or "[]")):
+            return 0  # some were removed here to make room: they stay stored there
         with tempfile.TemporaryDirectory(prefix="metasearch-") as folder:
             files: dict[str, list[Path]] = {}
             for done, parcel in parcels:
@@ -179,9 +184,8 @@ class Outbox:
     def _parcel(self, done: Done) -> Path | None:
         if done.parcel is None:
             return None
-        named = Path(done.parcel)
-        here = self.folder / "parcels" / str(done.trial) / named.name  # a study that was moved has it under its own folder
-        return next((p for p in (named, here) if p.is_file()), None)
+        path = parcel_path(self.folder, done.parcel)
+        return path if path.is_file() else None
 
     def _about(self, done: Done) -> dict[str, Any]:
         row = self.ledger.trials()[done.trial]
@@ -220,6 +224,12 @@ def start(folder: Path, uri: str, *, follow: int | None = None) -> subprocess.Po
             command, env={**os.environ, URI_VARIABLE: uri}, stdin=subprocess.DEVNULL, stdout=words, stderr=words,
             start_new_session=True, close_fds=True,
         )
+
+
+def catch_up(folder: Path, study: Mapping[str, Any]) -> None:
+    """MLflow, if it knows the study, is told of new rows by a process that nobody waits for. study: the ledger's first row."""
+    if read_cursor(folder).seq:
+        start(folder, tracking_uri((study["study"].get("track") or {}).get("uri"), folder.parent))
 
 
 def sync(folder: Path, uri: str, *, wait: float = 10.0, seconds: int = 60) -> Synced:

@@ -229,13 +229,9 @@ class Projection:
     def _evaluated(self, row: Row) -> Iterator[tuple[Key, Change]]:
         """The sealed test: its numbers, and the adaptation curve by inner step, under the name of the split."""
         key = row.trial if row.trial in self._proposals else STUDY
-        split, body = row.body.get("split", "test"), {**row.body, **(row.body.get("interval") or {})}
-        numbers = {f"{split}/{name}": body.get(name) for name in ("mean", "low", "high", "episodes", "median", "diverged")}
-        change = _with_points(Change(), numbers, row, step=0)
-        for point in body.get("curve") or []:
-            here = {f"{split}/by inner step/{name}": point.get(name) for name in ("mean", "low", "high", "median", "diverged")}
-            change.merge(_with_points(Change(), here, row, step=int(point["inner_steps"])))
-        yield key, change
+        yield key, _tested(row.body, row)
+        if row.body.get("half"):
+            yield key, _tested(row.body["half"], row)
 
     def _stopped(self, row: Row) -> Iterator[tuple[Key, Change]]:
         self.stopped = True
@@ -251,6 +247,16 @@ class Projection:
     def _resumed(self, row: Row) -> Iterator[tuple[Key, Change]]:
         self.stopped = False
         yield STUDY, Change(tags={tag("status"): "running"}, status="RUNNING")
+
+
+def _tested(told: Mapping[str, Any], row: Row) -> Change:
+    split, body = told.get("split", "test").replace(", ", "/"), {**told, **(told.get("interval") or {})}
+    numbers = {f"{split}/{name}": body.get(name) for name in ("mean", "low", "high", "episodes", "median", "diverged")}
+    change = _with_points(Change(), numbers, row, step=0)
+    for point in body.get("curve") or []:
+        here = {f"{split}/by inner step/{name}": point.get(name) for name in ("mean", "low", "high", "median", "diverged")}
+        change.merge(_with_points(Change(), here, row, step=int(point["inner_steps"])))
+    return change
 
 
 def _nothing(row: Row) -> Iterator[tuple[Key, Change]]:

@@ -12,10 +12,11 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metasearch.environment import environment
 from metasearch.track.redact import redact
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def _connect(uri: str, create: bool) -> MlflowClient:
         return _client(uri)
     if not path.exists() and not create:
         raise TrackingError(
-            f"there is no MLflow database at {path}. Name the right one with --uri or MLFLOW_TRACKING_URI, or fill it from the "
-            f"ledger: metasearch sync NAME",
+            f"there is no MLflow database at {path}. Name the right one with MLFLOW_TRACKING_URI, or fill it from the ledger: "
+            f"metasearch sync NAME",
             passing=False,
         )
     if not create and not os.access(path.parent, os.W_OK):
@@ -110,20 +111,9 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-@contextmanager
-def patience(seconds: int) -> Iterator[None]:
+def patience(seconds: int) -> AbstractContextManager[None]:
     """How long one call may take inside. No retries in MLflow: after a lost reply a run is looked up before it is made again."""
-    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return environment({"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"})
 
 
 _PASSING = frozenset({

@@ -177,6 +177,17 @@ def test_the_python_api_does_what_the_command_line_does(place: Place, monkeypatc
     assert seeds["1"] == result.trials["seed"][0]  # the same study under another name: the same trials
 
 
+def test_what_a_recipe_prints_is_no_data(place: Place) -> None:
+    (place.folder / "loud.py").write_text(
+        "from search_spaces import sine_mlp\nSPACE = sine_mlp.SPACE\n"
+        "def recipe(config, shape):\n    print('canary')\n    return sine_mlp.recipe(config, shape)\n"
+    )
+    done = place.ran("run", "study.toml", "name=loud", "space=loud.py", "budget={ trials = 1 }", "track.enabled=false", "--json")
+    assert json.loads(done.stdout)["status"]["done"] == 1
+    assert b"canary" in done.stderr
+    assert json.loads(place.ran("evaluate", "loud/1", "--episodes", "2", "--steps", "0", "--json").stdout)["trial"] == "loud/1"
+
+
 # -- exit codes that only a real run has ------------------------------------------------------------------------------
 
 METHOD = """
@@ -204,6 +215,7 @@ def test_a_study_without_a_success_is_exit_code_4(place: Place) -> None:
     raising = method(place, "raise RuntimeError('canary')")
     done = place.ran("run", "study.toml", "name=broken", raising, "driver.max_errors=2", code=4)
     assert b"metasearch show broken" in done.stderr
+    assert b"metasearch evaluate" not in done.stderr, "there is nothing to test"
     assert b"RuntimeError: canary" in place.ran("show", "broken").stdout
 
 

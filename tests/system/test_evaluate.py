@@ -48,6 +48,10 @@ def test_evaluation_scores_the_test_split_and_leaves_rows_in_the_ledger(home: Pa
     assert [p.inner_steps for p in result.curve] == [0, 1, 2, 3]
     assert result.half is not None
     assert result.half.interval.mean != result.interval.mean
+    told = evaluated["half"]
+    assert isinstance(told, dict)
+    assert told["interval"]["mean"] == pytest.approx(result.half.interval.mean)
+    assert (told["episodes"], len(told["curve"]), "scores" in told) == (40, 4, False)
     wave = result.waves[0]
     assert len(wave.support) == 5
     assert len(wave.x) == len(wave.truth) == len(wave.predicted[10]) == 200

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from made_ledgers import end, fill, make, propose, report, stop, study
 
+from metasearch.driver.clean import clean
 from metasearch.ledger import Ledger
 from metasearch.track import leaderboard as boards
 from metasearch.track import outbox
@@ -472,6 +473,10 @@ def test_the_best_trials_weights_are_artifacts_of_the_study(tmp_path: Path, uri:
         assert about["config"] == json.loads(best["config"][trials.index(trial)])
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert outbox.follow(folder, uri, None)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    clean("made", keep=1, yes=True, home=tmp_path)
+    assert not list(folder.glob(f"parcels/{trials[1]}/*")), "it was removed here, and stays stored there"
+    outbox.sync(folder, uri)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 

@@ -175,6 +175,8 @@ def test_the_version_is_that_of_the_package(capsys: Said) -> None:
 
     assert cli.call(["--version"]) == 0
     assert capsys.readouterr().out.strip() == metasearch.__version__
+    module = subprocess.run([sys.executable, "-m", "metasearch", "--version"], capture_output=True, text=True, timeout=60)
+    assert module.stdout.strip() == metasearch.__version__, module.stderr
 
 
 @pytest.mark.parametrize("file", [
@@ -217,6 +219,10 @@ def test_the_same_study_again_is_told_to_resume(study: Path, capsys: Said) -> No
     assert "metasearch resume first" in capsys.readouterr().err
     assert cli.call(["run", str(study), "driver.kind=local"]) == 2
     assert "is the same" in capsys.readouterr().err
+    assert cli.call(["run", str(study), "--check"]) == 2, "as the run itself would be"
+    assert "metasearch resume first" in capsys.readouterr().err
+    assert cli.call(["run", str(study), "--check", "--new-id"]) == 0
+    assert "study 'first-2'" in capsys.readouterr().err
     assert (home / "first" / "ledger.sqlite").read_bytes() == before
 
 
@@ -241,6 +247,26 @@ def test_bad_data_are_exit_code_65(study: Path, capsys: Said) -> None:
         assert "ledger.sqlite" in capsys.readouterr().err
 
 
+def test_a_study_that_cannot_be_read_hides_no_other(study: Path, capsys: Said) -> None:
+    home = Path(os.environ["METASEARCH_HOME"])
+    for name in ("bad", "first", "lost", "old"):
+        stored(study, home, f"name={name}", "track.enabled=false")
+        (home / name / "status.json").write_text(json.dumps(status(name=name).to_json()))
+    (home / "bad" / "ledger.sqlite").write_bytes(b"no database")
+    (home / "lost" / "status.json").write_text("{")
+    body = status(name="old").to_json()
+    del body["used"]
+    (home / "old" / "status.json").write_text(json.dumps({**body, "of another version": 1}))
+    assert cli.call(["status"]) == 65
+    out = capsys.readouterr()
+    assert [line.split()[:2] for line in out.out.splitlines()[2:]] == [["first", "4/20"], ["old", "4/20"]]
+    assert "metasearch resume lost" in out.err
+    assert "cannot be read, as said above: bad, lost" in out.err
+    assert cli.call(["status", "lost"]) == 65
+    assert cli.call(["sync"]) == 65
+    assert "first: not sent, since track.enabled is false" in capsys.readouterr().err
+
+
 def test_a_study_that_another_process_runs_is_exit_code_75(study: Path, capsys: Said) -> None:
     from metasearch.driver.folder import locked
 
@@ -248,7 +274,9 @@ def test_a_study_that_another_process_runs_is_exit_code_75(study: Path, capsys: 
     stored(study, home, "driver.kind=local")
     with locked(home / "first"):
         assert cli.call(["resume", "first"]) == 75
-        assert str(os.getpid()) in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert str(os.getpid()) in said
+        assert "to go on" not in said, "that is what was just refused"
 
 
 def test_a_service_that_is_away_is_exit_code_69(study: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +301,17 @@ def test_every_error_has_its_exit_code(error: BaseException, code: int) -> None:
     assert failures.judged(error)[0] == code
 
 
+def test_a_refusal_is_its_own_words_whatever_its_code() -> None:
+    assert failures.judged(failures.Refused("2 of 6 truths do not hold", 1)) == (1, "2 of 6 truths do not hold")
+
+
+@pytest.mark.parametrize("file", ["x.doc", "nowhere/x.png"])
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_test_is_opened(study: Path, file: str, capsys: Said) -> None:
+    stored(study, Path(os.environ["METASEARCH_HOME"]))
+    assert cli.call(["evaluate", "first/1", "--plot", file]) == 2
+    assert "--plot needs" in capsys.readouterr().err
+
+
 def test_a_secret_of_the_environment_is_in_no_message(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "canary-token")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-key")
@@ -295,7 +334,7 @@ def test_a_reader_that_has_seen_enough_breaks_nothing() -> None:
 def status(**changed: object) -> Status:
     body = dict.fromkeys(Status.__dataclass_fields__)
     body.update(
-        name="first", done=3, running=2, failed=1, diverged=1, infeasible=0, reused=0, planned=20, elapsed_seconds=61.0,
+        name="first", used=4, done=3, running=2, failed=1, diverged=1, infeasible=0, reused=0, planned=20, elapsed_seconds=61.0,
         eta_seconds=3700.0, best_trial=2, best_score=0.931, best_low=0.92, best_high=0.942, coverage=0.4, coverage_wanted=0.9,
         top="1%", lanes=(),
     )

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from metasearch.driver import letters
+from metasearch.driver import launch, letters
 from metasearch.driver.director import Director, StudyMismatch, trial_seed
 from metasearch.driver.folder import LockedError
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
@@ -97,6 +97,51 @@ def test_a_study_runs_its_trials_and_stops_with_a_reason_and_its_coverage(folder
     assert 0 < stopped.body["coverage"] < 0.1
     assert problems(folder) == []
     assert json.loads((folder / "status.json").read_text())["done"] == 5
+
+
+def test_what_goes_on_from_another_trial_uses_up_nothing_of_the_budget(folder: Path) -> None:
+    director = Director(study(4, method={"inner": {"name": "asha", "min_steps": 1, "max_steps": 4, "eta": 2}}), folder)
+    ran = to_the_end(director)
+    status = director.status()
+    assert len(ran) == status.done > 4
+    assert (status.used, status.planned) == (4, 4)
+    director.close()
+
+
+def test_after_an_orderly_end_nothing_is_said_to_run(folder: Path) -> None:
+    director = Director(study(4), folder)
+    assert isinstance(director.next("a", "1"), Assignment)
+    director.close()
+    said = json.loads((folder / "status.json").read_text())
+    assert (said["running"], said["lanes"], said["reason"]) == (0, [], None)
+
+
+def test_a_copy_of_a_study_has_its_own_parcels(folder: Path, tmp_path: Path) -> None:
+    director = Director(study(2), folder)
+    said = director.next("a", "1")
+    assert isinstance(said, Assignment)
+    parcel = folder / "parcels" / "1" / "3.safetensors"
+    parcel.parent.mkdir(parents=True)
+    parcel.write_text("one")
+    director.next("a", "1", replace(done(said), checkpoint=str(parcel)))
+    director.close()
+    copy = Path(shutil.copytree(folder, tmp_path / "copy" / "t"))
+    director = Director(study(2), copy)  # takes away what is old
+    kill(director)
+    assert (copy / "parcels" / "1" / "3.safetensors").read_text() == "one"
+
+
+def test_a_budget_that_a_resume_was_given_holds_for_the_next_one_too(folder: Path) -> None:
+    first = Director(study(2), folder)
+    to_the_end(first)
+    first.close()
+    longer = Director(study(5), folder)  # what `resume t budget.trials=5` does
+    assert isinstance(longer.next("a", "1"), Assignment)
+    kill(longer)
+    assert launch.resume("t", home=folder.parent).status.done == 5
+    assert launch.resume("t", home=folder.parent, overrides=("budget.trials=6",)).status.done == 6
+    again = launch.resume("t", home=folder.parent)
+    assert (again.status.done, again.status.planned, again.status.reason) == (6, 6, "trials")
 
 
 def test_one_call_of_a_lane_is_one_transaction(folder: Path) -> None:

@@ -75,6 +75,18 @@ def test_a_resumed_trial_ends_bit_for_bit_as_the_undisturbed_one(tmp_path: Path,
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
+def test_a_resumed_trial_reports_at_the_steps_of_the_undisturbed_one(tmp_path: Path) -> None:
+    train = replace(TRAIN, keep="best", report_every=None)  # ten times in a trial: what is validated decides what is kept
+    parent = _run(train, _trial(tmp_path / "parent"), until=4)
+    for start, until in ((None, 40), (Path(parent[-1].checkpoint or ""), 34)):
+        whole = _run(train, _trial(tmp_path / f"whole-{until}", start=start), until=until, parent=0)
+        cut = next(r for r in whole if r.step > 20)
+        rest = _trial(tmp_path / "rest", start=tmp_path / f"whole-{until}" / f"{cut.step}.safetensors", own=True)
+        again = _run(train, rest, until=until, parent=0)
+        assert [r.step for r in again] == [r.step for r in whole if r.step > cut.step]
+        assert again[-1].score == whole[-1].score
+
+
 def test_until_ends_a_segment_and_a_child_goes_on_from_its_parents_step(tmp_path: Path) -> None:
     first = _run(TRAIN, _trial(tmp_path / "a"), until=10)
     assert first[-1].step == 10

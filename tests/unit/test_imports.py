@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted([*(ROOT / "metasearch").rglob("*.py"), *(ROOT / "search_spaces").rglob("*.py")])
 
 # A room may import itself and what is listed; "later" imports (inside a function) count as well, TYPE_CHECKING ones too.
-GROUND = {"metasearch", "space", "budget", "records", "plugins", "crashpoint", "home"}  # stdlib and numpy only
+GROUND = {"metasearch", "space", "budget", "records", "plugins", "crashpoint", "environment", "home"}  # stdlib and numpy only
 MATHEMATICS = {"tasks", "nets", "augment", "learners"}
 ORDER: dict[str, set[str]] = {
     "metasearch": GROUND | {"ledger", "driver", "track", "trained"},  # the package re-exports a few names, lazily
@@ -22,6 +22,7 @@ ORDER: dict[str, set[str]] = {
     "records": set(),
     "plugins": set(),
     "crashpoint": set(),
+    "environment": set(),
     "home": set(),
     "strategies": GROUND,
     "tasks": GROUND,
@@ -41,6 +42,7 @@ ORDER: dict[str, set[str]] = {
     "search_spaces": GROUND | {"nets", "augment", "learners", "objectives", "tasks"},
 }
 ORDER["cli"] = {room for room in ORDER if room != "search_spaces"}
+ORDER["__main__"] = {"cli"}
 
 
 def module_of(file: Path) -> str:

@@ -148,6 +148,8 @@ def test_rows_on_other_episodes_are_not_compared() -> None:
 
 def test_how_many_rows_are_shown_changes_no_verdict() -> None:
     rows = [row(t, 0.6 + 0.003 * t) for t in range(1, 31)]
+    with pytest.raises(ValueError, match="0 or more"):
+        leaderboard(rows, top=-1)
     whole, few = leaderboard(rows), leaderboard(rows, top=5)
     pd.testing.assert_frame_equal(whole.head(5), few)
 

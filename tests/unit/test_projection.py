@@ -151,9 +151,12 @@ def test_an_evaluation_shows_its_numbers_and_its_curve_by_inner_step(tmp_path: P
         "curve": [{"inner_steps": k, "mean": None if k == 2 else 0.2 * k, "low": 0.0, "high": 1.0, "median": 0.2, "diverged": 0.0}
                   for k in range(3)],
     }
-    found = Projection().take(rows_of(("proposed", 1, proposal({"lr": 0.1})), ("evaluated", 1, body)))[1]
+    half = {**body, "split": "test, supports on the right half", "interval": {"mean": 0.3, "low": 0.2, "high": 0.4, "n": 600}}
+    found = Projection().take(rows_of(("proposed", 1, proposal({"lr": 0.1})), ("evaluated", 1, {**body, "half": half})))[1]
     numbers = {(point.key, point.step): point.value for point in found.points}
     assert numbers["test/mean", 0] == 0.6
     assert numbers["test/by inner step/mean", 1] == 0.2
     assert ("test/by inner step/mean", 2) not in numbers
     assert numbers["test/by inner step/median", 2] == 0.2
+    assert numbers["test/supports on the right half/mean", 0] == 0.3
+    assert numbers["test/supports on the right half/by inner step/mean", 1] == 0.2

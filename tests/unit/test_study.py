@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metasearch.driver import fit, study_file
 from metasearch.driver.study import Study, StudyError
 
 GOOD = """
@@ -166,6 +167,7 @@ kind = "rai"
     ("budget.top=0", "budget.top must be a number of configurations (10) or a share of the space ('1%'), but got 0"),
     ("budget.top=0%", "share of the space"),
     ("budget.top=100%", "share of the space"),
+    ("budget.top=1.%", "share of the space"),  # as Coverage has it
     ("budget.top=true", "share of the space"),
     ("budget.coverage=0.9", "coverage needs top"),
     ("budget.trials=1.5", "budget.trials must be a whole number, but got 1.5"),
@@ -308,6 +310,9 @@ def test_what_does_not_fit_is_said_at_once() -> None:
     (["tasks.name=glyph"], "Did you mean 'glyphs'?"),
     (["driver.kind=local", "driver.address=auto"], "driver.address needs driver.kind = 'ray'"),
     (["space=/nowhere/space.py"], "there is no file /nowhere/space.py"),
+    (["method.name=asha", "method.min_steps=1", "method.max_steps=2001"], "max_steps = 2001, but a trial has 2000 outer steps"),
+    (["method.name=asha", "method.min_steps=1", "method.max_steps=9", "train.steps=8"], "Set train.steps to 9 or more"),
+    (["space=maml-family"], "no configuration fits these tasks: of 1,000 none can be built. "),
 ])
 def test_an_impossible_pairing_is_refused_in_words(overrides: list[str], said: str) -> None:
     assert said in "\n".join(Study.from_text(GOOD, overrides).problems())
@@ -320,6 +325,21 @@ def test_more_top_configurations_than_there_are_cannot_be_hit(tmp_path: Path) ->
     overrides = [f"space={file}", "budget.coverage=0.9"]
     assert Study.from_text(GOOD, [*overrides, "budget.top=3"]).problems() == []
     assert "top = 4" in Study.from_text(GOOD, [*overrides, "budget.top=4"]).problems()[0]
+
+
+def test_a_problem_is_said_once() -> None:
+    problems = Study.from_text(GOOD, ["tasks.ways=3"]).problems()
+    assert len(problems) == len(set(problems)) == 1
+
+
+def test_what_is_wrong_beside_a_missing_space_is_said_too() -> None:
+    source = study_file.parse('name = "x"\nmethod.name = "randon"\ntasks = { name = "sinusod" }\nbudget.trials = 1\n')
+    with pytest.raises(StudyError) as caught:
+        fit.checked(source)
+    said = caught.value.problems
+    assert len(said) == 3
+    for part, problem in zip(("space is missing", "Did you mean 'random'?", "Did you mean 'sinusoid'?"), said, strict=True):
+        assert part in problem
 
 
 def test_a_study_without_tasks_says_so() -> None:
