@@ -122,6 +122,8 @@ def evaluate(
     """
     if episodes < 2:
         raise ValueError(f"an interval needs 2 episodes or more, but got {episodes}. The field's habit is 600.")
+    if steps < 0 or seed < 0:
+        raise ValueError(f"`steps >= 0` and `seed >= 0` must hold, but got steps={steps}, seed={seed}")
     folder, _ = _parsed(reference, home)
     with locked(folder):
         trained = restore(reference, home=home)
@@ -228,12 +230,17 @@ def _ended(reference: str, trials: Mapping[int, TrialRow], number: int) -> Trial
         last = max(trials, default=None)
         known = "it has no trials yet" if last is None else f"its trials are 1 to {last}"
         raise ValueError(f"there is no trial {reference}: {known}")
+    if trials[number].outcome is None:
+        raise ValueError(
+            f"{reference} has not ended (it is {trials[number].status}), and half a training is no result. "
+            f"To go on: metasearch resume {reference.rpartition('/')[0]}"
+        )
     return trials[number]
 
 
 def _parsed(reference: str, home: Path | None) -> tuple[Path, int]:
     name, slash, number = reference.rpartition("/")
-    if not slash or not number.isdecimal():
+    if not (slash and number.isascii() and number.isdecimal()):
         raise ValueError(f"a trial is named STUDY/NUMBER, such as glyphs-family/12, but got {reference!r}")
     return study_folder(name, home_of(home)), int(number)
 

@@ -1,6 +1,8 @@
 """A finished trial is restored and scored on the sealed test split; the ledger says that it was opened, and when."""
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -81,10 +83,24 @@ def test_nothing_is_opened_while_a_driver_runs(home: Path) -> None:
 
 @pytest.mark.parametrize(("reference", "words"), [
     ("waves", "STUDY/NUMBER"), ("waves/x", "STUDY/NUMBER"), ("waves/99", "its trials are 1 to 2"), ("../waves/1", "name"),
+    ("waves/١", "STUDY/NUMBER"),
 ])
 def test_a_reference_that_names_no_trial_is_an_error_in_words(home: Path, reference: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         restore(reference, home=home)
+
+
+def test_half_a_training_is_not_tested(home: Path, tmp_path: Path) -> None:
+    """A copy of the study in which trial 2 has not ended yet."""
+    shutil.copytree(home / "waves", tmp_path / "waves")
+    with sqlite3.connect(tmp_path / "waves" / "ledger.sqlite") as rows:
+        rows.execute("delete from rows where seq >= (select min(seq) from rows where kind = 'ended' and trial = 2)")
+    before = len(_opened(tmp_path))
+    with pytest.raises(ValueError, match=r"waves/2 has not ended .* metasearch resume waves"):
+        evaluate("waves/2", home=tmp_path, episodes=10)
+    with pytest.raises(ValueError, match="seed >= 0"):
+        evaluate("waves/1", home=tmp_path, episodes=10, seed=-1)
+    assert len(_opened(tmp_path)) == before
 
 
 def test_a_damaged_parcel_is_noticed_and_nothing_is_opened(home: Path) -> None:
