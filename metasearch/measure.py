@@ -1,10 +1,16 @@
-"""How big a net and a learner are, before any training: learnt numbers, and floating-point operations on the study's own shape.
+"""Cheap looks at an architecture before any training: learnt numbers, operations, latency, and two scores that cost one forward.
 
-Counted by torch's FlopCounterMode: matrix products and convolutions, forwards and backwards, one multiply-add as two operations.
-Elementwise work (norms, activations, updates) is not counted, nor does it take time here: shapes flow, numbers do not.
+Operations are counted by torch's FlopCounterMode: matrix products and convolutions, forwards and backwards, one multiply-add as
+two operations. Elementwise work (norms, activations, updates) is not counted, nor does it take time: shapes flow, numbers do not.
+SynFlow: Tanaka, Kunin, Yamins, Ganguli. NeurIPS 2020. https://arxiv.org/abs/2006.05467, as a score of architectures: Abdelfattah,
+Mehrotra, Dudziak, Lane. "Zero-Cost Proxies for Lightweight NAS". ICLR 2021. https://arxiv.org/abs/2101.08134 ·
+NASWOT: Mellor, Turner, Storkey, Crowley. "Neural Architecture Search without Training". ICML 2021.
+https://arxiv.org/abs/2006.04647
 """
 from __future__ import annotations
 
+import math
+import time
 from typing import NamedTuple
 
 import torch
@@ -13,9 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metasearch.learners import Learner, gradients
 from metasearch.nets import Net, Params, learnt
+from metasearch.nets.activation import recorded
+from metasearch.nets.norm import norms_off
 from metasearch.tasks import TaskDistribution, TaskShape
 
-__all__ = ["Size", "flops", "parameters", "size"]
+__all__ = ["Size", "flops", "latency", "looks", "naswot", "parameters", "size", "synflow"]
 
 
 class Size(NamedTuple):
@@ -42,6 +50,56 @@ def flops(net: Net, meta: Params, x_shape: tuple[int, ...]) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net.apply(_shapes(meta), _empty(1, *x_shape))
     return int(counter.get_total_flops())
+
+
+def looks(net: Net, learner: Learner, tasks: TaskDistribution, meta: Params, shape: TaskShape, x: Tensor) -> dict[str, float]:
+    """Everything above and below of a freshly initialised `meta`, by name; x [M, *x]: some inputs of the tasks. Scores that a net
+    does not have (NASWOT without an activation, SynFlow without weights) are left out."""
+    found = size(net, learner, tasks, meta, shape)
+    told = {
+        "params": found.params, "flops": found.flops, "episode_flops": found.episode_flops,
+        "latency_ms": latency(net, meta, x[:1]), "synflow": synflow(net, meta, x[:1]), "naswot": naswot(net, meta, x),
+    }
+    return {k: float(v) for k, v in told.items() if math.isfinite(v)}
+
+
+def latency(net: Net, meta: Params, x: Tensor, *, repeats: int = 10) -> float:
+    """Median milliseconds of one forward of x [M, *x] on its device, after a warm-up. A measurement: never twice the same."""
+    times = []
+    with torch.no_grad():
+        for _ in range(repeats + 2):
+            begin = time.perf_counter()
+            net.apply(meta, x)
+            if x.is_cuda:
+                torch.cuda.synchronize(x.device)
+            times.append(time.perf_counter() - begin)
+    return 1000 * sorted(times[2:])[repeats // 2]
+
+
+def synflow(net: Net, meta: Params, x: Tensor) -> float:
+    """log10 of the sum over weights of |theta * dR/dtheta|, R the sum of the outputs for an input of ones, with |theta| for theta
+    and norms switched off: the flow along all paths. -inf for a net through which nothing flows. Biases are not counted."""
+    theta = {k: v.detach().double().abs().requires_grad_() for k, v in meta.items() if k.startswith("net/") and "/norm/" not in k}
+    if not theta:
+        return -math.inf
+    rest = {k: v.double() for k, v in meta.items() if k not in theta}
+    with norms_off(), torch.enable_grad():
+        total = net.apply({**rest, **theta}, torch.ones_like(x, dtype=torch.float64)).sum()
+        slopes = torch.autograd.grad(total, list(theta.values()), allow_unused=True)
+    scored = [(p, g) for (k, p), g in zip(theta.items(), slopes, strict=True) if g is not None and not k.endswith("bias")]
+    flow = sum(float((p * g).abs().sum()) for p, g in scored)
+    return math.log10(flow) if flow > 0 else -math.inf
+
+
+def naswot(net: Net, meta: Params, x: Tensor) -> float:
+    """log |det K|, K[i, j] = units that are on or off together for inputs i and j (eq. 2): how well the untrained net tells its
+    inputs [M, *x] apart by which of its units are active. -inf if it does not, or has no activations."""
+    with torch.no_grad(), recorded() as signs:
+        net.apply(meta, x)
+    if not signs:
+        return -math.inf
+    codes = torch.cat([s.reshape(len(x), -1) for s in signs if len(s) == len(x)], 1).double()
+    return float(torch.linalg.slogdet(codes @ codes.T + (1 - codes) @ (1 - codes).T).logabsdet)
 
 
 def _episode_flops(net: Net, learner: Learner, tasks: TaskDistribution, meta: Params, shape: TaskShape) -> int:

@@ -87,6 +87,18 @@ class Train(_Table):
     mode: Literal["auto", "loop", "vmap", "compiled"] = "auto"
 
 
+class Limits(_Table):
+    """What an architecture may cost, measured before it is trained; a configuration beyond a limit is answered `infeasible`."""
+
+    max_params: Annotated[float, Field(gt=0)] | None = None  # learnt numbers
+    max_flops: Annotated[float, Field(gt=0)] | None = None  # of one forward of one input, a multiply-add as two
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None  # of one forward of one input, on the machine that trains it
+
+    def measured(self) -> dict[str, float]:
+        """{"params": 100000.0, ...}: those that are set, by the name of what is measured."""
+        return {k.removeprefix("max_"): v for k, v in self.model_dump().items() if v is not None}
+
+
 class Validation(_Table):
     """The bank on which all trials are scored."""
 
@@ -162,6 +174,7 @@ class Study(_Table):
     tasks: Tasks | None = None  # only a user's own method can do without
     train: Train = Train()
     validation: Validation = Validation()
+    limits: Limits = Limits()
     budget: Budget
     driver: Driver = Driver()
     track: Track = Track()
@@ -251,6 +264,7 @@ class Study(_Table):
             validation_seed=self.validation.seed,
             expected_trials=self.planned_trials() or 1,
             facts={"study": self.to_json()},
+            limits=self.limits.measured(),
             **self.train.model_dump(),
         )
 

@@ -1,14 +1,15 @@
 """The activations that nets know by name."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ACTIVATIONS", "MONOTONE", "Activation", "activation"]
+__all__ = ["ACTIVATIONS", "MONOTONE", "Activation", "activation", "recorded"]
 
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus", "identity"]
 
@@ -33,4 +34,25 @@ def activation(name: Activation) -> Callable[[Tensor], Tensor]:
     """The function of a name; ValueError if there is none."""
     if name not in ACTIVATIONS:
         raise ValueError(f"an activation is one of {', '.join(ACTIVATIONS)}, but got {name!r}")
-    return ACTIVATIONS[name]
+    f = ACTIVATIONS[name]
+
+    def applied(x: Tensor) -> Tensor:
+        if _signs is not None:
+            _signs.append(x.detach() > 0)
+        return f(x)
+
+    return applied
+
+
+_signs: list[Tensor] | None = None
+
+
+@contextmanager
+def recorded() -> Iterator[list[Tensor]]:
+    """Inside, every activation notes which of its inputs are positive, bool [M, ...]. Not for code under a function transform."""
+    global _signs
+    before, _signs = _signs, []
+    try:
+        yield _signs
+    finally:
+        _signs = before

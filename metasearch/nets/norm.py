@@ -21,7 +21,7 @@ from torch import Tensor
 from metasearch.nets import Net, NormMode, Params
 from metasearch.nets.native import allowed
 
-__all__ = ["Kind", "Norm", "population"]
+__all__ = ["Kind", "Norm", "norms_off", "population"]
 
 Kind = Literal["batch", "layer", "group", "instance", "none"]
 KINDS: tuple[Kind, ...] = ("batch", "layer", "group", "instance", "none")
@@ -64,7 +64,7 @@ class Norm:
 
     def apply(self, params: Params, key: str, x: Tensor) -> Tensor:
         """x: [M, C] or [M, C, *space], normalised, scaled and shifted channel by channel."""
-        if self.kind == "none":
+        if self.kind == "none" or _off:
             return x
         bias = _per_channel(params[f"net/{key}/norm/bias"], x)
         weight = _per_channel(params[f"net/{key}/norm/weight"], x) if self.scale else None
@@ -106,6 +106,20 @@ def _over_channels(x: Tensor, groups: int, eps: float) -> Tensor:
     centred = blocks - blocks.mean(-1, keepdim=True)
     var = (centred * centred).mean(-1, keepdim=True)
     return (centred * (var + eps).rsqrt()).reshape(x.shape)
+
+
+_off = False
+
+
+@contextmanager
+def norms_off() -> Iterator[None]:
+    """Inside, every norm is the identity (for scores of an architecture that want a net without them)."""
+    global _off
+    before, _off = _off, True
+    try:
+        yield
+    finally:
+        _off = before
 
 
 Statistics = tuple[int, Tensor, Tensor]  # how many entries, their mean [C], their variance [C]

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -24,6 +24,8 @@ class Train:
     steps, meta_batch: override the recipe's. keep: "best" goes back to the best validated step, "last" does not.
     report_every, checkpoint_every: in outer steps; None: ten times in a trial.
     mode: "auto" measures once per net shape and study. expected_trials: of the study's budget (a long study earns a compilation).
+    limits: the most that an architecture may have of what measure.looks says of it ("params", "flops", "latency_ms"); a config
+    beyond one is infeasible and is not trained.
     facts: what the parcels should say of the study (plain JSON: the space's and the tasks' names and arguments).
     """
 
@@ -40,6 +42,7 @@ class Train:
     mode: Mode | Literal["auto"] = "auto"
     expected_trials: int = 1
     facts: dict[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def bank(self) -> Bank:

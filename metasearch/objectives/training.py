@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from metasearch import measure
 from metasearch.nets import Params, learnt
 from metasearch.nets.norm import population
-from metasearch.objectives import Diverged, Mode, Trial, parcel
+from metasearch.objectives import Diverged, Infeasible, Mode, Trial, parcel
 from metasearch.objectives.evaluation import scores
 from metasearch.objectives.memory import keep_freed_memory
 from metasearch.objectives.recipe import Recipe
@@ -85,6 +85,8 @@ def training(
     end = proposal.until or recipe.steps
 
     meta = to(recipe.learner.init(recipe.net, generator(seed, "init")), device)
+    looks = _looks(recipe, study, tasks, meta, seed)
+    _within(study.limits, looks)
     found = None if trial.start is None else parcel.read(trial.start)
     first = 0 if found is None else int(found[1]["step"])  # the step from which this session goes on
     begun = int(found[1].get("begun", 0)) if found is not None and trial.own else first  # the one from which the trial went
@@ -143,7 +145,7 @@ def training(
                 end = step
                 break
             checkpoint = save(step) if step % checkpoint_every == 0 else None
-            yield Report(step, curve, score=score, checkpoint=checkpoint, episodes=each)
+            yield Report(step, curve | looks, score=score, checkpoint=checkpoint, episodes=each)
         elif len(losses) >= 50:  # a diverged trial should not train on for long
             _curve(losses, metrics, meta, step)
             losses = losses[-1:]
@@ -151,7 +153,8 @@ def training(
     training_seconds = time.monotonic() - started
     score, each, ready = validated(end)
     curve = _curve(losses, metrics, meta, end)
-    curve |= _size(recipe, study, ready) | {"train_seconds": training_seconds}
+    # metrics are numbers: so is the norm mode, which tables name in every row
+    curve |= looks | {f"norm/{recipe.net.norm}": 1.0, "train_seconds": training_seconds}
     curve["train_score"] = float(_train_scores(recipe, tasks, ready, study, seed, mode, trial.chunk).mean())
     checkpoint = save(end, ready)
     yield Report(end, curve, score=score, episodes=each, checkpoint=checkpoint)
@@ -215,12 +218,17 @@ def _curve(losses: list[Tensor], metrics: dict[str, Tensor], meta: Params, step:
     return {}
 
 
-def _size(recipe: Recipe, study: Train, meta: Params) -> dict[str, float]:
-    found = measure.size(recipe.net, recipe.learner, study.tasks, meta, study.shape)
-    return {
-        "params": float(found.params), "flops": float(found.flops), "episode_flops": float(found.episode_flops),
-        f"norm/{recipe.net.norm}": 1.0,  # metrics are numbers: the norm mode, which tables name in every row
-    }
+def _looks(recipe: Recipe, study: Train, tasks: TaskDistribution, meta: Params, seed: int) -> dict[str, float]:
+    """What can be said of an architecture before it is trained (measure.py)."""
+    one = tasks.sample_episodes(1, split="train", shape=study.shape, generator=generator(seed, "looks")).select(0)
+    x = torch.cat([one.support_x, one.query_x])[:64]
+    return measure.looks(recipe.net, recipe.learner, tasks, meta, study.shape, x)
+
+
+def _within(limits: Mapping[str, float], looks: Mapping[str, float]) -> None:
+    for name, most in limits.items():
+        if looks.get(name, 0.0) > most:
+            raise Infeasible(f"{name} is {looks[name]:g}, but the study's limit is {most:g}")
 
 
 def only_learnt(meta: Params) -> Params:
