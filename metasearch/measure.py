@@ -87,7 +87,7 @@ def synflow(net: Net, meta: Params, x: Tensor) -> float:
         total = net.apply({**rest, **theta}, torch.ones_like(x, dtype=torch.float64)).sum()
         slopes = torch.autograd.grad(total, list(theta.values()), allow_unused=True)
     scored = [(p, g) for (k, p), g in zip(theta.items(), slopes, strict=True) if g is not None and not k.endswith("bias")]
-    flow = sum(float((p * g).abs().sum()) for p, g in scored)
+    flow = float(sum((p * g).detach().abs().sum() for p, g in scored))
     return math.log10(flow) if flow > 0 else -math.inf
 
 
