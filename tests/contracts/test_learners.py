@@ -33,6 +33,7 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
         # trajectories are data, so the gradient is no derivative; their order enters no sum, but a walk's rows belong together
         "arguments": {"horizon": 4, "inner_steps": 2}, "exact": False, "sets": False, "norms": ("none", "layer"),
     }],
+    "meta-weight-net": [{"arguments": {"inner_lr": 0.4, "inner_steps": 3}, "exact": False}],  # its V sees losses without a slope
     "prototypical": [{}, {"arguments": {"distance": "cosine", "scale": 10.0}}],
 }
 CASES = [Case(name, **variant) for name in plugins.names("learners") for variant in VARIANTS.get(name, [{}])]

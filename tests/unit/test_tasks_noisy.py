@@ -48,7 +48,8 @@ def test_the_share_of_wrong_labels_is_right_on_average() -> None:
 
 def test_uniform_noise_takes_any_other_class_and_paired_noise_one() -> None:
     clean = _draw({}, 2000).support_y.argmax(-1)
-    moves = {wrong: (_draw({"flip": 0.4, "wrong": wrong}, 2000).support_y.argmax(-1) - clean) % 5 for wrong in ("uniform", "pair")}
+    drawn = {wrong: _draw({"flip": 0.4, "wrong": wrong}, 2000) for wrong in ("uniform", "pair")}
+    moves = {wrong: (e.support_y.argmax(-1) - clean) % 5 for wrong, e in drawn.items()}
     for wrong, move in moves.items():
         share = torch.bincount(move[move > 0], minlength=5)[1:] / (move > 0).sum()
         assert float((share - 0.25).abs().max()) < 0.05, f"{wrong}: every other class is as likely"
