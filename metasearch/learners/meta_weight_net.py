@@ -2,10 +2,10 @@
 
 Shu, Xie, Yi, Zhao, Zhou, Xu, Meng. "Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting". NeurIPS 2019.
 https://arxiv.org/abs/1902.07379
-Inner steps descend (1/n) sum_i V(L_i; Theta) L_i (eq. 3), V a sigmoid MLP of one hidden layer; the weights do not sum to 1. The
-outer loss is that of clean data (eq. 4), here the queries; its slope in Theta is -(lr/n) sum_i (g_outer . g_i) dV_i/dTheta
-(eq. 6): samples whose gradient agrees with that of clean data come to count more. In the paper one net is trained all along; here
-its initialisation is learnt, too. An outer optimiser for the prefix "weight/" alone leaves it as it is.
+Inner steps descend (1/n) sum_i V(L_i; Theta) L_i (eq. 3), V a sigmoid MLP of one hidden layer; the weights do not sum to 1.
+The outer loss is that of clean data (eq. 4), here the queries; its slope in Theta is -(lr/n) sum_i (g_outer . g_i) dV_i/dTheta
+(eq. 6): samples whose gradient agrees with that of clean data come to count more. In the paper one net is trained all along;
+here its initialisation is learnt, too. An outer optimiser for the prefix "weight/" alone leaves it as it is.
 """
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from metasearch.nets import Net, Params, adapted
 @dataclass(frozen=True)
 class MetaWeightNet(Learner):
     """inner_lr: of the weighted mean; V begins near 1/2, so it moves about half as far as a MAML of the same rate.
-    hidden: of V (`weight/hidden/...`, `weight/out/...`). test_steps: inner steps when validated or tested; None: as in training.
-    """
+    test_steps: inner steps when validated or tested; None: as in training. hidden: width of V."""
 
     inner_lr: float | Tensor = 0.2
     inner_steps: int = 1

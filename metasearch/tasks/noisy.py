@@ -38,7 +38,9 @@ class Noisy(TaskDistribution):
                still has N*K supports. 1: all have K.
     """
 
-    def __init__(self, tasks: dict, flip: float = 0.0, wrong: Wrong = "uniform", imbalance: float = 1.0) -> None:  # type: ignore[type-arg]
+    def __init__(
+        self, tasks: dict, flip: float = 0.0, wrong: Wrong = "uniform", imbalance: float = 1.0,  # type: ignore[type-arg]
+    ) -> None:
         if not 0 <= flip <= 1:
             raise ValueError(f"`0 <= flip <= 1` must hold, but got flip={flip}")
         if not imbalance >= 1:

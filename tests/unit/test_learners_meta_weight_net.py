@@ -105,7 +105,9 @@ def _imbalanced_episodes(n: int, generator: Generator) -> Episode:
     return Episode(*drawn((torch.arange(40) < 4).float()), *drawn((torch.arange(40) % 2).float()))
 
 
-def _trained(draw: Callable[[int, Generator], Episode], start: Params, learner: MetaWeightNet, steps: int, learnt: str) -> Params:
+def _trained(
+    draw: Callable[[int, Generator], Episode], start: Params, learner: MetaWeightNet, steps: int, learnt: str
+) -> Params:
     net, generator = mlp(2, 2, hidden=()), Generator().manual_seed(0)
     meta = {**learner.init(net, generator), **start}
     optimizer = by_prefix({learnt: adam(1e-2)})
