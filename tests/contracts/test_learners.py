@@ -33,6 +33,10 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
         # trajectories are data, so the gradient is no derivative; their order enters no sum, but a walk's rows belong together
         "arguments": {"horizon": 4, "inner_steps": 2}, "exact": False, "sets": False, "norms": ("none", "layer"),
     }],
+    "learned-optimizer": [  # here, too
+        {"arguments": {"inner_steps": 4, "hidden": 8, "test_steps": 6}, "exact": False},
+        {"arguments": {"inner_steps": 3, "core": "rate", "p": None}, "exact": False},
+    ],
     "meta-lstm": [  # the outer loop takes its gradients for constants
         {"arguments": {"inner_steps": 4, "hidden": 8, "input_bias": -2.0, "forget_bias": 6.0}, "exact": False},
     ],
