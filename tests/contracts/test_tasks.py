@@ -60,7 +60,8 @@ FIRST = dict(reversed(CASES))
 PAIRS = [
     pytest.param((name, variant), law, id=f"{name}-{variant}-{law.__name__}")
     for name, variant in CASES for law in tasks.LAWS
-    if law is not EXCEPT.get((name, variant)) and (law is not tasks.banks_are_equal_in_another_process or FIRST[name] == variant)
+    if law is not EXCEPT.get((name, variant))
+    and (law is not tasks.banks_are_equal_in_another_process or FIRST[name] == variant)
 ]
 
 
