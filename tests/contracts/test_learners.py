@@ -33,6 +33,14 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
         # trajectories are data, so the gradient is no derivative; their order enters no sum, but a walk's rows belong together
         "arguments": {"horizon": 4, "inner_steps": 2}, "exact": False, "sets": False, "norms": ("none", "layer"),
     }],
+    "learned-optimizer": [  # the outer loop takes its gradients for constants
+        {"arguments": {"inner_steps": 4, "hidden": 8, "test_steps": 6}, "exact": False},
+        {"arguments": {"inner_steps": 3, "core": "rate", "p": None}, "exact": False},
+    ],
+    "meta-lstm": [  # and here
+        {"arguments": {"inner_steps": 4, "hidden": 8, "input_bias": -2.0, "forget_bias": 6.0}, "exact": False},
+    ],
+    "meta-weight-net": [{"arguments": {"inner_lr": 0.4, "inner_steps": 3}, "exact": False}],  # V sees losses without a slope
     "prototypical": [{}, {"arguments": {"distance": "cosine", "scale": 10.0}}],
 }
 CASES = [Case(name, **variant) for name in plugins.names("learners") for variant in VARIANTS.get(name, [{}])]
