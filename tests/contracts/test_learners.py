@@ -34,6 +34,12 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
         "arguments": {"horizon": 4, "inner_steps": 2}, "exact": False, "sets": False, "norms": ("none", "layer"),
     }],
     "prototypical": [{}, {"arguments": {"distance": "cosine", "scale": 10.0}}],
+    "matching": [
+        {}, {"arguments": {"distance": "euclid", "scale": 1.0}}, {"arguments": {"logits": "sum", "scale": 1.0}},
+        {"arguments": {"embedding": "full-context"}, "sets": False},  # an LSTM reads the supports one after the other
+    ],
+    "relation": [{"outer_steps": 150}, {"arguments": {"objective": "cross-entropy"}}],
+    "siamese": [{}, {"arguments": {"distance": "l2"}}, {"arguments": {"distance": "cosine"}}],
 }
 CASES = [Case(name, **variant) for name in plugins.names("learners") for variant in VARIANTS.get(name, [{}])]
 
