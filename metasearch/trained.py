@@ -20,13 +20,13 @@ from metasearch.learners import Learner
 from metasearch.ledger import Ledger, TrialRow
 from metasearch.nets import Net, Params
 from metasearch.objectives import Infeasible, Mode, parcel
-from metasearch.objectives.evaluation import outputs, scores
+from metasearch.objectives.evaluation import outputs, scores, similarities
 from metasearch.objectives.train import Train
 from metasearch.records import Config
 from metasearch.tasks import TaskDistribution, TaskShape, TestSplit, open_test
 from metasearch.tasks.sinusoid import Sinusoid
 from metasearch.track.outbox import catch_up
-from metasearch.track.statistics import Interval, mean_interval, tail
+from metasearch.track.statistics import Interval, mean_interval, roc_auc, tail
 
 __all__ = ["Evaluation", "Point", "Trained", "Wave", "evaluate", "restore"]
 
@@ -76,6 +76,8 @@ class Evaluation:
 
     split: "test", "test shifted" or "test, supports on the right half"; scores are larger-is-better (minus the error on
     regression, see unit). An interval covers the draw of the episodes alone.
+    verification: area under the ROC curve of "are these two of one class?" over pairs of a query and a support, half of them the
+    same; None for learners that compare no pairs.
     """
 
     trial: str
@@ -89,6 +91,7 @@ class Evaluation:
     curve: list[Point] = field(default_factory=list)
     waves: list[Wave] = field(default_factory=list, repr=False)
     half: Evaluation | None = None
+    verification: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: infinite and missing numbers become null."""
@@ -166,9 +169,13 @@ def _evaluated(
             learner = _with_steps(trained.learner, k)
             curve.append(_point(k, scores(trained.net, learner, tasks, trained.meta, bank.episodes, mode=mode)))
     end = tail(found)
+    compared = None
+    if tasks.kind == "classes":
+        compared = similarities(trained.net, trained.learner, trained.meta, bank.episodes, seed=seed)
     return Evaluation(
         trained.name, split, tasks.unit, bank.digest, mean_interval(found), end.median, end.diverged, found.tolist(), curve,
         _waves(trained, tasks, opened, seed) if isinstance(tasks, Sinusoid) and not tasks.oracle else [],
+        verification=None if compared is None else roc_auc(*compared),
     )
 
 

@@ -115,10 +115,11 @@ def evaluate(
 def _show_evaluation(found: Evaluation) -> None:
     for one in (found, *([found.half] if found.half else [])):
         unit = Unit(one.unit)
+        verified = "" if one.verification is None else f"; same or different: ROC-AUC {one.verification:.4f}"
         diverged = f"; {one.diverged:.1%} of the episodes diverged" if one.diverged else ""
         console().print(
             f"{one.trial} on {one.split} ({len(one.scores)} episodes): {unit.text(*one.interval[:3])} {one.unit}, "
-            f"95 % interval over episodes; median {unit.text(one.median)}{diverged}"
+            f"95 % interval over episodes; median {unit.text(one.median)}{verified}{diverged}"
         )
         if one.curve:
             table(["inner steps", one.unit, "median"],

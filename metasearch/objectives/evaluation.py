@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from metasearch.learners import Learner, gradients
 from metasearch.nets import Net, Params
 from metasearch.objectives import Mode
 from metasearch.tasks import Episode, TaskDistribution
 
-__all__ = ["outputs", "scores"]
+__all__ = ["outputs", "scores", "similarities"]
 
 
 def scores(
@@ -55,6 +55,30 @@ def outputs(
             with torch.no_grad():
                 found = torch.func.vmap(one)(part)
         yield found, part.query_y
+
+
+def similarities(net: Net, learner: Learner, meta: Params, episodes: Episode, *, seed: int) -> tuple[Tensor, Tensor] | None:
+    """(similarity, whether of one class), [n] each on the CPU, of balanced pairs: every query with one support of its class and
+    one of another, drawn with `seed`. None if the learner cannot say, or if there is but one class.
+
+    The pairs of an episode are embedded together, so a transductive net sees all of them.
+    """
+    learner, generator = learner.at_test(), Generator().manual_seed(seed)
+    found, labels = [], []
+    for i in range(episodes.count):
+        e = episodes.select(i)
+        alike = e.query_y.argmax(-1)[:, None] == e.support_y.argmax(-1)  # [Q, M]
+        if bool(alike.all()):
+            return None
+        luck = torch.rand(alike.shape, generator=generator).to(alike.device)
+        twin, stranger = luck.masked_fill(~alike, -1).argmax(-1), luck.masked_fill(alike, -1).argmax(-1)
+        with gradients.on_tape(graphs=False):
+            said = learner.similarity(net, meta, e.support_x[torch.cat([twin, stranger])], torch.cat([e.query_x, e.query_x]))
+        if said is None:
+            return None
+        found.append(said.detach().cpu())
+        labels.append(torch.arange(len(said)) < len(twin))
+    return (torch.cat(found), torch.cat(labels)) if found else None
 
 
 def predictions(

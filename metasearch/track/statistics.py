@@ -83,6 +83,27 @@ def paired_p(a: ArrayLike, b: ArrayLike) -> float:
     return float(2.0 * stdtr(d.size - 1, -abs(t)))
 
 
+def roc_auc(scores: ArrayLike, same: ArrayLike) -> float:
+    """Area under the receiver operating characteristic: the chance that a same pair scores above a different one.
+
+    scores [n], larger for pairs that are likelier the same; same [n], true or false. Exact: Mann and Whitney's U over the number
+    of pairings, a tie counts one half (Hanley, McNeil. Radiology 143, 1982). NaN if a score is NaN.
+    Raises ValueError if one of the two kinds is missing.
+    """
+    x, positive = np.asarray(scores, dtype=np.float64).ravel(), np.asarray(same, dtype=bool).ravel()
+    if x.shape != positive.shape:
+        raise ValueError(f"every score needs its label, but got {x.size} scores and {positive.size} labels")
+    yes, no = int(positive.sum()), int((~positive).sum())
+    if min(yes, no) == 0:
+        raise ValueError(f"an area under the curve needs both kinds of pairs, but got {yes} same and {no} different ones")
+    if np.isnan(x).any():
+        return math.nan
+    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
+    below = np.cumsum(counts) - counts
+    ranks = (below + (counts + 1) / 2)[place]  # from 1; tied scores share the mean of their ranks
+    return (float(ranks[positive].sum()) - yes * (yes + 1) / 2) / (yes * no)
+
+
 def _sign_p(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     wins, losses = int((x > y).sum()), int((x < y).sum())
     from scipy.special import bdtr

@@ -42,6 +42,12 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
     ],
     "meta-weight-net": [{"arguments": {"inner_lr": 0.4, "inner_steps": 3}, "exact": False}],  # V sees losses without a slope
     "prototypical": [{}, {"arguments": {"distance": "cosine", "scale": 10.0}}],
+    "matching": [
+        {}, {"arguments": {"distance": "euclid", "scale": 1.0}}, {"arguments": {"logits": "sum", "scale": 1.0}},
+        {"arguments": {"embedding": "full-context"}, "sets": False},  # an LSTM reads the supports one after the other
+    ],
+    "relation": [{"outer_steps": 150}, {"arguments": {"objective": "cross-entropy"}}],
+    "siamese": [{}, {"arguments": {"distance": "l2"}}, {"arguments": {"distance": "cosine"}}],
 }
 CASES = [Case(name, **variant) for name in plugins.names("learners") for variant in VARIANTS.get(name, [{}])]
 

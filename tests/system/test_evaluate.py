@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from metasearch import cli
 from metasearch.driver import launch
 from metasearch.driver.folder import LockedError, locked
 from metasearch.driver.study import Study
@@ -115,3 +116,56 @@ def test_a_damaged_parcel_is_noticed_and_nothing_is_opened(home: Path) -> None:
     finally:
         path.write_bytes(whole)
     assert len(_opened(home)) == before
+
+
+TWINS = '''
+"""Siamese, Prototypical, Matching and Relation networks, and MAML, on points."""
+from metasearch.learners.maml import MAML
+from metasearch.learners.matching import Matching
+from metasearch.learners.prototypical import Prototypical
+from metasearch.learners.relation import Relation
+from metasearch.learners.siamese import Siamese
+from metasearch.nets.mlp import mlp
+from metasearch.objectives.optimizer import adam
+from metasearch.objectives.recipe import Recipe
+from metasearch.space import Choice, Space
+
+LEARNERS = {"siamese": Siamese(), "prototypical": Prototypical(), "matching": Matching(), "relation": Relation(), "maml": MAML()}
+SPACE = Space({"learner": Choice(tuple(LEARNERS))})
+
+
+def recipe(config, shape):
+    learner = LEARNERS[config["learner"]]
+    net = mlp(shape.x, shape.ways if learner.head else None, hidden=(32, 32))
+    return Recipe(net, learner, adam(1e-2), meta_batch=4, steps=150)
+'''
+
+
+def test_learners_that_compare_pairs_are_scored_on_verification(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two points of one class are told from two of different ones far above chance (0.5), and MAML compares none."""
+    space = tmp_path / "twins.py"
+    space.write_text(TWINS)
+    launch.run(Study.from_text(f"""
+        name = "twins"
+        space = "{space}"
+        method.name = "grid"
+        budget.trials = 5
+        tasks = {{ name = "blobs", ways = 5, shots = 1, queries = 3 }}
+        train = {{ mode = "vmap" }}
+        validation.episodes = 20
+        driver.kind = "local"
+        track.enabled = false
+    """), home=tmp_path)
+    with Ledger.open(tmp_path / "twins" / "ledger.sqlite") as ledger:
+        trials = {row.proposal.config["learner"]: number for number, row in ledger.trials().items() if row.status == "done"}
+    assert len(trials) == 5
+    for name, number in trials.items():
+        result = evaluate(f"twins/{number}", home=tmp_path, episodes=100, steps=0)
+        if name == "maml":
+            assert result.verification is None
+            continue
+        assert result.verification is not None
+        assert result.verification > 0.8, name
+        assert result.to_json()["verification"] == result.verification
+        assert cli.call(["evaluate", f"twins/{number}", "--home", str(tmp_path), "--episodes", "100", "--steps", "0"]) == 0
+        assert f"ROC-AUC {result.verification:.4f}" in capsys.readouterr().out.replace("\n", " ")

@@ -13,11 +13,12 @@ import torch
 from metasearch import tasks as task_room
 from metasearch.learners.maml import MAML
 from metasearch.learners.prototypical import Prototypical
+from metasearch.nets import Net, Params
 from metasearch.nets.conv4 import Conv4, conv4
 from metasearch.nets.mlp import mlp
 from metasearch.objectives import Diverged, Infeasible, Mode, Trial, parcel
 from metasearch.objectives.episodic import block_steps, draw_block, outer_step
-from metasearch.objectives.evaluation import outputs, scores
+from metasearch.objectives.evaluation import outputs, scores, similarities
 from metasearch.objectives.optimizer import adam, sgd
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.train import Train
@@ -231,3 +232,40 @@ def test_scores_are_the_same_in_a_loop_and_under_vmap() -> None:
     torch.testing.assert_close(loop, mapped, rtol=1e-4, atol=1e-5)
     assert loop.shape == (30,)
     assert scores(made.net, made.learner, TASKS, meta, bank.episodes.select(slice(0, 0)), mode="loop").shape == (0,)
+
+
+def test_a_query_is_compared_with_one_support_of_its_class_and_one_of_another() -> None:
+    class Spy(Prototypical):
+        """Says whether the second numbers of two inputs, their classes, are equal; notes the first ones."""
+
+        def similarity(self, net: Net, meta: Params, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            seen.append((a[:, 0], b[:, 0]))
+            return (a[:, 1] == b[:, 1]).float()
+
+    labels, asked = torch.arange(3).repeat(4), torch.arange(3).repeat(2)
+    eye = torch.eye(3)
+    support_x = torch.stack([torch.arange(12.0), labels.float()], 1)
+    query_x = torch.stack([torch.arange(6.0), asked.float()], 1)
+    episodes = Episode(*(t[None].repeat(50, 1, 1) for t in (support_x, eye[labels], query_x, eye[asked])))
+    net = Net(lambda generator: {}, lambda params, x: x, features=2)
+
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    found = similarities(net, Spy(), {}, episodes, seed=0)
+    assert found is not None
+    said, same = found
+    assert same.dtype == torch.bool
+    assert torch.equal(said.bool(), same), "pairs said to be of one class are"
+    assert int(same.sum()) == len(same) // 2 == 50 * 6
+    assert all(torch.equal(b, torch.arange(6.0).repeat(2)) for _, b in seen), "every query twice"
+    assert len({float(x) for a, _ in seen for x in a}) == 12, "every support has its turn"
+    first, seen = seen, []
+    similarities(net, Spy(), {}, episodes, seed=0)
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, seen, strict=True)), "equal seeds draw equal pairs"
+
+
+def test_learners_that_compare_no_pairs_have_no_similarities() -> None:
+    made = recipe({}, SHAPE)
+    bank = TASKS.bank("val", 2, seed=0, shape=SHAPE).episodes
+    assert similarities(made.net, MAML(), {}, bank, seed=0) is None
+    one = bank._replace(support_y=bank.support_y[..., :1], query_y=bank.query_y[..., :1])
+    assert similarities(made.net, Prototypical(), {}, one, seed=0) is None, "one class has no different pairs"

@@ -27,6 +27,7 @@ def _generator(seed: int = 0) -> Generator:
 @pytest.mark.parametrize(("variant", "shape", "features"), [
     ("maml_omniglot", GLYPH, 64), ("maml_mini", MINI, 800), ("reptile_omniglot", GLYPH, 256), ("reptile_mini", MINI, 1152),
     ("protonet", GLYPH, 64), ("protonet", MINI, 1600), ("maml_pp", GLYPH, 64),
+    ("relation", GLYPH, 1600), ("relation", MINI, 64 * 19 * 19),
 ])
 def test_a_variant_has_the_features_of_its_authors_code(variant: str, shape: tuple[int, ...], features: int) -> None:
     net = conv4(shape, None, variant)
@@ -60,6 +61,27 @@ def test_the_stated_sizes_are_those_of_the_feature_maps(down: str, sizes: list[i
     for layers, size in enumerate(sizes[1:], 1):
         net = conv4(GLYPH, None, replace(design, layers=layers))
         assert net.apply(net.init(_generator()), torch.zeros(1, *GLYPH)).shape == (1, 2 * size * size) == (1, net.features)
+
+
+@pytest.mark.parametrize("down", ["stride", "pool", "pool_same", "average"])
+@pytest.mark.parametrize(("pooled", "unpadded"), [(None, 1), (0, 2), (1, 0), (2, 2), (2, 9)])
+def test_blocks_may_keep_their_size_and_have_no_padding(down: str, pooled: int | None, unpadded: int) -> None:
+    design = Conv4(channels=2, down=down, pooled=pooled, unpadded=unpadded, layers=3)  # type: ignore[arg-type]
+    net, size = conv4(GLYPH, None, design), design.sizes(28)[-1]
+    assert net.apply(net.init(_generator()), torch.zeros(1, *GLYPH)).shape == (1, 2 * size * size) == (1, net.features)
+
+
+def test_the_encoder_of_relation_networks_downsamples_twice_and_pads_twice() -> None:
+    assert VARIANTS["relation"].sizes(28) == [28, 13, 5, 5, 5]
+    assert VARIANTS["relation"].sizes(84) == [84, 41, 19, 19, 19]
+    net = conv4(GLYPH, None, "relation")
+    params, x = net.init(_generator()), torch.randn(3, *GLYPH, generator=_generator(1))
+    modules: list[torch.nn.Module] = []
+    for i, channels in enumerate((1, 64, 64, 64), 1):
+        conv = torch.nn.Conv2d(channels, 64, 3, padding=0 if i <= 2 else 1)
+        conv.load_state_dict({k: params[f"net/conv{i}/{k}"] for k in ("weight", "bias")})
+        modules += [conv, torch.nn.BatchNorm2d(64), torch.nn.ReLU(), *([torch.nn.MaxPool2d(2)] if i <= 2 else [])]
+    assert torch.allclose(net.apply(params, x), torch.nn.Sequential(*modules)(x).flatten(1), atol=1e-5)
 
 
 def test_the_sine_net_has_1761_parameters_in_order() -> None:
@@ -139,6 +161,7 @@ def test_init_is_that_of_torch_layers() -> None:
 @pytest.mark.parametrize(("build", "said"), [
     (lambda: conv4((28, 28), 5), "mlp for vectors"),
     (lambda: conv4(GLYPH, 5, "resnet"), "maml_omniglot, maml_mini"),
+    (lambda: Conv4(pooled=-1), "pooled >= 0"),
     (lambda: conv4((1, 8, 8), 5), "fewer layers or down='stride'"),
     (lambda: Conv4(channels=0), "channels >= 1"),
     (lambda: Conv4(down="half"), "'half'"),  # type: ignore[arg-type]
@@ -156,7 +179,8 @@ def test_a_wrong_design_is_refused_in_words(build: object, said: str) -> None:
 
 @pytest.mark.parametrize("shape", [(40, 1, 9, 8), (40, 3, 9, 8), (3, 1, 9, 8)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_convolutions_on_the_tape_are_torchs_to_the_second_derivative(shape: tuple[int, ...], stride: int) -> None:
+@pytest.mark.parametrize("padding", [0, 1])
+def test_convolutions_on_the_tape_are_torchs_to_the_second_derivative(shape: tuple[int, ...], stride: int, padding: int) -> None:
     def draw(*size: int, seed: int) -> torch.Tensor:
         return torch.randn(*size, generator=_generator(seed), dtype=torch.float64).requires_grad_()
 
@@ -169,8 +193,8 @@ def test_convolutions_on_the_tape_are_torchs_to_the_second_derivative(shape: tup
         return [out, *first, *torch.autograd.grad(cubes, [x, weight, bias])]
 
     with native():
-        ours = derivatives(lambda: conv3x3(x, weight, bias, stride))
-    theirs = derivatives(lambda: torch.nn.functional.conv2d(x, weight, bias, stride=stride, padding=1))
+        ours = derivatives(lambda: conv3x3(x, weight, bias, stride, padding))
+    theirs = derivatives(lambda: torch.nn.functional.conv2d(x, weight, bias, stride=stride, padding=padding))
     assert all(torch.allclose(a, b, atol=1e-9, rtol=1e-9) for a, b in zip(ours, theirs, strict=True))
     assert not torch.equal(ours[0], torch.zeros_like(ours[0]))
 

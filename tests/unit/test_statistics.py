@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metasearch.track.statistics import holm, mean_interval, paired_p, tail, told_from_first
+from metasearch.track.statistics import holm, mean_interval, paired_p, roc_auc, tail, told_from_first
 
 
 def few_shot(rng: np.random.Generator, mean: float, hard: np.ndarray, noise: float = 0.06) -> np.ndarray:
@@ -141,3 +141,33 @@ def test_the_sign_test_is_the_exact_binomial_test() -> None:
     b = np.where(np.arange(30) < 8, 1.0, -1.0)
     b[-1] = -math.inf
     assert paired_p(a, b) == pytest.approx(stats.binomtest(22, 30).pvalue)
+
+
+@pytest.mark.parametrize("values", [3, 10, 10**6])
+def test_the_area_under_the_curve_is_the_share_of_pairings_won_with_ties_as_halves(values: int) -> None:
+    """Counted one by one; with 3 values nearly everything is a tie."""
+    rng = np.random.default_rng(values)
+    for n in (2, 5, 60):
+        scores = rng.integers(values, size=n).astype(float)
+        same = rng.permutation(np.arange(n) % 3 == 0)
+        won = [1.0 if a > b else 0.5 if a == b else 0.0 for a in scores[same] for b in scores[~same]]
+        assert roc_auc(scores, same) == pytest.approx(sum(won) / len(won), abs=1e-12)
+
+
+def test_the_area_under_the_curve_has_its_landmarks() -> None:
+    same = np.array([True, True, False, False])
+    assert roc_auc([2, 3, 0, 1], same) == 1.0
+    assert roc_auc([0, 1, 2, 3], same) == 0.0
+    assert roc_auc([7, 7, 7, 7], same) == 0.5
+    assert roc_auc([math.inf, 1, 0, -math.inf], same) == 1.0
+    assert math.isnan(roc_auc([math.nan, 1, 0, 0], same))
+    x, rising = np.random.default_rng(0).normal(size=50), np.arange(50) % 2 == 0
+    assert roc_auc(np.exp(x), rising) == roc_auc(x, rising), "only the order counts"
+    assert roc_auc(-x, rising) == pytest.approx(1 - roc_auc(x, rising), abs=1e-12)
+
+
+def test_an_area_under_the_curve_needs_both_kinds() -> None:
+    with pytest.raises(ValueError, match="3 same and 0 different"):
+        roc_auc([1, 2, 3], [True, True, True])
+    with pytest.raises(ValueError, match="2 scores and 1 labels"):
+        roc_auc([1, 2], [True])
