@@ -46,9 +46,10 @@ def parameters(meta: Params) -> int:
 
 
 def flops(net: Net, meta: Params, x_shape: tuple[int, ...]) -> int:
-    """Operations of one forward of one input (2 x multiply-adds)."""
+    """Operations of one forward of one input (2 x multiply-adds); of the body alone where a learner dropped the net's head."""
+    whole = net.outputs == 0 or {"net/head/weight", "net/head/bias"} <= meta.keys()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net.apply(_shapes(meta), _empty(1, *x_shape))
+        (net.apply if whole else net.embed)(_shapes(meta), _empty(1, *x_shape))
     return int(counter.get_total_flops())
 
 
