@@ -1,9 +1,9 @@
 """Fine-tuning: a net that was trained in the ordinary way is trained a little further on each episode's supports.
 
-The practice of the field as fields: new heads and frozen layers (Yosinski et al. NeurIPS 2014. https://arxiv.org/abs/1411.1792),
-lower rates for lower layers and gradual unfreezing (Howard, Ruder. ACL 2018. https://arxiv.org/abs/1801.06146), a head that begins
-at the prototypes (Triantafillou et al. ICLR 2020. https://arxiv.org/abs/1903.03096), and the SGD with momentum, dampening and
-weight decay of Chen et al. ICLR 2019. https://arxiv.org/abs/1904.04232.
+The practice of the field as fields: new heads and frozen layers (Yosinski et al. NeurIPS 2014), lower rates for lower layers
+and gradual unfreezing (Howard, Ruder. ACL 2018. https://arxiv.org/abs/1801.06146), a head that begins at the prototypes
+(Triantafillou et al. ICLR 2020. https://arxiv.org/abs/1903.03096), and the SGD with momentum, dampening and weight decay of
+Chen et al. ICLR 2019. https://arxiv.org/abs/1904.04232.
 
 Meant for nets trained by `objectives.pretrain`. Trained episodically it is trained as an episode begins: by the loss of the
 queries before the first step. With head="kept" that is joint training, with "prototypes" Prototypical Networks, and with "zero"
@@ -34,10 +34,13 @@ class FineTune(Learner):
     """inner_lr:       of the head, on the mean loss over the support set. inner_steps: all supports in each.
     layer_decay:    a layer's rate is that of the layer above it times this; 1: one rate for all.
     frozen:         so many of the lowest blocks of the net stay as they are; all of them: the head alone is trained.
-    unfreeze_every: the head begins alone, and every so many steps one more block from the top joins; 0: all from the beginning.
-    head:           a new linear layer on the net's features: "zero"; "prototypes": it begins as the rule of Prototypical Networks,
-                    whose logits are linear in the features (class tasks only); "random": the net's own `net/head/`, which
-                    pre-training on classes leaves as it was drawn. "kept": the same layer where it was trained (regression).
+    unfreeze_every: the head begins alone, and every so many steps one more block from the top joins; 0: all at once.
+    start:          where the head begins, a linear layer on the net's features: "zero"; "prototypes": as the rule of
+                    Prototypical Networks, whose logits are linear in the features (class tasks only); "random": at the net's
+                    own `net/head/`, which pre-training on classes leaves as it was drawn; "kept": at the same layer, where it
+                    was trained (regression).
+    momentum, dampening, weight_decay: of torch.optim.SGD.
+
     Norm parameters are not tuned. A net that is no chain of blocks counts as one block."""
 
     inner_lr: float | Tensor = 0.01
@@ -53,7 +56,8 @@ class FineTune(Learner):
     def __post_init__(self) -> None:
         inner.check(
             inner_lr=self.inner_lr, inner_steps=self.inner_steps, layer_decay=self.layer_decay, frozen=self.frozen,
-            unfreeze_every=self.unfreeze_every, momentum=self.momentum, dampening=self.dampening, weight_decay=self.weight_decay,
+            unfreeze_every=self.unfreeze_every, momentum=self.momentum, dampening=self.dampening,
+            weight_decay=self.weight_decay,
         )
         if self.start not in HEADS:
             raise ValueError(f"start is one of {', '.join(HEADS)}, but got {self.start!r}")

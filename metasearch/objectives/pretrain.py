@@ -149,7 +149,7 @@ def _pictures(setting: Setting, batch: int | None) -> Data:
         drawn = generator(seed, f"block {number}")
         x, numbers = tasks.labelled(steps * rows, "train", drawn)
         y = torch.zeros(steps * rows, classes, device=x.device).scatter_(1, numbers[:, None], 1.0)
-        x, y = x.unflatten(0, (steps, rows)), y.unflatten(0, (steps, rows))
+        x, y = x.reshape(steps, rows, *x.shape[1:]), y.reshape(steps, rows, classes)
         block = Episode(x, y, x[:, :0], y[:, :0])
         return block if recipe.augment is None else recipe.augment(block, drawn)
 
@@ -179,7 +179,8 @@ def _scored(recipe: Recipe, study: Train, trial: Trial, meta: Params) -> Mode:
 
     def seconds() -> Mapping[str, float]:
         found: dict[str, float] = {}
-        for mode, count in (("loop", 2), ("vmap", trial.chunk or 25)):
+        tried: tuple[tuple[Mode, int], ...] = (("loop", 2), ("vmap", trial.chunk or 25))
+        for mode, count in tried:
             episodes = study.bank.episodes.select(slice(0, count))
             begin = time.perf_counter()
             scores(recipe.net, recipe.learner.at(1.0), study.tasks, meta, episodes, mode=mode, chunk=trial.chunk)
