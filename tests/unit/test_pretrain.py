@@ -113,16 +113,16 @@ def test_the_nets_own_head_stays_as_it_was_drawn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_a_resumed_pretraining_ends_bit_for_bit_as_the_undisturbed_one(tmp_path: Path, keep: str) -> None:
-    train = _train(RECIPE, keep=keep, report_every=10)
+    train = _train(replace(RECIPE, steps=220), keep=keep, report_every=60)  # blocks of data are of 100 steps
     whole = _run(train, _trial(tmp_path / "whole"))
     trial = _trial(tmp_path / "cut")
     for report in (reports := train(Proposal({}, seed=7), trial)):
-        if report.step == 20:
+        if report.step == 120:
             break
     reports.close()  # type: ignore[attr-defined]
-    rest = _run(train, replace(trial, start=tmp_path / "cut" / "20.safetensors", own=True))
+    rest = _run(train, replace(trial, start=tmp_path / "cut" / "120.safetensors", own=True))
     assert rest[-1].episodes == whole[-1].episodes
-    ours, theirs = (parcel.read(tmp_path / f / "40.safetensors")[0] for f in ("cut", "whole"))
+    ours, theirs = (parcel.read(tmp_path / f / "220.safetensors")[0] for f in ("cut", "whole"))
     assert set(ours) == set(theirs)
     assert "meta/pretrain/head/weight" in ours
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
@@ -208,6 +208,11 @@ def test_tasks_without_lasting_classes_cannot_be_pretrained_on(monkeypatch: pyte
     monkeypatch.setattr(Blobs, "class_count", TaskDistribution.class_count)
     with pytest.raises(Infeasible, match="Blobs has no classes that last"):
         _run(_train(RECIPE), Trial(0))
+
+
+def test_a_cosine_head_for_values_is_refused() -> None:
+    with pytest.raises(Infeasible, match="Sinusoid is of regression"):
+        _run(_train(_sine(Joint(), 1, fit=Pretrain("cosine")), Sinusoid(), shape=WAVES), Trial(0))
 
 
 def test_how_episodes_are_scored_is_measured_once_and_told(tmp_path: Path) -> None:
