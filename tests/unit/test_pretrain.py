@@ -185,6 +185,18 @@ def test_an_augmentation_is_given_minibatches_and_a_generator(tmp_path: Path) ->
     assert not torch.equal(plain["net/layer1/weight"], other["net/layer1/weight"])
 
 
+def test_every_block_of_data_is_another(tmp_path: Path) -> None:
+    blocks: list[Tensor] = []
+
+    def watching(episodes: Episode, drawn: Generator) -> Episode:
+        blocks.append(episodes.support_x)
+        return episodes
+
+    _run(_train(replace(RECIPE, steps=101, augment=watching)), _trial(tmp_path))
+    assert len(blocks) == 2
+    assert not torch.equal(blocks[0], blocks[1])
+
+
 def test_without_a_batch_a_step_sees_as_many_inputs_as_its_episodes(tmp_path: Path) -> None:
     seen: list[int] = []
 
