@@ -2,8 +2,8 @@
 
 Conv-4 is trained as an ordinary classifier of all training classes (objectives/pretrain.py). A search then chooses what is done
 with it on an episode: which layers are tuned, at which rates, in which order and from which head; or Baseline++, which freezes
-the body and compares directions. Ranges surround Chen et al. ICLR 2019 (https://arxiv.org/abs/1904.04232) and Howard, Ruder. ACL
-2018 (https://arxiv.org/abs/1801.06146).
+the body and compares directions. Ranges surround Chen et al. ICLR 2019 (https://arxiv.org/abs/1904.04232) and Howard, Ruder.
+ACL 2018 (https://arxiv.org/abs/1801.06146).
     metasearch run study.toml space=pretraining tasks.name=omniglot
 """
 from __future__ import annotations

@@ -66,7 +66,8 @@ class Pretrain:
     def _course(self, setting: Setting) -> Course:
         recipe, study, trial, tasks, shape, seed, meta, _ = setting
         if self.head == "cosine" and tasks.kind != "classes":
-            raise Infeasible(f"a cosine head tells classes apart, but {type(tasks).__name__} is of {tasks.kind}. Use head='linear'.")
+            what = f"{type(tasks).__name__} is of {tasks.kind}"
+            raise Infeasible(f"a cosine head tells classes apart, but {what}. Use head='linear'.")
         own = tasks.kind == "regression" and "net/head/weight" in meta
         if own:
             output: Apply = recipe.net.apply
