@@ -180,6 +180,15 @@ def test_norm_parameters_are_not_tuned() -> None:
     assert set(task) == {f"net/{k}/{n}" for k in ("conv1", "conv2", "head") for n in ("weight", "bias")}
 
 
+def test_looks_at_a_net_whose_head_was_dropped_are_looks_at_its_body() -> None:
+    whole, body, tasks = mlp(4, 3, hidden=(7, 5)), mlp(4, None, hidden=(7, 5)), Blobs(dimensions=4)
+    learner, shape = FineTune(inner_steps=1), tasks.shape(ways=3, shots=1, queries=1)
+    meta, x = learner.init(whole, Generator().manual_seed(0)), torch.randn(8, 4, generator=Generator().manual_seed(0))
+    ours, theirs = (measure.looks(net, learner, tasks, meta, shape, x) for net in (whole, body))
+    assert {k: v for k, v in ours.items() if k != "latency_ms"} == {k: v for k, v in theirs.items() if k != "latency_ms"}
+    assert ours["flops"] == 2 * (4 * 7 + 7 * 5)
+
+
 @pytest.mark.parametrize(("wrong", "said"), [
     ({"inner_lr": -1.0}, "inner_lr >= 0"), ({"layer_decay": float("nan")}, "layer_decay >= 0"), ({"frozen": -1}, "frozen >= 0"),
     ({"unfreeze_every": -1}, "unfreeze_every >= 0"), ({"start": "cold"}, "zero, random, prototypes, kept"),
