@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from metasearch.learners import Learner, gradients
-from metasearch.nets import Net, Params, learnt
+from metasearch.nets import Apply, Net, Params, learnt
 from metasearch.nets.activation import recorded
 from metasearch.nets.norm import norms_off
 from metasearch.tasks import TaskDistribution, TaskShape
@@ -48,7 +48,7 @@ def parameters(meta: Params) -> int:
 def flops(net: Net, meta: Params, x_shape: tuple[int, ...]) -> int:
     """Operations of one forward of one input (2 x multiply-adds)."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net.apply(_shapes(meta), _empty(1, *x_shape))
+        _forward(net, meta)(_shapes(meta), _empty(1, *x_shape))
     return int(counter.get_total_flops())
 
 
@@ -69,7 +69,7 @@ def latency(net: Net, meta: Params, x: Tensor, *, repeats: int = 10) -> float:
     with torch.no_grad():
         for _ in range(repeats + 2):
             begin = time.perf_counter()
-            net.apply(meta, x)
+            _forward(net, meta)(meta, x)
             if x.is_cuda:
                 torch.cuda.synchronize(x.device)
             times.append(time.perf_counter() - begin)
@@ -84,7 +84,7 @@ def synflow(net: Net, meta: Params, x: Tensor) -> float:
         return -math.inf
     rest = {k: v.double() for k, v in meta.items() if k not in theta}
     with norms_off(), torch.enable_grad():
-        total = net.apply({**rest, **theta}, torch.ones_like(x, dtype=torch.float64)).sum()
+        total = _forward(net, meta)({**rest, **theta}, torch.ones_like(x, dtype=torch.float64)).sum()
         slopes = torch.autograd.grad(total, list(theta.values()), allow_unused=True)
     scored = [(p, g) for (k, p), g in zip(theta.items(), slopes, strict=True) if g is not None and not k.endswith("bias")]
     flow = float(sum((p * g).detach().abs().sum() for p, g in scored))
@@ -95,7 +95,7 @@ def naswot(net: Net, meta: Params, x: Tensor) -> float:
     """log |det K|, K[i, j] = units that are on or off together for inputs i and j (eq. 2): how well the untrained net tells its
     inputs [M, *x] apart by which of its units are active. -inf if it does not, or has no activations."""
     with torch.no_grad(), recorded() as signs:
-        net.apply(meta, x)
+        _forward(net, meta)(meta, x)
     if not signs:
         return -math.inf
     codes = torch.cat([s.reshape(len(x), -1) for s in signs if len(s) == len(x)], 1).double()
@@ -110,6 +110,11 @@ def _episode_flops(net: Net, learner: Learner, tasks: TaskDistribution, meta: Pa
         task = learner.adapt(net, tasks.loss, meta, *support)
         learner.predict(net, meta, task, _empty(groups * shape.queries, *shape.x))
     return int(counter.get_total_flops())
+
+
+def _forward(net: Net, meta: Params) -> Apply:
+    """The net, or its body alone where a learner dropped the head to put its own on."""
+    return net.apply if net.outputs == 0 or {"net/head/weight", "net/head/bias"} <= meta.keys() else net.embed
 
 
 def _shapes(meta: Params) -> Params:

@@ -43,6 +43,8 @@ def value_and_gradient(
 
     differentiable: whether somebody will differentiate through the result. If not, no graph is built behind the gradient.
     """
+    if not params:  # a net without weights: neither tape nor transform has anything to differentiate by
+        return *f(params), params
     if _world == "tape":
         leaves = {k: v if v.requires_grad else v.detach().requires_grad_() for k, v in params.items()}
         return _by_tape(f, leaves, graph=differentiable and _graphs)

@@ -150,7 +150,7 @@ def population(net: Net, params: Params, batches: Sequence[Tensor]) -> Params:
     while True:
         with _recording() as seen:
             for x in batches:
-                net.apply({**params, **found}, x)
+                net.embed({**params, **found}, x)
         if not seen:
             return found
         key = next(iter(seen))

@@ -28,7 +28,7 @@ from metasearch.tasks import Episode, TaskDistribution, TaskShape
 if TYPE_CHECKING:
     from metasearch.objectives.train import Train
 
-__all__ = ["Step", "block_steps", "draw_block", "episodic", "outer_step"]
+__all__ = ["Step", "block_steps", "channels_last", "draw_block", "episodic", "outer_step"]
 
 COMPILE_SECONDS = 30.0  # what a first compilation costs; later trials of a study pay CACHED_SECONDS
 CACHED_SECONDS = 2.0
@@ -76,7 +76,7 @@ def outer_step(recipe: Recipe, loss: Loss, mode: Mode, *, chunk: int | None = No
             grads, metrics = mean_gradient(learner, net, loss, meta, episodes, mode, chunk)
         else:
             with torch.autocast(episodes.support_x.device.type, dtype=torch.bfloat16):
-                grads, metrics = mean_gradient(learner, net, loss, _channels_last(meta), episodes, mode, chunk)
+                grads, metrics = mean_gradient(learner, net, loss, channels_last(meta), episodes, mode, chunk)
         return _stepped(optimizer, grads, meta, state, rates, progress, metrics)
 
     if mode == "compiled":
@@ -119,7 +119,7 @@ def _split_gradient(
     first, total = 0, episodes.count
     grads: Params = {}
     metrics: dict[str, Tensor] = {}
-    home = next(iter(meta.values())).device
+    home = episodes.support_x.device
     for device, size in zip(devices, sizes, strict=False):
         part = episodes.select(slice(first, first + size)).to(device)
         g, m = mean_gradient(learner, net, loss, to(meta, torch.device(device)), part, mode, chunk)
@@ -233,7 +233,7 @@ def _without_floats(learner: Learner, floats: Params) -> Learner:
     return replace(learner, **{k: f.default for f in fields(learner) if (k := f.name) in floats and isinstance(f.default, float)})
 
 
-def _channels_last(meta: Params) -> Params:
+def channels_last(meta: Params) -> Params:
     """Convolution weights in the layout that bfloat16 kernels want; the numbers are the same."""
     return {k: v.contiguous(memory_format=torch.channels_last) if v.dim() == 4 else v for k, v in meta.items()}
 

@@ -131,6 +131,8 @@ def clipped_norm(inner: Optimizer, limit: float) -> Optimizer:
         raise ValueError(f"a clipping limit must be positive, but got {limit}")
 
     def update(grads: Params, state: Params, params: Params, rates: Params, progress: Tensor) -> tuple[Params, Params]:
+        if not grads:
+            return inner.update(grads, state, params, rates, progress)
         norm = torch.stack([g.square().sum() for g in grads.values()]).sum().sqrt()
         share = (limit / (norm + 1e-6)).clamp(max=1.0)
         return inner.update({k: g * share for k, g in grads.items()}, state, params, rates, progress)

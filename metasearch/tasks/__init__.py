@@ -143,12 +143,28 @@ class TaskDistribution(ABC):
 
     def sample_episodes(self, n: int, *, split: Split, shape: TaskShape, generator: Generator) -> Episode:
         """n episodes, every field with a leading dimension n. The split "test" is sealed: see `open_test`."""
-        if split == "test":
-            raise PermissionError(
-                "the test split is sealed: it opens only through open_test(tasks, record), which records each opening. "
-                "Use split='val' to choose between configurations."
-            )
+        _unsealed(split)
         return _drawn(self, n, split, shape, generator)
+
+    def class_count(self, split: Split) -> int:
+        """How many classes a split has that are the same in all its episodes. Raises ValueError where there are none."""
+        raise ValueError(
+            f"{type(self).__name__} has no classes that last from episode to episode, so nothing can be trained to tell them "
+            "apart. Train on its episodes, or choose tasks over a fixed set of classes, such as glyphs, omniglot or blobs."
+        )
+
+    def labelled(self, n: int, split: Split, generator: Generator) -> tuple[Tensor, Tensor]:
+        """n inputs [n, *x] of a split, drawn with replacement, each with the number of its class, int64 [n] below
+        `class_count`: what ordinary supervised training reads. The split "test" is sealed, as for episodes."""
+        _unsealed(split)
+        if n < 0:
+            raise ValueError(f"the number of inputs must be 0 or more, but got {n}")
+        if self.class_count(split) == 0:
+            raise ValueError(f"{split} has 0 classes, so there is no input to draw. Choose another split.")
+        return self._labelled(n, split, generator)
+
+    def _labelled(self, n: int, split: Split, generator: Generator) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError(f"{type(self).__name__} counts classes, so it must implement _labelled")
 
     def bank(self, split: Split, n: int, *, seed: int, shape: TaskShape) -> Bank:
         """n fixed episodes; equal arguments and data give equal banks on every machine."""
@@ -227,6 +243,14 @@ def _words(hint: Any) -> str:
     if isinstance(hint, str):
         return repr(hint)  # an option of a Literal
     return {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}.get(hint, str(hint))
+
+
+def _unsealed(split: Split) -> None:
+    if split == "test":
+        raise PermissionError(
+            "the test split is sealed: it opens only through open_test(tasks, record), which records each opening. "
+            "Use split='val' to choose between configurations."
+        )
 
 
 def _drawn(tasks: TaskDistribution, n: int, split: Split, shape: TaskShape, generator: Generator) -> Episode:

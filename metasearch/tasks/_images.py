@@ -86,6 +86,9 @@ class ImageTasks(TaskDistribution):
         """The number of classes that episodes of a split choose from; rotated ones count where they are classes."""
         return len(self._classes[split]) * (4 if self._rotations[split] == "new-classes" else 1)
 
+    def class_count(self, split: Split) -> int:
+        return self.classes(split)
+
     def check(self, shape: TaskShape, split: Split) -> None:
         _classes.check_shape(shape, self._x, split, self.classes(split))
         need = shape.shots + shape.queries
@@ -136,6 +139,18 @@ class ImageTasks(TaskDistribution):
             inputs(seats.support, seats.support_place), one_hot(seats.support),
             inputs(seats.query, seats.query_place), one_hot(seats.query),
         )
+
+    def _labelled(self, n: int, split: Split, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Every picture of the split is equally likely, and so is every angle at which it may be turned."""
+        u = _classes.uniform(generator, n, 2)
+        ends = self._counts[split].cumsum()
+        place = (u[:, 0] * ends[-1]).astype(np.int64)  # among all pictures of the split
+        chosen = np.searchsorted(ends, place, side="right")
+        drawings = self._starts[split][chosen] + place - (ends - self._counts[split])[chosen]
+        style = self._rotations[split]
+        turns = np.zeros(n, dtype=np.int64) if style == "none" else (4 * u[:, 1]).astype(np.int64)
+        numbers = chosen + turns * len(self._classes[split]) if style == "new-classes" else chosen
+        return self._gathered(turns * self._drawings + drawings), torch.from_numpy(numbers).to(self.device)
 
     def _gathered(self, index: Array) -> Tensor:
         """Pictures [..., C, H, W] of an index [...], float32."""

@@ -71,6 +71,15 @@ class Blobs(TaskDistribution):
 
         return Episode(inputs(seats.support), labels(seats.support), inputs(seats.query), labels(seats.query))
 
+    def class_count(self, split: Split) -> int:
+        return len(self._centres[split])
+
+    def _labelled(self, n: int, split: Split, generator: Generator) -> tuple[Tensor, Tensor]:
+        numbers = torch.randint(self.class_count(split), (n,), generator=generator)
+        noise = torch.randn(n, *self._shape, generator=generator)
+        numbers = numbers.to(self.device)
+        return self._centres[split][numbers] + noise.to(self.device), numbers
+
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
         return _classes.cross_entropy(output, y)
 

@@ -48,6 +48,14 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
     ],
     "relation": [{"outer_steps": 150}, {"arguments": {"objective": "cross-entropy"}}],
     "siamese": [{}, {"arguments": {"distance": "l2"}}, {"arguments": {"distance": "cosine"}}],
+    "fine-tune": [
+        {},
+        {"arguments": {"start": "zero", "inner_lr": 0.1, "layer_decay": 0.5, "unfreeze_every": 20, "momentum": 0.9}},
+        {"arguments": {"start": "random", "inner_lr": 0.1, "frozen": 1}},
+    ],
+    "baseline-pp": [{"arguments": {"inner_lr": 0.1}}, {"arguments": {"start": "prototypes"}}],
+    "centroid": [{"exact": False}, {"arguments": {"distance": "euclid"}, "exact": False}],  # nothing is learnt: its gradient is 0
+    "joint": [{"arguments": {"inner_lr": 0.1, "inner_steps": 20}}],
 }
 CASES = [Case(name, **variant) for name in plugins.names("learners") for variant in VARIANTS.get(name, [{}])]
 
