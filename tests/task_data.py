@@ -1,6 +1,7 @@
 """Small made-up data sets in the layouts that task distributions read. Random pictures: no two are equal."""
 from __future__ import annotations
 
+import gzip
 import io
 import zipfile
 from pathlib import Path
@@ -84,4 +85,18 @@ def split_lists(file: Path) -> Path:
                     archive.writestr(f"images/{name}", png(colours(rng)))
                     lines.append(f"{name},n{split}{c:02}")
             archive.writestr(f"{split}.csv", "\n".join(lines) + "\n")
+    return file
+
+
+def latency(file: Path, *, architectures: int = 120) -> Path:
+    """Made-up milliseconds of the published devices; operations differ in at least one layer."""
+    from metasearch.tasks.latency import DEVICES
+
+    rng = np.random.default_rng(0)
+    names = sorted(name for devices in DEVICES.values() for name in devices)
+    lines = [",".join(("arch_index", "ops", *names))]
+    for i in range(architectures):
+        operations = " ".join(str(o) for o in (*rng.integers(0, 9, 19), i // 81, i // 9 % 9, i % 9))
+        lines.append(",".join((str(i), operations, *(f"{t:.4f}" for t in rng.uniform(5, 50, len(names))))))
+    file.write_bytes(gzip.compress("\n".join(lines).encode()))
     return file

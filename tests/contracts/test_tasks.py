@@ -42,6 +42,10 @@ VARIANTS: dict[str, dict[str, Make]] = {
         "normalised": lambda folder: {
             "path": str(task_data.class_arrays(folder / "a.npz")), "split": "fc100_split", "normalise": "train"},
     },
+    "latency": {
+        "middle": lambda folder: {"path": str(task_data.latency(folder / "a.csv.gz")), "known": 80},
+        "all": lambda folder: {"path": str(task_data.latency(folder / "a.csv.gz")), "known": 80, "middle": 1.0},
+    },
     "image-folder": {
         "folders": lambda folder: {"root": str(task_data.class_folders(folder / "pictures")), "size": 9, "normalise": "train"},
         "lists": lambda folder: {"root": str(task_data.split_lists(folder / "pictures.zip")), "size": 8, "grey": True},
@@ -76,8 +80,8 @@ def test_law_holds(which: tuple[str, str], law: Callable[[Case], None], built: C
 
 
 @pytest.mark.parametrize(("name", "arguments"), [
-    ("omniglot", {}), ("omniglot", {"rotations": "new-classes"}), ("class-arrays", {}),
-], ids=["omniglot", "omniglot-new-classes", "cifar-fs"])
+    ("omniglot", {}), ("omniglot", {"rotations": "new-classes"}), ("class-arrays", {}), ("latency", {}),
+], ids=["omniglot", "omniglot-new-classes", "cifar-fs", "latency"])
 def test_laws_hold_on_real_data(
     name: str, arguments: Mapping[str, Any], data: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
