@@ -6,9 +6,12 @@ Lee, Lee, Chong, Hwang. "HELP". NeurIPS 2021. https://arxiv.org/abs/2106.08630: 
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from metasearch.learners import Learner
 from metasearch.learners.anil import ANIL
 from metasearch.learners.maml import MAML
+from metasearch.learners.meta_sgd import MetaSGD
 from metasearch.learners.reptile import Reptile
 from metasearch.nets.mlp import mlp
 from metasearch.objectives.optimizer import adam, cosine, linear, sgd
@@ -18,7 +21,11 @@ from metasearch.space import Choice, Dim, Float, Int, Space
 from metasearch.tasks import TaskShape
 
 INNER: dict[str, Dim] = {"inner_lr": Float(1e-3, 0.3, log=True), "inner_steps": Int(1, 5)}
-LEARNERS: dict[str, type[Learner]] = {"maml": MAML, "anil": ANIL}  # adapted by INNER and trained by Adam: another one is a line
+LEARNERS: dict[str, Callable[[float, int], Learner]] = {  # trained by Adam: another one is a line
+    "maml": lambda lr, steps: MAML(inner_lr=lr, inner_steps=steps),
+    "meta-sgd": lambda lr, steps: MetaSGD(low=lr, high=lr, inner_steps=steps),
+    "anil": lambda lr, steps: ANIL(inner_lr=lr, inner_steps=steps),
+}
 
 SPACE = Space({
     "width": Int(32, 256, log=True),
@@ -38,8 +45,7 @@ def recipe(config: Config, shape: TaskShape) -> Recipe:
     name, lr, steps = str(config["learner"]), float(config["learner.inner_lr"]), int(config["learner.inner_steps"])
     episode = shape._replace(queries=min(shape.queries, 50))
     if name == "reptile":
-        learner: Learner = Reptile(inner_lr=lr, inner_steps=steps, inner_batch=20, test_steps=2 * steps)
+        learner = Reptile(inner_lr=lr, inner_steps=steps, inner_batch=20, test_steps=2 * steps)
         return Recipe(net, learner, sgd(1.0, schedule=linear(0.0)), meta_batch=8, steps=2000, episode=episode)
-    learner = LEARNERS[name](inner_lr=lr, inner_steps=steps)  # type: ignore[call-arg]
     optimizer = adam(float(config["learner.outer_lr"]), schedule=cosine(0.01))
-    return Recipe(net, learner, optimizer, meta_batch=8, steps=2000, episode=episode)
+    return Recipe(net, LEARNERS[name](lr, steps), optimizer, meta_batch=8, steps=2000, episode=episode)
