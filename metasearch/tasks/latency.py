@@ -26,6 +26,7 @@ from torch import Generator, Tensor
 
 from metasearch.tasks import SPLITS, Episode, Kind, Split, TaskDistribution, TaskShape, _archive, _cache, _classes
 from metasearch.tasks._archive import DataError
+from metasearch.tasks._values import standard
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LAYERS, OPERATIONS = 22, 9
@@ -54,6 +55,7 @@ class Latency(TaskDistribution):
     kind: ClassVar[Kind] = "regression"
     chance: ClassVar[Literal["1/ways"] | None] = None
     unit: ClassVar[str] = "spearman"
+    standardised: ClassVar[bool] = True
 
     def __init__(self, path: str | None = None, middle: float = 0.8, known: int = 4000, sha256: str | None = None) -> None:
         if not 0 < middle <= 1:
@@ -113,9 +115,7 @@ class Latency(TaskDistribution):
         places = _classes.distinct(np.full(n, pool.shape[1]), shape.shots + shape.queries, generator)
         drawn = pool[device, places]  # [n, K + Q] architectures
         values = self._latency[split][device, drawn]  # milliseconds
-        known = values[:, :shape.shots]
-        mean = known.mean(axis=1, keepdims=True)
-        spread = np.maximum(known.std(axis=1, keepdims=True), 0.01 * mean)  # equal supports, or a single one, have no spread
+        mean, spread = standard(values[:, :shape.shots], axis=1)
         x = self._x[torch.from_numpy(drawn).to(self.device)]
         y = torch.from_numpy((values - mean) / spread)[..., None].to(self.device, torch.float32)
         k = shape.shots
