@@ -82,6 +82,11 @@ class ImageTasks(TaskDistribution):
     def digest(self) -> str:
         return self._digest
 
+    @property
+    def moments(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel that are taken off a picture in 0..1; empty lists where nothing is."""
+        return tuple([] if m is None else m.flatten().tolist() for m in (self._mean, self._std))  # type: ignore[return-value]
+
     def classes(self, split: Split) -> int:
         """The number of classes that episodes of a split choose from; rotated ones count where they are classes."""
         return len(self._classes[split]) * (4 if self._rotations[split] == "new-classes" else 1)
