@@ -34,6 +34,8 @@ VARIANTS: dict[str, dict[str, Make]] = {
     "omniglot": {
         "plain": _omniglot(),
         "new-classes": _omniglot(rotations="new-classes"),
+        "alphabet": _omniglot(within="alphabet"),
+        "alphabet-new-classes": _omniglot(within="alphabet", rotations="new-classes"),
         "per-class": _omniglot(rotations="per-class", invert=False),
         "per-episode": _omniglot(rotations="per-episode", rotate="train"),
     },
@@ -41,6 +43,11 @@ VARIANTS: dict[str, dict[str, Make]] = {
         "plain": lambda folder: {"path": str(task_data.class_arrays(folder / "a.npz"))},
         "normalised": lambda folder: {
             "path": str(task_data.class_arrays(folder / "a.npz")), "split": "fc100_split", "normalise": "train"},
+    },
+    "lake-runs": {
+        "alphabet": lambda folder: {"root": str(task_data.lake_runs(folder / "omniglot")), "partial": True},
+        "all": lambda folder: {
+            "root": str(task_data.lake_runs(folder / "omniglot")), "partial": True, "within": "all", "rotations": "new-classes"},
     },
     "latency": {
         "middle": lambda folder: {"path": str(task_data.latency(folder / "a.csv.gz")), "known": 80},
@@ -51,6 +58,7 @@ VARIANTS: dict[str, dict[str, Make]] = {
         "lists": lambda folder: {"root": str(task_data.split_lists(folder / "pictures.zip")), "size": 8, "grey": True},
     },
 }
+SHAPES: dict[str, dict[str, int]] = {"lake-runs": {"ways": 20, "shots": 1, "queries": 1}}  # where only such episodes are
 CASES = [(name, variant) for name in plugins.names("tasks") for variant in VARIANTS.get(name, {"plain": _nothing})]
 FIRST = dict(reversed(CASES))
 # A process of its own takes seconds: one variant of each name goes through it.
@@ -68,7 +76,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Case
     def case(name: str, variant: str) -> Case:
         if (name, variant) not in cases:
             make = VARIANTS.get(name, {}).get(variant, _nothing)
-            cases[name, variant] = Case(name, make(tmp_path_factory.mktemp(f"{name}-{variant}")))
+            cases[name, variant] = Case(name, make(tmp_path_factory.mktemp(f"{name}-{variant}")), **SHAPES.get(name, {}))
         return cases[name, variant]
 
     return case

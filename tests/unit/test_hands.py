@@ -334,7 +334,6 @@ track = {{ enabled = false }}
     assert np.array_equal(np.asarray(again.adapt(x, y).predict(x)), found)
 
 
-@pytest.mark.slow
 def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
     code = text.partition("## A finished model in your hands")[2].partition("```python\n")[2].partition("```")[0]
