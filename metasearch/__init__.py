@@ -45,8 +45,8 @@ _HOME = {
 
 __all__ = [
     "Adapted", "Choice", "Cleaned", "Coverage", "Evaluation", "Float", "Int", "Ledger", "Loaded", "Outcome", "Proposal", "Repeat",
-    "Report", "Result", "Space", "Study", "StudyError", "Trained", "clean", "evaluate", "export", "leaderboard", "load", "restore",
-    "resume", "run", "status", "sync",
+    "Report", "Result", "Space", "Study", "StudyError", "Trained", "clean", "evaluate", "export", "leaderboard", "load",
+    "restore", "resume", "run", "status", "sync",
 ]
 
 
