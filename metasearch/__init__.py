@@ -6,6 +6,7 @@
     result = metasearch.run(study)
     metasearch.leaderboard(study.name)           # a pandas DataFrame
     metasearch.evaluate(f"{study.name}/{result.status.best_trial}")
+    metasearch.load(f"{study.name}/{result.status.best_trial}").adapt(pictures, labels).predict(others)
 
 Names are imported when they are first used: `import metasearch` itself takes milliseconds.
 """
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from metasearch.driver.clean import Cleaned, clean
     from metasearch.driver.launch import Result, resume, run, status, sync
     from metasearch.driver.study import Study, StudyError
+    from metasearch.hands import Adapted, Loaded, export, load
     from metasearch.ledger import Ledger
     from metasearch.records import Outcome, Proposal, Report
     from metasearch.space import Choice, Float, Int, Repeat, Space
@@ -33,6 +35,7 @@ _HOME = {
     "Result": "driver.launch", "resume": "driver.launch", "run": "driver.launch",
     "status": "driver.launch", "sync": "driver.launch",
     "Study": "driver.study", "StudyError": "driver.study",
+    "Adapted": "hands", "Loaded": "hands", "export": "hands", "load": "hands",
     "Ledger": "ledger",
     "Outcome": "records", "Proposal": "records", "Report": "records",
     "Choice": "space", "Float": "space", "Int": "space", "Repeat": "space", "Space": "space",
@@ -41,8 +44,9 @@ _HOME = {
 }  # fmt: skip
 
 __all__ = [
-    "Choice", "Cleaned", "Coverage", "Evaluation", "Float", "Int", "Ledger", "Outcome", "Proposal", "Repeat", "Report", "Result",
-    "Space", "Study", "StudyError", "Trained", "clean", "evaluate", "leaderboard", "restore", "resume", "run", "status", "sync",
+    "Adapted", "Choice", "Cleaned", "Coverage", "Evaluation", "Float", "Int", "Ledger", "Loaded", "Outcome", "Proposal", "Repeat",
+    "Report", "Result", "Space", "Study", "StudyError", "Trained", "clean", "evaluate", "export", "leaderboard", "load",
+    "restore", "resume", "run", "status", "sync",
 ]
 
 

@@ -196,4 +196,4 @@ def _read(value: Any, unit: str) -> float:
 
 
 def _label(unit: str) -> str:
-    return {"accuracy": "accuracy (%)", "mse": "mean squared error"}.get(unit, unit)
+    return {"accuracy": "accuracy (%)", "mse": "mean squared error", "spearman": "Spearman's rank correlation"}.get(unit, unit)

@@ -1,8 +1,10 @@
 """Small made-up data sets in the layouts that task distributions read. Random pictures: no two are equal."""
 from __future__ import annotations
 
+import gzip
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,12 @@ def inks(rng: np.random.Generator, side: int = 28) -> Array:
     return rng.random((side, side)) < 0.8
 
 
-def omniglot(folder: Path, *, side: int = 28, drawings: int = 6) -> Path:
+def omniglot(folder: Path, *, side: int = 28, drawings: int = 6, background: Mapping[str, int] = BACKGROUND) -> Path:
     """The background set as a zip archive, the evaluation set as a folder."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     with zipfile.ZipFile(folder / "images_background.zip", "w") as archive:
-        for alphabet, characters in BACKGROUND.items():
+        for alphabet, characters in background.items():
             for c in range(1, characters + 1):
                 for d in range(1, drawings + 1):
                     archive.writestr(f"images_background/{alphabet}/character{c:02}/{c:04}_{d:02}.png", png(inks(rng, side)))
@@ -85,3 +87,32 @@ def split_lists(file: Path) -> Path:
                     lines.append(f"{name},n{split}{c:02}")
             archive.writestr(f"{split}.csv", "\n".join(lines) + "\n")
     return file
+
+
+def latency(file: Path, *, architectures: int = 120) -> Path:
+    """Made-up milliseconds of the published devices; operations differ in at least one layer."""
+    from metasearch.tasks.latency import DEVICES
+
+    rng = np.random.default_rng(0)
+    names = sorted(name for devices in DEVICES.values() for name in devices)
+    lines = [",".join(("arch_index", "ops", *names))]
+    for i in range(architectures):
+        operations = " ".join(str(o) for o in (*rng.integers(0, 9, 19), i // 81, i // 9 % 9, i % 9))
+        lines.append(",".join((str(i), operations, *(f"{t:.4f}" for t in rng.uniform(5, 50, len(names))))))
+    file.write_bytes(gzip.compress("\n".join(lines).encode()))
+    return file
+
+
+def lake_runs(folder: Path, *, side: int = 28) -> Path:
+    """20 runs beside a made-up Omniglot with two alphabets that are large enough for 20 ways."""
+    omniglot(folder, background={"Greek": 22, "Hebrew": 20, "Latin": 3})
+    rng = np.random.default_rng(1)
+    with zipfile.ZipFile(folder / "all_runs.zip", "w") as archive:
+        for r in range(1, 21):
+            classes = rng.permutation(20) + 1
+            lines = [f"run{r:02}/test/item{i:02}.png run{r:02}/training/class{c:02}.png" for i, c in enumerate(classes, 1)]
+            archive.writestr(f"run{r:02}/class_labels.txt", "\n".join(lines))
+            for i in range(1, 21):
+                archive.writestr(f"run{r:02}/training/class{i:02}.png", png(inks(rng, side)))
+                archive.writestr(f"run{r:02}/test/item{i:02}.png", png(inks(rng, side)))
+    return folder

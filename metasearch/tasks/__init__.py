@@ -95,6 +95,7 @@ class TaskDistribution(ABC):
     kind: ClassVar[Kind] = "classes"
     chance: ClassVar[Literal["1/ways"] | None] = "1/ways"
     unit: ClassVar[str] = "accuracy"  # what tables call a score; "mse" tables show minus the score
+    standardised: ClassVar[bool] = False  # are targets told as deviations from the supports' mean, over their spread?
     device: torch.device = torch.device("cpu")
 
     @property

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = Mapping[str, Array]
-KINDS: dict[str, np.dtype[Any]] = {"U8": np.dtype("uint8"), "I64": np.dtype("<i8")}  # what is stored
+KINDS: dict[str, np.dtype[Any]] = {"U8": np.dtype("uint8"), "I64": np.dtype("<i8"), "F64": np.dtype("<f8")}  # what is stored
 
 
 class Kept(NamedTuple):

@@ -82,6 +82,11 @@ class ImageTasks(TaskDistribution):
     def digest(self) -> str:
         return self._digest
 
+    @property
+    def moments(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel that are taken off a picture in 0..1; empty lists where nothing is."""
+        return tuple([] if m is None else m.flatten().tolist() for m in (self._mean, self._std))  # type: ignore[return-value]
+
     def classes(self, split: Split) -> int:
         """The number of classes that episodes of a split choose from; rotated ones count where they are classes."""
         return len(self._classes[split]) * (4 if self._rotations[split] == "new-classes" else 1)
@@ -110,7 +115,7 @@ class ImageTasks(TaskDistribution):
         """Drawings and quarter turns of n episodes, and who sits where: [n, N, K+Q] int64, [n, N] int64, seats."""
         ways, base = shape.ways, len(self._classes[split])
         style = self._rotations[split]
-        chosen = _classes.distinct(np.full(n, self.classes(split)), ways, generator)  # [n, N]
+        chosen = self._chosen(n, split, ways, generator)
         if style == "new-classes":
             turns, chosen = chosen // base, chosen % base
         elif style == "per-class":
@@ -123,6 +128,10 @@ class ImageTasks(TaskDistribution):
         places = _classes.distinct(self._counts[split][chosen].reshape(-1), each, generator)
         drawings = self._starts[split][chosen][..., None] + places.reshape(n, ways, each)
         return drawings, turns, _classes.seats(n, shape, generator)
+
+    def _chosen(self, n: int, split: Split, ways: int, generator: Generator) -> Array:
+        """The classes of n episodes, [n, N] different ones of `classes(split)`; a class turned once counts from there on."""
+        return _classes.distinct(np.full(n, self.classes(split)), ways, generator)
 
     def _draw(self, n: int, split: Split, shape: TaskShape, generator: Generator) -> Episode:
         drawings, turns, seats = self.indices(n, split, shape, generator)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from torch import Generator
 
-from metasearch.tasks import SPLITS, Split, _archive, _cache
+from metasearch.tasks import SPLITS, Split, TaskShape, _archive, _cache, _classes
 from metasearch.tasks._archive import DataError
 from metasearch.tasks._images import Array, ImageTasks, Pictures, turned
 
@@ -46,6 +47,8 @@ class Omniglot(ImageTasks):
     rotations: by multiples of 90 degrees: "none"; "new-classes" (Prototypical Networks, Reptile); "per-class" (MAML, MAML++);
                "per-episode" (Relation Networks).
     rotate:    "all" splits, or "train" alone (Reptile, MAML++).
+    within:    where the classes of an episode come from: "all", or one "alphabet" (Lake's task), drawn uniformly out of those
+               that have enough for the ways; turned classes count where they are classes. `alphabets` says which those are.
     invert:    ink = 1, as in MAML and Prototypical Networks; False: ink = 0, as in Reptile and Relation Networks.
     partial:   accept a part of the data set, such as one of the small background sets.
     *_sha256:  checksums of the two archives; compared before anything else is read.
@@ -55,9 +58,12 @@ class Omniglot(ImageTasks):
         self, root: str | None = None, split: Literal["vinyals", "lake", "lake-val"] = "vinyals",
         rotations: Literal["none", "new-classes", "per-class", "per-episode"] = "none", rotate: Literal["all", "train"] = "all",
         invert: bool = True, partial: bool = False, background_sha256: str | None = None, evaluation_sha256: str | None = None,
+        within: Literal["all", "alphabet"] = "all",
     ) -> None:
         if split not in ("vinyals", "lake", "lake-val"):
             raise ValueError(f"split must be vinyals, lake or lake-val, but got {split!r}")
+        if within not in ("all", "alphabet"):
+            raise ValueError(f"within must be all or alphabet, but got {within!r}")
         folder = _archive.found(root, "omniglot", "omniglot", GET)
         arrays, digest = _read(folder, (background_sha256, evaluation_sha256), partial, rotations != "none")
         splits: dict[Split, list[int]] = {name: [] for name in SPLITS}
@@ -68,8 +74,47 @@ class Omniglot(ImageTasks):
         names = [f"{alphabet}/{character}" for _, alphabet, character in classes]
         super().__init__(
             Pictures(images, arrays["offsets"], names, splits, digest, turned=rotations != "none"),
-            told={"tasks": "omniglot", "invert": invert}, rotations=rotations, rotated=SPLITS if rotate == "all" else ("train",),
+            told={"tasks": "omniglot", "invert": invert} | ({} if within == "all" else {"within": within}),
+            rotations=rotations, rotated=SPLITS if rotate == "all" else ("train",),
         )
+
+        self.within = within
+        self._members: dict[Split, dict[str, Array]] = {}  # alphabet -> places of its classes in the split's list
+        for name in SPLITS:
+            found: dict[str, list[int]] = {}
+            for place, number in enumerate(splits[name]):
+                found.setdefault(classes[number][1], []).append(place)
+            self._members[name] = {alphabet: np.array(places) for alphabet, places in sorted(found.items())}
+
+    def alphabets(self, split: Split, ways: int = 1) -> dict[str, int]:
+        """Those with so many classes, and how many they have; rotated ones count where they are classes."""
+        base = len(self._classes[split])
+        forms = self.classes(split) // base if base else 1
+        return {name: forms * len(places) for name, places in self._members[split].items() if forms * len(places) >= ways}
+
+    def _together(self, split: Split) -> bool:
+        """Are the classes of an episode all of one alphabet?"""
+        return self.within == "alphabet"
+
+    def check(self, shape: TaskShape, split: Split) -> None:
+        super().check(shape, split)
+        if self._together(split) and not self.alphabets(split, shape.ways):
+            largest = sorted(self.alphabets(split).items(), key=lambda one: -one[1])
+            told = ", ".join(f"{name} {count}" for name, count in largest)
+            raise ValueError(f"{split} has no alphabet with the {shape.ways} classes that {shape.ways} ways within one alphabet "
+                             f"need; they have: {told}. Lower ways to {largest[0][1]}, or take rotations = 'new-classes'.")
+
+    def _chosen(self, n: int, split: Split, ways: int, generator: Generator) -> Array:
+        if not self._together(split):
+            return super()._chosen(n, split, ways, generator)
+        left = [self._members[split][name] for name in self.alphabets(split, ways)]
+        forms = self.classes(split) // len(self._classes[split])
+        alphabet = (len(left) * _classes.uniform(generator, n)).astype(np.int64)
+        sizes = np.array([len(places) for places in left])[alphabet]  # [n]
+        drawn = _classes.distinct(forms * sizes, ways, generator)  # [n, N]: turn * size + place in the alphabet
+        turn, place = np.divmod(drawn, sizes[:, None])
+        chosen = np.array([left[a][row] for a, row in zip(alphabet, place, strict=True)], dtype=np.int64).reshape(n, ways)
+        return turn * len(self._classes[split]) + chosen
 
     def shifted(self, strength: float = 1.0) -> Glyphs:
         """Printed letters in place of handwritten ones; for a strength over 1, sheared and scaled ones."""
@@ -131,13 +176,13 @@ def _decoded(paths: Mapping[str, Path]) -> dict[str, Array]:
     }
 
 
-def _picture(data: bytes, where: str) -> Array:
-    """uint8 [28, 28], ink = 255."""
+def _picture(data: bytes, where: str, side: int = 28) -> Array:
+    """uint8 [side, side], ink = 255."""
     from PIL import Image
 
     image = _archive.picture(data, where)
     if image.mode not in ("1", "L"):
         image = image.convert("L")
-    if image.size != (28, 28):
-        image = image.resize((28, 28), Image.Resampling.LANCZOS)
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.LANCZOS)
     return 255 - np.asarray(image.convert("L"))

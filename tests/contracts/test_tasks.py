@@ -39,6 +39,8 @@ VARIANTS: dict[str, dict[str, Make]] = {
     "omniglot": {
         "plain": _omniglot(),
         "new-classes": _omniglot(rotations="new-classes"),
+        "alphabet": _omniglot(within="alphabet"),
+        "alphabet-new-classes": _omniglot(within="alphabet", rotations="new-classes"),
         "per-class": _omniglot(rotations="per-class", invert=False),
         "per-episode": _omniglot(rotations="per-episode", rotate="train"),
     },
@@ -47,6 +49,15 @@ VARIANTS: dict[str, dict[str, Make]] = {
         "normalised": lambda folder: {
             "path": str(task_data.class_arrays(folder / "a.npz")), "split": "fc100_split", "normalise": "train"},
     },
+    "lake-runs": {
+        "alphabet": lambda folder: {"root": str(task_data.lake_runs(folder / "omniglot")), "partial": True},
+        "all": lambda folder: {
+            "root": str(task_data.lake_runs(folder / "omniglot")), "partial": True, "within": "all", "rotations": "new-classes"},
+    },
+    "latency": {
+        "middle": lambda folder: {"path": str(task_data.latency(folder / "a.csv.gz")), "known": 80},
+        "all": lambda folder: {"path": str(task_data.latency(folder / "a.csv.gz")), "known": 80, "middle": 1.0},
+    },
     "image-folder": {
         "folders": lambda folder: {"root": str(task_data.class_folders(folder / "pictures")), "size": 9, "normalise": "train"},
         "lists": lambda folder: {"root": str(task_data.split_lists(folder / "pictures.zip")), "size": 8, "grey": True},
@@ -54,6 +65,7 @@ VARIANTS: dict[str, dict[str, Make]] = {
 }
 # What a variant does not promise, and its tests of its own show.
 EXCEPT = {("noisy", "long-tailed"): tasks.labels_are_one_hot_and_balanced}
+SHAPES: dict[str, dict[str, int]] = {"lake-runs": {"ways": 20, "shots": 1, "queries": 1}}  # where only such episodes are
 CASES = [(name, variant) for name in plugins.names("tasks") for variant in VARIANTS.get(name, {"plain": _nothing})]
 FIRST = dict(reversed(CASES))
 # A process of its own takes seconds: one variant of each name goes through it.
@@ -72,7 +84,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Case
     def case(name: str, variant: str) -> Case:
         if (name, variant) not in cases:
             make = VARIANTS.get(name, {}).get(variant, _nothing)
-            cases[name, variant] = Case(name, make(tmp_path_factory.mktemp(f"{name}-{variant}")))
+            cases[name, variant] = Case(name, make(tmp_path_factory.mktemp(f"{name}-{variant}")), **SHAPES.get(name, {}))
         return cases[name, variant]
 
     return case
@@ -84,8 +96,8 @@ def test_law_holds(which: tuple[str, str], law: Callable[[Case], None], built: C
 
 
 @pytest.mark.parametrize(("name", "arguments"), [
-    ("omniglot", {}), ("omniglot", {"rotations": "new-classes"}), ("class-arrays", {}),
-], ids=["omniglot", "omniglot-new-classes", "cifar-fs"])
+    ("omniglot", {}), ("omniglot", {"rotations": "new-classes"}), ("class-arrays", {}), ("latency", {}),
+], ids=["omniglot", "omniglot-new-classes", "cifar-fs", "latency"])
 def test_laws_hold_on_real_data(
     name: str, arguments: Mapping[str, Any], data: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -16,7 +16,7 @@ FILES = sorted([*(ROOT / "metasearch").rglob("*.py"), *(ROOT / "search_spaces").
 GROUND = {"metasearch", "space", "budget", "records", "plugins", "crashpoint", "environment", "home"}  # stdlib and numpy only
 MATHEMATICS = {"tasks", "nets", "augment", "learners"}
 ORDER: dict[str, set[str]] = {
-    "metasearch": GROUND | {"ledger", "driver", "track", "trained"},  # the package re-exports a few names, lazily
+    "metasearch": GROUND | {"ledger", "driver", "track", "trained", "hands"},  # the package re-exports a few names, lazily
     "space": {"plugins", "records"},
     "budget": set(),
     "records": set(),
@@ -37,6 +37,8 @@ ORDER: dict[str, set[str]] = {
     "draw": GROUND | {"ledger", "track", "trained"},
     "driver": GROUND | {"ledger", "track", "strategies", "methods", "objectives", "tasks"},
     "trained": GROUND | MATHEMATICS | {"objectives", "ledger", "track", "driver"},
+    "examples": GROUND | {"tasks"},
+    "hands": GROUND | MATHEMATICS | {"objectives", "ledger", "driver", "trained", "examples"},
     "testing": GROUND | MATHEMATICS | {"objectives", "strategies", "methods", "ledger", "track", "driver"},
     "space_file": GROUND | {"testing"},
     "search_spaces": GROUND | {"nets", "augment", "learners", "objectives", "tasks"},

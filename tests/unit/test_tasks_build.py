@@ -41,7 +41,7 @@ def test_an_unknown_name_gets_its_neighbour() -> None:
         tasks.build("omniglott", {})
 
 
-@pytest.mark.parametrize("name", ["omniglot", "class-arrays", "image-folder"])
+@pytest.mark.parametrize("name", ["omniglot", "class-arrays", "image-folder", "latency", "lake-runs"])
 def test_missing_data_say_how_to_get_them(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("METASEARCH_DATA", raising=False)
     with pytest.raises(ValueError, match="METASEARCH_DATA"):

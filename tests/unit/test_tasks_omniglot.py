@@ -165,3 +165,57 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
         (root / f"{part}.zip").write_bytes(file.getvalue())
     with pytest.raises(DataError, match="must hold ALPHABET/characterNN"):
         Omniglot(str(root))
+
+
+@pytest.mark.parametrize(("rotations", "digest", "bank"), [
+    ("none", "f4b34e322ac58835", "5a6268a260c35195"), ("new-classes", "4b869d80d1812cd5", "d4438afb8080e7ca"),
+    ("per-class", "03c76e3745984cd2", "dcb0451f4499bc71"), ("per-episode", "96b60cf0f12ff4c1", "4e149439321c1cd6"),
+])
+def test_episodes_of_all_classes_stay_what_they_were(tmp_path: Path, rotations: Any, digest: str, bank: str) -> None:
+    """Recorded before episodes within an alphabet were there: scores of older studies stay comparable."""
+    tasks = Omniglot(str(task_data.omniglot(tmp_path / "o")), partial=True, rotations=rotations)
+    assert tasks.digest == digest
+    assert tasks.bank("train", 20, seed=3, shape=tasks.shape(ways=3, shots=2, queries=2)).digest == bank
+
+
+@pytest.mark.parametrize("rotations", ["none", "new-classes", "per-class"])
+def test_an_episode_within_an_alphabet_is_of_one_alphabet(tmp_path: Path, rotations: Any) -> None:
+    """And every alphabet that has enough classes is drawn as often: 600 episodes, 3 alphabets, 5 standard errors."""
+    root = str(task_data.omniglot(tmp_path / "o", background={"Greek": 6, "Latin": 4, "Korean": 9, "Futurama": 1}))
+    tasks = Omniglot(root, partial=True, rotations=rotations, within="alphabet")
+    assert tasks.digest != Omniglot(root, partial=True, rotations=rotations).digest
+    forms = 4 if rotations == "new-classes" else 1
+    assert tasks.alphabets("train", 5 * forms) == {"Greek": 6 * forms, "Korean": 9 * forms}
+    assert "Futurama" in tasks.alphabets("train", 1)
+    shape = tasks.shape(ways=4, shots=1, queries=1)
+    drawings, turns, _ = tasks.indices(600, "train", shape, Generator().manual_seed(0))
+    place = drawings[..., 0] // 6  # [600, 4]: the number of each class, since each has 6 drawings
+    names = np.array([name.partition("/")[0] for name in tasks.names])[place]
+    assert (names == names[:, :1]).all()
+    forms_of = place + len(tasks.names) * (turns if rotations == "new-classes" else 0)
+    assert all(len(set(row)) == 4 for row in forms_of.tolist()), "a class is in an episode once"
+    counts = Counter(names[:, 0].tolist())
+    allowed = {"Greek", "Latin", "Korean", "Futurama"} if rotations == "new-classes" else {"Greek", "Latin", "Korean"}
+    assert set(counts) == allowed
+    share = 1 / len(allowed)
+    assert all(abs(c / 600 - share) < 5 * (share * (1 - share) / 600) ** 0.5 for c in counts.values())
+
+
+def test_too_small_alphabets_are_named(tmp_path: Path) -> None:
+    root = str(task_data.omniglot(tmp_path / "o", background={"Greek": 6, "Latin": 4, "Hebrew": 3}))
+    tasks = Omniglot(root, partial=True, within="alphabet")
+    with pytest.raises(ValueError, match=r"train has no alphabet with the 7 classes .* Greek 6, Latin 4\. Lower ways to 6"):
+        tasks.check(tasks.shape(ways=7, shots=1, queries=1), "train")
+    tasks.check(tasks.shape(ways=6, shots=1, queries=1), "train")
+
+
+def test_alphabets_of_the_real_splits(data: Path) -> None:
+    """20-way within an alphabet: of Lake's 30 background alphabets 26 have the characters, turned all have the classes."""
+    root = str(data / "omniglot")
+    upright = Omniglot(root, split="lake", within="alphabet")
+    assert len(upright.alphabets("train")) == 30
+    assert len(upright.alphabets("train", 20)) == 26
+    assert len(upright.alphabets("test")) == 20
+    assert sum(upright.alphabets("train").values()) == 964
+    turned = Omniglot(root, split="lake", within="alphabet", rotations="new-classes")
+    assert len(turned.alphabets("train", 20)) == 30
