@@ -80,6 +80,12 @@ class Noisy(TaskDistribution):
         moved._clean = self._clean.shifted(strength)
         return moved
 
+    def class_count(self, split: Split) -> int:
+        return self._clean.class_count(split)
+
+    def _labelled(self, n: int, split: Split, generator: Generator) -> tuple[Tensor, Tensor]:
+        return self._clean._labelled(n, split, generator)  # wrong labels are those of supports
+
     def counts(self, shape: TaskShape) -> list[int]:
         """Supports of each class, commonest first; N*K in all."""
         if self.imbalance == 1:

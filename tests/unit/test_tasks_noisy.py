@@ -83,6 +83,13 @@ def test_shifted_tasks_are_the_shifted_clean_ones_with_the_same_noise() -> None:
     assert tasks.digest == Noisy({"name": "glyphs", "drawings": 10}, flip=0.4).digest, "the tasks themselves stay as they were"
 
 
+def test_what_ordinary_training_reads_is_clean() -> None:
+    clean, noisy = build("blobs", {}), Noisy(BLOBS, flip=0.4)
+    assert noisy.class_count("train") == clean.class_count("train")
+    drawn = [tasks.labelled(20, "train", Generator().manual_seed(0)) for tasks in (clean, noisy)]
+    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+
+
 @pytest.mark.parametrize(("arguments", "law"), [
     ({"flip": 1.5}, "`0 <= flip <= 1` must hold, but got flip=1.5"),
     ({"imbalance": 0.5}, "`imbalance >= 1` must hold"),
