@@ -85,6 +85,8 @@ def synflow(net: Net, meta: Params, x: Tensor) -> float:
     rest = {k: v.double() for k, v in meta.items() if k not in theta}
     with norms_off(), torch.enable_grad():
         total = _forward(net, meta)({**rest, **theta}, torch.ones_like(x, dtype=torch.float64)).sum()
+        if not total.requires_grad:
+            return -math.inf
         slopes = torch.autograd.grad(total, list(theta.values()), allow_unused=True)
     scored = [(p, g) for (k, p), g in zip(theta.items(), slopes, strict=True) if g is not None and not k.endswith("bias")]
     flow = float(sum((p * g).detach().abs().sum() for p, g in scored))
@@ -114,7 +116,7 @@ def _episode_flops(net: Net, learner: Learner, tasks: TaskDistribution, meta: Pa
 
 def _forward(net: Net, meta: Params) -> Apply:
     """The net, or its body alone where a learner dropped the head to put its own on."""
-    return net.apply if net.outputs == 0 or {"net/head/weight", "net/head/bias"} <= meta.keys() else net.embed
+    return net.apply if net.outputs == 0 or any(k.startswith("net/head/") for k in meta) else net.embed
 
 
 def _shapes(meta: Params) -> Params:
@@ -122,4 +124,4 @@ def _shapes(meta: Params) -> Params:
 
 
 def _empty(*shape: int) -> Tensor:
-    return torch.empty(*shape, device="meta")
+    return torch.empty(shape, device="meta")

@@ -339,7 +339,8 @@ def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     code = text.partition("## A finished model in your hands")[2].partition("```python\n")[2].partition("```")[0]
     launch.run(Study.from_text(STUDY.format(space="maml-family"), [
         "name='glyphs'", "method.name='random'", "tasks={name='glyphs', drawings=6, queries=5}", "budget.trials=3",
-        "train.steps=1"]))
+        "train.steps=1",
+    ]))
     monkeypatch.chdir(tmp_path)
     said: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), said)
