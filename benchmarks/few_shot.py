@@ -70,13 +70,13 @@ def run(name: str, seed: int, options: Options) -> list[Row]:
     tensors, _ = parcel.read(saved["last"])
     meta = {k.removeprefix("meta/"): v for k, v in tensors.items() if k.startswith("meta/")}
     opened = open_test(tasks, lambda opening: print(f"  opened {opening}", file=sys.stderr))
-    bank = opened.bank(options.extra.episodes, seed=0, shape=shape)
+    bank = opened.bank(entry.episodes or options.extra.episodes, seed=0, shape=shape)
     learner: Learner = recipe.learner.at(1.0)
     found = scores(recipe.net, learner, tasks, meta, bank.episodes, mode="loop")
     sign, scale = {"mse": (-1, 1), "accuracy": (1, 100)}.get(tasks.unit, (1, 1))
     mean, low, high, _ = mean_interval(found)
     conditions = {
-        "tasks": entry.tasks, "test_episodes": options.extra.episodes, "steps": steps, "tasks_seen": steps * recipe.meta_batch,
+        "tasks": entry.tasks, "test_episodes": bank.episodes.count, "steps": steps, "tasks_seen": steps * recipe.meta_batch,
         "train_minutes": round(minutes, 2), "cpu_minutes": round(cpu_minutes, 2), "threads": options.extra.threads,
         "mode": mode, "norm": recipe.net.norm, "target": entry.target,
         "validation": round(sign * scale * report.score, 3),
