@@ -56,6 +56,11 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
     "baseline-pp": [{"arguments": {"inner_lr": 0.1}}, {"arguments": {"start": "prototypes"}}],
     "centroid": [{"exact": False}, {"arguments": {"distance": "euclid"}, "exact": False}],  # nothing is learnt: its gradient is 0
     "joint": [{"arguments": {"inner_lr": 0.1, "inner_steps": 20}}],
+    # a sequence has an order, and its labels are inputs of a network that does not know that they may be permuted
+    "snail": [{
+        "arguments": {"supports": 6, "keys": (8, 8, 8), "values": (8, 8, 8), "filters": 16}, "sets": False, "symmetric": False,
+        "outer_steps": 250,
+    }],
 }
 CASES = [Case(name, **variant) for name in plugins.names("learners") for variant in VARIANTS.get(name, [{}])]
 
