@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from metasearch.learners import Learner, Loss, _embedding, _linear, inner
-from metasearch.nets import Net, Params, lstm
+from metasearch.learners import Learner, Loss, _embedding, _linear, gradients, inner
+from metasearch.nets import Net, Params, learnt, lstm
 from metasearch.tasks import Episode, Kind, TaskShape
 
 State = dict[str, Tensor]  # see MANN.begin
@@ -69,43 +69,76 @@ class MANN(Learner):
         return {"order": (shape.ways * (shape.shots + shape.queries),)}
 
     def episode_loss(self, net: Net, loss: Loss, meta: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
+        z, y = self._ordered(net, meta, episode)
+        return loss(self._run(meta, z, y).outputs, y), {}
+
+    def episode_gradient(self, net: Net, loss: Loss, meta: Params, episode: Episode) -> tuple[Params, dict[str, Tensor]]:
+        """The same gradient as Learner's. Every step uses the same two matrices; instead of T outer products that are added up
+        one by one (two thirds of all time under vmap), their gradients are one product over all steps: of the slopes of what
+        the matrices give, found as those of two terms that are 0, and of what they are given."""
+        fixed = {k: v for k, v in meta.items() if not learnt(k)}
+        free = {k: v for k, v in meta.items() if learnt(k)}
+        steps = episode.noise["order"].shape[0]
+        bias, told = meta["mann/controller/bias"], meta["mann/interface/bias"]
+        terms = {"gates": bias.new_zeros(steps, len(bias)), "told": told.new_zeros(steps, len(told))}
+
+        def f(p: Params) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            known = {**fixed, **{k: p[k] for k in free}}
+            z, y = self._ordered(net, known, episode)
+            run = self._run(known, z, y, {k: p[k] for k in terms})
+            return loss(run.outputs, y), (run.h, run.r)
+
+        value, (h, r), grads = gradients.value_and_gradient(f, {**free, **terms}, differentiable=False)
+        gates, told, h, r = grads.pop("gates"), grads.pop("told"), h.detach(), r.detach()
+        grads["mann/interface/weight"] = told.T @ h
+        grads["mann/controller/weight_h"] = gates[1:].T @ h[:-1]  # before the first step there was nothing
+        of_x = grads["mann/controller/weight_x"]
+        grads["mann/controller/weight_x"] = torch.cat([of_x[:, :-self.read], gates[1:].T @ r[:-1]], dim=1)
+        return grads, {"loss": value.detach()}
+
+    def _ordered(self, net: Net, meta: Params, episode: Episode) -> tuple[Tensor, Tensor]:
+        """Features [T, D] and labels [T, N] of the whole episode in the order of its noise."""
         order = episode.noise["order"].argsort()
-        z = net.embed(meta, torch.cat([episode.support_x, episode.query_x]))[order]
-        y = torch.cat([episode.support_y, episode.query_y])[order]
-        return loss(self._run(meta, z, y)[0], y), {}
+        z = net.embed(meta, torch.cat([episode.support_x, episode.query_x]))
+        return z[order], torch.cat([episode.support_y, episode.query_y])[order]
 
     def sequence(self, net: Net, meta: Params, x: Tensor, y: Tensor) -> Tensor:
         """Outputs [T, N] of every item of a sequence x [T, *x], of which y [T, N] are shown one step late."""
-        return self._run(meta, net.embed(meta, x), y)[0]
+        return self._run(meta, net.embed(meta, x), y).outputs
 
     def adapt(self, net: Net, loss: Loss, meta: Params, support_x: Tensor, support_y: Tensor) -> Params:
         support = _embedding.kept(net, meta, support_x)
         if net.norm == "transductive":
             return {"support": support, "y": support_y}
-        return self._run(meta, support, support_y)[1]
+        return self._run(meta, support, support_y).state
 
     def predict(self, net: Net, meta: Params, task: Params, query_x: Tensor) -> Tensor:
         """Every query is the item that comes after the supports."""
         if "support" in task:
             support, z = _embedding.both(net, meta, task["support"], query_x)
-            task = self._run(meta, support, task["y"])[1]
+            task = self._run(meta, support, task["y"]).state
         else:
             z = net.embed(meta, query_x)
         each = {k: v.expand(z.shape[0], *v.shape) for k, v in task.items()}
         after = self.step(self.weights(meta), seen(meta, z, each["y"]), each)
         return _linear.apply(meta, "mann/head", torch.cat([after["h"], after["r"]], dim=-1))
 
-    def _run(self, meta: Params, z: Tensor, y: Tensor) -> tuple[Tensor, State]:
-        """Features [T, D], labels [T, N] -> outputs [T, N] and the state after all of them."""
+    def _run(self, meta: Params, z: Tensor, y: Tensor, terms: Params | None = None) -> Run:
+        """Features [T, D], labels [T, N] -> outputs of all steps. terms: of `episode_gradient`; the matrices are constants then."""
         late = torch.cat([torch.zeros_like(y[:1]), y[:-1]])
         state, known, h, r = self.begin(y), self.weights(meta), [], []
         with torch.autocast(z.device.type, enabled=False):  # a memory is a sum of many small parts
-            for one in seen(meta, z.to(y.dtype), late).unbind():
-                state = self.step(known, one, state)
+            gates, told = seen(meta, z.to(y.dtype), late), known.bias.expand(y.shape[0], -1)
+            if terms is not None:
+                gates, told = gates + terms["gates"], told + terms["told"]
+                known = Weights(known.recurrent.detach(), known.interface.detach(), known.bias)
+            for one, bias in zip(gates.unbind(), told.unbind(), strict=True):
+                state = self.step(known._replace(bias=bias), one, state)
                 h.append(state["h"])
                 r.append(state["r"])
-            outputs = _linear.apply(meta, "mann/head", torch.cat([torch.stack(h), torch.stack(r)], dim=1))
-        return outputs, {**state, "y": y[-1]}
+            units, reads = torch.stack(h), torch.stack(r)
+            outputs = _linear.apply(meta, "mann/head", torch.cat([units, reads], dim=1))
+        return Run(outputs, units, reads, {**state, "y": y[-1]})
 
     def weights(self, meta: Params) -> Weights:
         reads = meta["mann/controller/weight_x"][:, -self.read:]
@@ -149,6 +182,15 @@ class Weights(NamedTuple):
     recurrent: Tensor
     interface: Tensor
     bias: Tensor
+
+
+class Run(NamedTuple):
+    """outputs [T, N]; h [T, H] and r [T, R * W] after every step; state after all of them, and the last label."""
+
+    outputs: Tensor
+    h: Tensor
+    r: Tensor
+    state: State
 
 
 def seen(meta: Params, z: Tensor, late: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from metasearch.learners import Learner
 from metasearch.learners.mann import EPS, MANN, State, cosine, least_used
 from metasearch.nets import Params, lstm
 from metasearch.nets.mlp import mlp
+from metasearch.tasks import Episode
 
 SMALL = MANN(hidden=6, slots=7, width=4, heads=2, sharpness=2.0)
 NET = mlp(3, 3, hidden=(5,), act="tanh")
@@ -185,8 +187,6 @@ def test_what_is_written_may_be_the_key() -> None:
 
 
 def test_the_loss_is_over_all_steps_of_the_episode_in_the_order_of_the_noise() -> None:
-    from metasearch.tasks import Episode
-
     meta, x, y = _meta(), _randn(6, 3), _labels(0, 1, 2, 2, 1, 0)
     order = torch.tensor([4, 0, 5, 1, 3, 2])
     noise = torch.empty(6, dtype=torch.float64).scatter(0, order, torch.arange(6, dtype=torch.float64))
@@ -197,6 +197,19 @@ def test_the_loss_is_over_all_steps_of_the_episode_in_the_order_of_the_noise() -
 
     found = SMALL.episode_loss(NET, mse, meta, e)[0]
     assert torch.allclose(found, mse(SMALL.sequence(NET, meta, x[order], y[order]), y[order]), atol=1e-14)
+
+
+def test_one_product_over_all_steps_is_the_sum_of_the_steps_gradients() -> None:
+    meta, x, y = _meta(), _randn(6, 3), _labels(0, 1, 2, 2, 1, 0)
+    e = Episode(x[:2], y[:2], x[2:], y[2:], {"order": _randn(6)})
+
+    def mse(output: Tensor, y: Tensor) -> Tensor:
+        return (output - y).square().mean()
+
+    ours, _ = SMALL.episode_gradient(NET, mse, meta, e)
+    plain, _ = Learner.episode_gradient(SMALL, NET, mse, meta, e)
+    assert ours.keys() == plain.keys()
+    assert all(torch.allclose(ours[k], plain[k], atol=1e-13) for k in plain)
 
 
 def test_the_published_network_has_the_published_widths() -> None:
