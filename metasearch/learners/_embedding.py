@@ -1,7 +1,7 @@
 """For learners that put an output of their own on a net's features: embeddings of supports and queries in every norm mode.
 
-In training supports and queries go through one forward. A transductive net does so when it is scored, too: supports wait for the
-queries until then.
+In training supports and queries go through one forward. A transductive net does so when it is scored, too: supports wait for
+the queries until then.
 """
 from __future__ import annotations
 

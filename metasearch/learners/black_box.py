@@ -19,8 +19,8 @@ from metasearch.tasks import Episode
 
 @dataclass(frozen=True)
 class BlackBox(Learner):
-    """aggregate: "lstm": the supports in the episode's order, which is random, then each query with a label of zeros as the next
-               item; "mean": the mean of e over the supports, in which no order can show.
+    """aggregate: "lstm": the supports in the episode's order, which is random, then each query with a label of zeros as the
+               next item; "mean": the mean of e over the supports, in which no order can show.
     hidden:    units of the LSTM, or of e and of the layer in g."""
 
     aggregate: Literal["lstm", "mean"] = "lstm"

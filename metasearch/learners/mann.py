@@ -124,7 +124,7 @@ class MANN(Learner):
         return _linear.apply(meta, "mann/head", torch.cat([after["h"], after["r"]], dim=-1))
 
     def _run(self, meta: Params, z: Tensor, y: Tensor, terms: Params | None = None) -> Run:
-        """Features [T, D], labels [T, N] -> outputs of all steps. terms: of `episode_gradient`; the matrices are constants then."""
+        """Features [T, D], labels [T, N] -> outputs [T, N]. terms: of `episode_gradient`; the matrices are constants then."""
         late = torch.cat([torch.zeros_like(y[:1]), y[:-1]])
         state, known, h, r = self.begin(y), self.weights(meta), [], []
         with torch.autocast(z.device.type, enabled=False):  # a memory is a sum of many small parts

@@ -3,8 +3,8 @@
 Munkhdalai, Yu. "Meta Networks". ICML 2017. https://arxiv.org/abs/1703.00837 (and the authors' code for Omniglot)
 Two nets of one shape, base (`net/`) and key (`key/`). Every layer is run twice and the two activations are summed.
 (1) key: the gradient of each of a few chunks of supports goes through an LSTM, coordinate by coordinate; what it says after the
-last chunk are the key net's fast weights. (2) base: every support's gradient goes through an MLP, coordinate by coordinate: it is
-that support's column of a memory, under its key. (3) A query's fast weights are the columns, weighted by a softmax over the
+last chunk are the key net's fast weights. (2) base: every support's gradient goes through an MLP, coordinate by coordinate: it
+is that support's column of a memory, under its key. (3) A query's fast weights are the columns, weighted by a softmax over the
 cosines of keys (eq. 6-8). Gradients are information, not paths: the outer loop does not differentiate through them.
 
 The authors' blocks are a convolution and a ReLU, pooled after the sum, without norm or bias; here a net's blocks are taken

@@ -61,7 +61,7 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
         {"arguments": {"hidden": 48}, "sets": False, "symmetric": False, "outer_steps": 500, "asked": 0.3},
         {"arguments": {"aggregate": "mean", "hidden": 64}, "symmetric": False, "outer_steps": 400, "asked": 0.3},
     ],
-    # gradients are information without a path back; the key net has a head of its own, whose rows would have to be permuted, too
+    # gradients are information without a path back; the key net has a head of its own, which would have to be permuted, too
     "meta-networks": [
         {"arguments": {"chunks": 1}, "exact": False, "symmetric": False, "norms": ("none", "layer")},
         {"arguments": {"chunks": 5}, "exact": False, "symmetric": False, "sets": False, "norms": ("none", "layer")},

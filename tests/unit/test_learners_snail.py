@@ -113,7 +113,8 @@ def test_attention_rows_are_distributions_over_the_past() -> None:
 
 def test_attention_is_torchs_own() -> None:
     meta, x, seen = _meta(), _randn(9, 7), visible(6, 3)
-    q, k, v = (x @ meta[f"snail/attention0/{n}/weight"].T + meta[f"snail/attention0/{n}/bias"] for n in ("query", "key", "value"))
+    layers = [f"snail/attention0/{name}" for name in ("query", "key", "value")]
+    q, k, v = (x @ meta[f"{layer}/weight"].T + meta[f"{layer}/bias"] for layer in layers)
     theirs = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=seen)[0]
     assert torch.allclose(attention(meta, "snail/attention0", x, seen)[0], theirs, atol=1e-12)
 
