@@ -66,7 +66,7 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
         {"arguments": {"chunks": 1}, "exact": False, "symmetric": False, "norms": ("none", "layer")},
         {"arguments": {"chunks": 5}, "exact": False, "symmetric": False, "sets": False, "norms": ("none", "layer")},
     ],
-    # a sequence has an order; ten thousand of them pass before a memory is used (benchmarks/few_shot.py)
+    # a sequence has an order; its use of the memory comes after thousands of episodes, too late for a test
     "mann": [{
         "arguments": {"hidden": 20, "slots": 9, "width": 5, "heads": 2, "sharpness": 5.0, "write": write},
         "sets": False, "symmetric": False, "asked": None,
