@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 
 from metasearch.nets import Params
 
-__all__ = ["init", "step"]
+__all__ = ["cell", "init", "step"]
 
 
 def init(prefix: str, inputs: int, hidden: int, generator: Generator, *, forget_bias: float = 0.0) -> Params:
@@ -41,6 +41,11 @@ def step(params: Params, prefix: str, x: Tensor, state: tuple[Tensor, Tensor]) -
     """x [..., inputs], state (h, c) [..., H] each -> the next (h, c)."""
     h, c = state
     gates = linear(x, params[f"{prefix}/weight_x"], params[f"{prefix}/bias"]) + linear(h, params[f"{prefix}/weight_h"])
+    return cell(gates, c)
+
+
+def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """What a step does once its gates [..., 4H] are summed up: -> the next (h, c)."""
     i, f, g, o = gates.chunk(4, -1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     return o.sigmoid() * c.tanh(), c

@@ -51,6 +51,19 @@ def mean_interval(scores: ArrayLike, *, ddof: int = 1) -> Interval:
     return Interval(mean, mean - half, mean + half, x.size)
 
 
+def accuracy_by_instance(correct: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
+    """Accuracy of the k-th time that a class is seen, k = 1, 2, ...: [most instances of any class].
+
+    correct, labels: of sequences [n, T] (or one, [T]). Santoro et al. 2016 (https://arxiv.org/abs/1605.06065), table 1.
+    """
+    right, label = np.atleast_2d(np.asarray(correct, dtype=np.float64)), np.atleast_2d(np.asarray(labels))
+    if right.shape != label.shape:
+        raise ValueError(f"correct and labels must have one shape, but have {right.shape} and {label.shape}")
+    same = label[:, :, None] == label[:, None, :]  # [n, T, T]
+    instance = np.tril(same).sum(axis=2) - 1  # [n, T]: how often the class was seen before
+    return np.array([right[instance == k].mean() for k in range(int(instance.max(initial=-1)) + 1)])
+
+
 def tail(scores: ArrayLike, *, worse_than: float = -math.inf) -> Tail:
     """Median and fraction of diverged episodes: those not finite, or with a score (larger is better) below `worse_than`."""
     x = np.asarray(scores, dtype=np.float64).ravel()

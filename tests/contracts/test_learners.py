@@ -56,6 +56,26 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
     "baseline-pp": [{"arguments": {"inner_lr": 0.1}}, {"arguments": {"start": "prototypes"}}],
     "centroid": [{"exact": False}, {"arguments": {"distance": "euclid"}, "exact": False}],  # nothing is learnt: its gradient is 0
     "joint": [{"arguments": {"inner_lr": 0.1, "inner_steps": 20}}],
+    # no idea of similarity is built in: these learn slowly, and what they do with labels is learnt for each label
+    "black-box": [
+        {"arguments": {"hidden": 48}, "sets": False, "symmetric": False, "outer_steps": 500, "asked": 0.3},
+        {"arguments": {"aggregate": "mean", "hidden": 64}, "symmetric": False, "outer_steps": 400, "asked": 0.3},
+    ],
+    # gradients are information without a path back; the key net has a head of its own, which would have to be permuted, too
+    "meta-networks": [
+        {"arguments": {"chunks": 1}, "exact": False, "symmetric": False, "norms": ("none", "layer")},
+        {"arguments": {"chunks": 5}, "exact": False, "symmetric": False, "sets": False, "norms": ("none", "layer")},
+    ],
+    # a sequence has an order; its use of the memory comes after thousands of episodes, too late for a test
+    "mann": [{
+        "arguments": {"hidden": 20, "slots": 9, "width": 5, "heads": 2, "sharpness": 5.0, "write": write},
+        "sets": False, "symmetric": False, "asked": None,
+    } for write in ("add", "key")],
+    # a sequence has an order, and its labels are inputs of a network that does not know that they may be permuted
+    "snail": [{
+        "arguments": {"supports": 6, "keys": (8, 8, 8), "values": (8, 8, 8), "filters": 16}, "sets": False, "symmetric": False,
+        "outer_steps": 250,
+    }],
 }
 CASES = [Case(name, **variant) for name in plugins.names("learners") for variant in VARIANTS.get(name, [{}])]
 

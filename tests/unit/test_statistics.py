@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metasearch.track.statistics import holm, mean_interval, paired_p, roc_auc, tail, told_from_first
+from metasearch.track.statistics import accuracy_by_instance, holm, mean_interval, paired_p, roc_auc, tail, told_from_first
 
 
 def few_shot(rng: np.random.Generator, mean: float, hard: np.ndarray, noise: float = 0.06) -> np.ndarray:
@@ -171,3 +171,14 @@ def test_an_area_under_the_curve_needs_both_kinds() -> None:
         roc_auc([1, 2, 3], [True, True, True])
     with pytest.raises(ValueError, match="2 scores and 1 labels"):
         roc_auc([1, 2], [True])
+
+
+def test_accuracy_by_instance_counts_the_times_that_a_class_was_seen() -> None:
+    labels = [[0, 1, 0, 0, 1], [1, 1, 0, 1, 0]]
+    correct = [[1, 0, 1, 1, 0], [0, 1, 1, 1, 0]]
+    # first: 0 1 of the one, 1 0 of the other sequence: (1 + 0 + 0 + 1) / 4; second: (1 + 0 + 1 + 0) / 4; third: (1 + 1) / 2
+    assert accuracy_by_instance(correct, labels).tolist() == [0.5, 0.5, 1.0]
+    assert accuracy_by_instance(correct[0], labels[0]).tolist() == [0.5, 0.5, 1.0]
+    assert accuracy_by_instance([], []).tolist() == []
+    with pytest.raises(ValueError, match="one shape"):
+        accuracy_by_instance([[1]], [1, 2])

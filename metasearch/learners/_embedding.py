@@ -1,0 +1,34 @@
+"""For learners that put an output of their own on a net's features: embeddings of supports and queries in every norm mode.
+
+In training supports and queries go through one forward. A transductive net does so when it is scored, too: supports wait for
+the queries until then.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from metasearch.nets import Net, Params
+
+
+def init(net: Net, generator: Generator) -> Params:
+    """A net's weights without its head; its number of outputs is that of the learner's own. ValueError if it has none."""
+    if not net.outputs:
+        raise ValueError("this learner has as many outputs as the net's head, but the net has none. Give it outputs.")
+    return {k: v for k, v in net.init(generator).items() if not k.startswith("net/head/")}
+
+
+def kept(net: Net, meta: Params, support_x: Tensor) -> Tensor:
+    """What `adapt` keeps of the supports [M, *x]: their features [M, D], or themselves if they must wait for the queries."""
+    return support_x if net.norm == "transductive" else net.embed(meta, support_x)
+
+
+def both(net: Net, meta: Params, kept: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
+    """Features of supports [M, D] and queries [Q, D], from what was kept."""
+    return together(net, meta, kept, query_x) if net.norm == "transductive" else (kept, net.embed(meta, query_x))
+
+
+def together(net: Net, meta: Params, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
+    """Features of supports [M, D] and queries [Q, D] in one forward."""
+    z = net.embed(meta, torch.cat([support_x, query_x]))
+    return z[: support_x.shape[0]], z[support_x.shape[0]:]
