@@ -14,7 +14,7 @@ import time
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from metasearch.learners import Learner, gradients
@@ -116,7 +116,8 @@ def _episode_flops(net: Net, learner: Learner, tasks: TaskDistribution, meta: Pa
 
 def _forward(net: Net, meta: Params) -> Apply:
     """The net, or its body alone where a learner dropped the head to put its own on."""
-    return net.apply if net.outputs == 0 or any(k.startswith("net/head/") for k in meta) else net.embed
+    head = {k for k in net.init(Generator().manual_seed(0)) if k.startswith("net/head/")} if net.outputs else set()
+    return net.apply if head <= meta.keys() else net.embed
 
 
 def _shapes(meta: Params) -> Params:

@@ -28,11 +28,14 @@ class Learner(ABC):
 
     head:   True if the net's outputs are the N logits (or values) of the episode; False if they are an embedding [M, D].
     looped: a reason, in words, why the trainer must not vmap this learner; None if it may.
+    pooled: True if no gradient is taken inside an episode: the trainer then differentiates the mean loss of a batch of episodes
+            once, instead of every episode's. The numbers are the same; a big net's gradients are not written B times.
     kinds:  of tasks that it can learn. A study that pairs it with others is refused before it starts.
     """
 
     head: ClassVar[bool] = True
     looped: ClassVar[str | None] = None
+    pooled: ClassVar[bool] = False
     kinds: ClassVar[tuple[Kind, ...]] = ("classes", "regression")
 
     def init(self, net: Net, generator: Generator) -> Params:

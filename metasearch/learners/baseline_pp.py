@@ -31,6 +31,7 @@ class BaselinePP(Learner):
 
     Trained episodically it is trained as an episode begins: by the loss of the queries under the head before its first step."""
 
+    pooled: ClassVar[bool] = True
     kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
 
     inner_lr: float | Tensor = 0.01

@@ -7,7 +7,7 @@ There is no inner loop, no gradient and no memory but h. The loss is on queries 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -22,6 +22,8 @@ class BlackBox(Learner):
     """aggregate: "lstm": the supports in the episode's order, which is random, then each query with a label of zeros as the
                next item; "mean": the mean of e over the supports, in which no order can show.
     hidden:    units of the LSTM, or of e and of the layer in g."""
+
+    pooled: ClassVar[bool] = True
 
     aggregate: Literal["lstm", "mean"] = "lstm"
     hidden: int = 128

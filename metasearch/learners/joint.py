@@ -24,6 +24,7 @@ class Joint(Learner):
     Regression only: labels of class episodes are drawn afresh, so a net that adapts to none of them has nothing to learn.
     For classes, see objectives/pretrain.py."""
 
+    pooled: ClassVar[bool] = True
     kinds: ClassVar[tuple[Kind, ...]] = ("regression",)
 
     inner_lr: float | Tensor = 0.01

@@ -33,6 +33,7 @@ class MANN(Learner):
     sharpness: of reading: softmax(sharpness * cosine). 1.0 is the paper's: nearly uniform over 128 slots.
     write:     "add": a vector of its own; "key": the paper's, which writes the key with which it reads."""
 
+    pooled: ClassVar[bool] = True
     kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
 
     hidden: int = 200
@@ -127,7 +128,8 @@ class MANN(Learner):
         """Features [T, D], labels [T, N] -> outputs [T, N]. terms: of `episode_gradient`; the matrices are constants then."""
         late = torch.cat([torch.zeros_like(y[:1]), y[:-1]])
         state, known, h, r = self.begin(y), self.weights(meta), [], []
-        with torch.autocast(z.device.type, enabled=False):  # a memory is a sum of many small parts
+        kind = "cpu" if z.is_meta else z.device.type  # autocast knows no shapes without numbers
+        with torch.autocast(kind, enabled=False):  # a memory is a sum of many small parts
             gates, told = seen(meta, z.to(y.dtype), late), known.bias.expand(y.shape[0], -1)
             if terms is not None:
                 gates, told = gates + terms["gates"], told + terms["told"]

@@ -36,6 +36,7 @@ class Matching(Learner):
     logits: "attention": log sum_i a_i y_i; "sum": the scores summed class by class, without attention (Ravi & Larochelle, ICLR
     2017, whose cosines are bare: scale 1.0)."""
 
+    pooled: ClassVar[bool] = True
     head: ClassVar[bool] = False
     kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
 

@@ -26,6 +26,7 @@ class Prototypical(Learner):
     """distance: "euclid": logits are -scale * squared distance; "cosine": scale * cosine similarity.
     scale: 1.0 is the paper's for Euclid; a cosine needs about 10, since softmax of numbers in [-1, 1] is nearly flat."""
 
+    pooled: ClassVar[bool] = True
     head: ClassVar[bool] = False
     kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
 

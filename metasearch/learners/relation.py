@@ -41,6 +41,7 @@ class Relation(Learner):
     leaves that constant.
     """
 
+    pooled: ClassVar[bool] = True
     head: ClassVar[bool] = False
     kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
 

@@ -31,6 +31,7 @@ class Siamese(Learner):
     by 1/2 on the average (where their cosine is 1/2). From weights without a direction the bias takes thousands of steps there.
     """
 
+    pooled: ClassVar[bool] = True
     head: ClassVar[bool] = False
     kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -24,6 +24,8 @@ from metasearch.tasks import Episode
 class SNAIL(Learner):
     """supports: in the longest episode (N*K); the temporal convolutions reach back over at least so many items.
     keys, values: widths of the three attentions. filters: of each causal convolution."""
+
+    pooled: ClassVar[bool] = True
 
     supports: int = 5
     keys: tuple[int, int, int] = (64, 256, 512)

@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from metasearch.learners import Learner, Loss, gradients
-from metasearch.nets import Net, Params
+from metasearch.nets import Net, Params, learnt
 from metasearch.objectives import MODES, Mode, Trial
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.training import Course, Setting, Step, generator, only_learnt, to, training
@@ -106,9 +106,27 @@ def mean_gradient(
             found = [learner.episode_gradient(net, loss, meta, episodes.select(i)) for i in range(episodes.count)]
         grads = {k: torch.stack([g[k] for g, _ in found]).mean(0) for k in found[0][0]} if len(found) > 1 else found[0][0]
         return grads, {k: torch.stack([m[k].detach() for _, m in found]).mean(0) for k in found[0][1]}
+    if learner.pooled:
+        return _pooled_gradient(learner, net, loss, meta, episodes, chunk)
     each = torch.func.vmap(partial(learner.episode_gradient, net, loss, meta), chunk_size=chunk)
     many, metrics = each(episodes)
     return {k: g.mean(0) for k, g in many.items()}, {k: m.mean(0) for k, m in metrics.items()}
+
+
+def _pooled_gradient(
+    learner: Learner, net: Net, loss: Loss, meta: Params, episodes: Episode, chunk: int | None
+) -> tuple[Params, dict[str, Tensor]]:
+    """The gradient of the mean loss: with shared weights a vmapped convolution or product is one big one."""
+    fixed = {k: v for k, v in meta.items() if not learnt(k)}
+
+    def mean_loss(free: Params) -> tuple[Tensor, dict[str, Tensor]]:
+        each = torch.func.vmap(lambda e: learner.episode_loss(net, loss, {**fixed, **free}, e), chunk_size=chunk)
+        values, metrics = each(episodes)
+        value = values.mean()
+        return value, {"loss": value, **{k: m.mean() for k, m in metrics.items()}}
+
+    grads, metrics = torch.func.grad(mean_loss, has_aux=True)(only_learnt(meta))
+    return {k: g.detach() for k, g in grads.items()}, {k: m.detach() for k, m in metrics.items()}
 
 
 def _split_gradient(

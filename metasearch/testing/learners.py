@@ -29,6 +29,7 @@ from metasearch.learners import Learner, gradients
 from metasearch.nets import Net, NormMode, Params, learnt
 from metasearch.nets.mlp import mlp
 from metasearch.nets.norm import Kind, Norm, population
+from metasearch.objectives.episodic import mean_gradient
 from metasearch.tasks import Episode, TaskDistribution, TaskShape
 from metasearch.tasks.blobs import Blobs
 from metasearch.tasks.navigation import Navigation
@@ -150,6 +151,23 @@ def vmap_is_the_loop(case: Case) -> None:
                 _equal(many[k][i], g, f"the gradient of {k} under vmap and in a loop (norm: {norm})")
             for k, m in told.items():
                 _equal(metrics[k][i], m, f"the metric {k} under vmap and in a loop")
+
+
+def one_gradient_for_many_episodes_is_their_mean(case: Case) -> None:
+    """What the trainer does with learners that say `pooled`, against a loop."""
+    if not case.built.pooled:
+        return
+    for norm in case.norms:
+        net = case.net(norm)
+        meta, episodes = case.meta(net), case.episodes(3)
+        (pooled, told), (looped, each) = (
+            mean_gradient(case.built, net, _loss, meta, episodes, mode, None) for mode in ("vmap", "loop")
+        )
+        assert set(pooled) == set(looped)
+        for k, g in looped.items():
+            _equal(pooled[k], g, f"the gradient of {k} of a batch and of its episodes (norm: {norm})")
+        for k, m in each.items():
+            _equal(told[k], m, f"the metric {k} of a batch and of its episodes")
 
 
 def floats_may_be_tensors(case: Case) -> None:
@@ -311,7 +329,8 @@ def beats_chance(case: Case) -> None:
 
 Law = Callable[[Case], None]
 LAWS: tuple[Law, ...] = (
-    init_draws_from_its_generator_alone, every_learnt_key_has_a_gradient, vmap_is_the_loop, floats_may_be_tensors,
+    init_draws_from_its_generator_alone, every_learnt_key_has_a_gradient, vmap_is_the_loop,
+    one_gradient_for_many_episodes_is_their_mean, floats_may_be_tensors,
     gradient_is_the_derivative_of_the_loss, outputs_have_a_row_a_query, permuting_labels_permutes_outputs,
     order_of_supports_does_not_matter, a_query_does_not_see_the_others, at_test_is_the_same_kind,
     evaluation_is_the_same_in_all_worlds, beats_chance,
