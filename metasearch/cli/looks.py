@@ -187,6 +187,20 @@ def clean(
         talk(f"nothing was removed. To do it: metasearch clean {name}{number} --yes{elsewhere(home)}")
 
 
+def export(
+    trial: Annotated[str, typer.Argument(metavar="STUDY/NUMBER", help="The trial.")],
+    folder: Annotated[Path, typer.Argument(help="A new or an empty folder.")],
+    home: Home = None, as_json: Json = False,
+) -> None:
+    """Writes a trained meta-learner (weights as safetensors, JSON) into a folder that metasearch.load reads on any machine."""
+    from metasearch.hands import export as exported
+
+    place = exported(trial, folder, home=home_of(home))
+    if as_json:
+        print(json.dumps({"trial": trial, "folder": str(place), "files": sorted(p.name for p in place.iterdir())}))
+    talk(f"{trial} is in {place}. In Python: metasearch.load({str(place)!r})")
+
+
 def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool) -> None:
     from metasearch.track.projection import unit as tracked_unit
 

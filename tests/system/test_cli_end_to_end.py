@@ -161,6 +161,16 @@ def test_an_evaluation_opens_the_test_split_and_the_ledger_knows(place: Place) -
     assert b"mse" in place.ran("evaluate", "tiny/1", "--episodes", "30", "--shift").stdout
 
 
+def test_an_export_is_loaded_from_its_folder(place: Place) -> None:
+    import metasearch
+
+    done = place.ran("export", "tiny/1", "model", "--json")
+    assert json.loads(done.stdout)["files"] == ["model.json", "weights.safetensors"]
+    assert b"metasearch.load(" in done.stderr
+    model = metasearch.load(place.folder / "model")
+    assert model.adapt([[0.0], [1.0]], [[0.0], [1.0]]).predict([[0.5]]).shape == (1, 1)
+
+
 def test_the_python_api_does_what_the_command_line_does(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     import metasearch
 
