@@ -13,6 +13,7 @@ from metasearch import tasks as task_room
 from metasearch.learners import Learner
 from metasearch.learners.anil import ANIL
 from metasearch.learners.baseline_pp import BaselinePP
+from metasearch.learners.black_box import BlackBox
 from metasearch.learners.boil import BOIL
 from metasearch.learners.centroid import Centroid
 from metasearch.learners.fine_tune import FineTune
@@ -22,18 +23,22 @@ from metasearch.learners.learned_optimizer import LearnedOptimizer
 from metasearch.learners.maml import MAML
 from metasearch.learners.maml_pp import MAMLPP
 from metasearch.learners.maml_rl import MAMLRL
+from metasearch.learners.mann import MANN
 from metasearch.learners.matching import Matching
 from metasearch.learners.meta_lstm import MetaLSTM
+from metasearch.learners.meta_networks import MetaNetworks
 from metasearch.learners.meta_sgd import MetaSGD
 from metasearch.learners.meta_weight_net import MetaWeightNet
 from metasearch.learners.prototypical import Prototypical
 from metasearch.learners.relation import Relation
 from metasearch.learners.reptile import Reptile
 from metasearch.learners.siamese import Siamese
-from metasearch.nets.conv4 import VARIANTS, conv4
+from metasearch.learners.snail import SNAIL
+from metasearch.nets.conv4 import VARIANTS, Conv4, conv4
 from metasearch.nets.identity import identity
 from metasearch.nets.linear_map import linear_map
 from metasearch.nets.mlp import mlp
+from metasearch.nets.norm import Norm
 from metasearch.objectives import Mode
 from metasearch.objectives.optimizer import adam, clipped_norm, cosine, linear, sgd
 from metasearch.objectives.policy_search import policy_search
@@ -124,6 +129,34 @@ def siamese(config: Config, shape: TaskShape) -> Recipe:
     net = conv4(shape.x, None, "protonet", mode="inductive")
     return Recipe(net, Siamese(), adam(1e-3, schedule=cosine(0.01)), meta_batch=1, steps=1000,
                   episode=shape._replace(ways=20, queries=5), precision="bfloat16")
+
+
+def snail(config: Config, shape: TaskShape) -> Recipe:
+    """The published widths on 64 features of five strided convolutions; 8 episodes of 3 queries a class."""
+    net = conv4(shape.x, shape.ways, Conv4(64, layers=5, down="stride"), mode="inductive")
+    learner = SNAIL(supports=shape.ways * shape.shots)
+    return Recipe(net, learner, adam(1e-3, schedule=cosine(0.01)), meta_batch=8, steps=1000, episode=shape._replace(queries=3))
+
+
+def mann(config: Config, shape: TaskShape) -> Recipe:
+    """Sequences of 5 classes x 10, a convolutional embedding; 16 slots and cosines times 10, so that reading is no mean."""
+    net = conv4(shape.x, shape.ways, Conv4(64, layers=5, down="stride"), mode="inductive")
+    optimizer = clipped_norm(adam(1e-3, schedule=cosine(0.05)), 10.0)
+    return Recipe(net, MANN(sharpness=10.0, slots=16), optimizer, meta_batch=16, steps=1000,
+                  episode=shape._replace(shots=5, queries=5))
+
+
+def meta_networks(config: Config, shape: TaskShape) -> Recipe:
+    """32 channels and no norm: fast and slow activations are summed."""
+    net = conv4(shape.x, shape.ways, Conv4(32, norm=Norm("none")))
+    optimizer = clipped_norm(adam(1e-3, schedule=cosine(0.05)), 10.0)
+    return Recipe(net, MetaNetworks(chunks=5), optimizer, meta_batch=2, steps=1000, episode=shape._replace(queries=2))
+
+
+def black_box(config: Config, shape: TaskShape) -> Recipe:
+    net = conv4(shape.x, shape.ways, Conv4(64, layers=5, down="stride"), mode="inductive")
+    learner = BlackBox("mean", hidden=256)
+    return Recipe(net, learner, adam(1e-3, schedule=cosine(0.01)), meta_batch=16, steps=1000, episode=shape._replace(queries=3))
 
 
 def meta_lstm(config: Config, shape: TaskShape) -> Recipe:
@@ -282,6 +315,10 @@ ENTRIES: dict[str, Entry] = {
     "matching": Entry("omniglot", matching, "loop", 98.1, "Vinyals et al. 2016, table 1: cosine, simple", 97.5),
     "relation": Entry("omniglot", relation, "loop", 99.6, "Sung et al. 2018, table 1", 97.0),
     "siamese": Entry("omniglot", siamese, "loop", 97.3, "Koch et al. 2015, as Vinyals et al. 2016 quote it, fine-tuned", 90.0),
+    "snail": Entry("omniglot", snail, "vmap", 99.07, "Mishra et al. 2018, table 1", 93.0),
+    "mann": Entry("omniglot", mann, "vmap", 82.8, "Santoro et al. 2016, table 1: second instance", 50.0),
+    "meta-networks": Entry("omniglot", meta_networks, "loop", 98.95, "Munkhdalai, Yu 2017 (as remembered, unchecked)", 90.0),
+    "black-box": Entry("omniglot", black_box, "vmap", None, "", 60.0),
     "meta-lstm": Entry("omniglot", meta_lstm, "loop", None, "", 80.0),
     "fine-tune": Entry("omniglot", fine_tune, "loop", None, "", 75.0),
     "baseline-pp": Entry("omniglot", baseline_pp, "loop", None, "", 75.0),

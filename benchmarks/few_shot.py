@@ -19,22 +19,28 @@ from pathlib import Path
 
 import torch
 from _recipes import ENTRIES, NEEDS_DATA, TASKS
-from _report import Case, Options, Row, benchmark, data_folder
+from _report import Case, Condition, Options, Row, benchmark, data_folder
 
 from metasearch.learners import Learner
+from metasearch.learners.mann import MANN
+from metasearch.nets import Params
 from metasearch.objectives import Mode, Trial, parcel
 from metasearch.objectives.evaluation import scores
 from metasearch.objectives.memory import keep_freed_memory
+from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.train import Train
 from metasearch.records import Proposal
-from metasearch.tasks import open_test
-from metasearch.track.statistics import mean_interval
+from metasearch.tasks import TaskDistribution, TaskShape, TestSplit, open_test
+from metasearch.track.statistics import accuracy_by_instance, mean_interval
 
 
 def cases(options: Options) -> Iterator[Case]:
     for name in options.what:
         for seed in range(options.seeds or 1):
-            key = {"learner": name, "seed": seed, "minutes": options.extra.minutes, "episodes": options.extra.episodes}
+            key = {
+                "learner": name, "seed": seed, "minutes": options.extra.minutes, "episodes": options.extra.episodes,
+                "shift": options.extra.shift,
+            }
             yield Case(key, lambda name=name, seed=seed: run(name, seed, options))  # type: ignore[misc]
 
 
@@ -69,23 +75,56 @@ def run(name: str, seed: int, options: Options) -> list[Row]:
 
     tensors, _ = parcel.read(saved["last"])
     meta = {k.removeprefix("meta/"): v for k, v in tensors.items() if k.startswith("meta/")}
-    opened = open_test(tasks, lambda opening: print(f"  opened {opening}", file=sys.stderr))
-    bank = opened.bank(entry.episodes or options.extra.episodes, seed=0, shape=shape)
     learner: Learner = recipe.learner.at(1.0)
-    found = scores(recipe.net, learner, tasks, meta, bank.episodes, mode="loop")
+    count = entry.episodes or options.extra.episodes
     sign, scale = {"mse": (-1, 1), "accuracy": (1, 100)}.get(tasks.unit, (1, 1))
-    mean, low, high, _ = mean_interval(found)
     conditions = {
-        "tasks": entry.tasks, "test_episodes": bank.episodes.count, "steps": steps, "tasks_seen": steps * recipe.meta_batch,
+        "tasks": entry.tasks, "test_episodes": count, "steps": steps, "tasks_seen": steps * recipe.meta_batch,
         "train_minutes": round(minutes, 2), "cpu_minutes": round(cpu_minutes, 2), "threads": options.extra.threads,
         "mode": mode, "norm": recipe.net.norm, "target": entry.target,
         "validation": round(sign * scale * report.score, 3),
         "train_tasks": round(sign * scale * report.metrics["train_score"], 3),
     }
-    return [Row(
-        name, sign * scale * mean, entry.published, entry.source or None, unit="%" if scale == 100 else tasks.unit,
-        better="lower" if sign < 0 else "higher", error=scale * (high - low) / 2, conditions=conditions,
-    )]
+
+    def tested(title: str, tasks: TaskDistribution, published: float | None) -> Row:
+        bank = opened(tasks).bank(count, seed=0, shape=shape)
+        mean, low, high, _ = mean_interval(scores(recipe.net, learner, tasks, meta, bank.episodes, mode="loop"))
+        return Row(
+            title, sign * scale * mean, published, entry.source if published is not None else None,
+            unit="%" if scale == 100 else tasks.unit, better="lower" if sign < 0 else "higher",
+            error=scale * (high - low) / 2, conditions=conditions,
+        )
+
+    rows = [tested(name, tasks, entry.published)]
+    if options.extra.shift:
+        rows.append(tested(f"{name} shifted", tasks.shifted(), None))
+    if isinstance(learner, MANN):
+        rows += by_instance(name, learner, recipe, tasks, meta, shape, count, conditions)
+    return rows
+
+
+def opened(tasks: TaskDistribution) -> TestSplit:
+    return open_test(tasks, lambda opening: print(f"  opened {opening}", file=sys.stderr))
+
+
+def by_instance(
+    name: str, learner: MANN, recipe: Recipe, tasks: TaskDistribution, meta: Params, shape: TaskShape, count: int,
+    conditions: dict[str, Condition],
+) -> list[Row]:
+    """Accuracy when a class is seen for the k-th time, in sequences of ten drawings of every class (Santoro et al. 2016)."""
+    published = {1: 36.4, 2: 82.8, 3: 91.0, 4: 92.6, 5: 94.9, 10: 98.1}
+    e = opened(tasks).bank(count, seed=1, shape=shape._replace(shots=5, queries=5)).episodes
+    x, y = torch.cat([e.support_x, e.query_x], 1), torch.cat([e.support_y, e.query_y], 1)
+    order = torch.rand(y.shape[:2], generator=torch.Generator().manual_seed(0)).argsort(1)
+    x, y = (t[torch.arange(count)[:, None], order] for t in (x, y))
+    with torch.no_grad():
+        outputs = torch.stack([learner.sequence(recipe.net, meta, one, labels) for one, labels in zip(x, y, strict=True)])
+    right = outputs.argmax(-1) == y.argmax(-1)
+    each = 100 * accuracy_by_instance(right.numpy(), y.argmax(-1).numpy())
+    return [
+        Row(f"{name} instance {k}", float(each[k - 1]), known, "Santoro et al. 2016, table 1", unit="%", conditions=conditions)
+        for k, known in published.items()
+    ]
 
 
 def steps_within(seconds: float, train: Train, threads: int) -> int:
@@ -106,6 +145,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=20.0, help="of training, a learner (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=1000, help="of the test split (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--shift", action="store_true", help="also score on tasks moved away from those trained on")
     parser.add_argument("--mode", choices=("loop", "vmap", "compiled"), help="how outer steps run (default: the entry's)")
 
 
