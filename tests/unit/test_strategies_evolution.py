@@ -1,6 +1,7 @@
 """Evolution: what makes each method itself, and would fail for its simplest neighbour."""
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections import deque
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from metasearch.records import Config, Outcome, Proposal
-from metasearch.space import Choice, Space, digest
+from metasearch.space import Choice, Float, Space, digest
 from metasearch.strategies import Strategy, build
+from metasearch.strategies.guided_evolution import Distances, Process
 from metasearch.strategies.regularized_evolution import Individual, RegularizedEvolution, tournament
 from metasearch.testing import strategies as contract
 
@@ -50,10 +52,10 @@ def _tell(strategy: Strategy, trial: int, proposal: Proposal, score: float | Non
 
 
 def test_the_authors_toy_reaches_91_to_97_of_100_bits_in_1000_evaluations() -> None:
-    """P = 100, S = 25: single runs reach 91 to 97, 94.5 on average, with a standard deviation of 1.8. The mean of six lies
-    within 2.4 of that unless something is wrong (false alarms: 1 in 1,000). With S = 1 (no selection) it is 63."""
-    found = [_toy(_evolution(seed, population=100, sample=25), 1000, 0.01) for seed in range(6)]
-    assert statistics.fmean(found) == pytest.approx(94.5, abs=2.4), found
+    """P = 100, S = 25: single runs reach 91 to 97, 94.5 on average, with a standard deviation of 1.8. The mean of four lies
+    within 3 of that unless something is wrong (false alarms: 1 in 1,000). With S = 1 (no selection) it is 63."""
+    found = [_toy(_evolution(seed, population=100, sample=25), 1000, 0.01) for seed in range(4)]
+    assert statistics.fmean(found) == pytest.approx(94.5, abs=3), found
     assert _toy(_evolution(population=100, sample=1), 1000, 0.01) < 75
 
 
@@ -75,8 +77,8 @@ def _true_mean(strategy: RegularizedEvolution, evaluations: int) -> float:
 def test_under_noise_ageing_beats_killing_the_worst() -> None:
     """With noise of .1 luck rules a population whose worst die; what is old must be found again, so that ageing goes on."""
     given = {"population": 50, "sample": 12, "avoid_repeats": False}
-    ageing = _true_mean(_evolution(**given), 2000)
-    worst = _true_mean(_evolution(kind=_KillWorst, **given), 2000)
+    ageing = _true_mean(_evolution(**given), 1200)
+    worst = _true_mean(_evolution(kind=_KillWorst, **given), 1200)
     assert ageing > worst + 4, (ageing, worst)
 
 
@@ -190,3 +192,83 @@ def test_generation_mode_keeps_the_contract() -> None:
 def test_impossible_hyperparameters_are_refused() -> None:
     with pytest.raises(ValueError, match="population >= 1"):
         _evolution(population=0)
+
+
+# guided evolution -------------------------------------------------------------------------------------------------------------
+
+
+PLANTED = Space({f"c{i}": Choice(tuple(range(5))) for i in range(8)})
+
+
+def _planted(config: Config) -> float:
+    """Neighbouring decisions interact, so that no decision can be found alone; the best is 8."""
+    digits = [int(v) for v in config.values()]
+    return sum(1.0 * (d == 2) - 0.5 * (d == digits[i - 1] != 2) for i, d in enumerate(digits))
+
+
+def _found(name: str, seed: int, evaluations: int, lanes: int = 1) -> float:
+    strategy = build(name, PLANTED, {}, seed=seed)
+    running: list[tuple[int, Proposal]] = []
+    best = -math.inf
+    for trial in range(1, evaluations + 1):
+        proposal = strategy.ask()
+        assert proposal is not None
+        running.append((trial, proposal))
+        if len(running) == lanes or trial == evaluations:
+            number, one = running.pop(0)
+            best = max(best, _planted(one.config))
+            _tell(strategy, number, one, _planted(one.config))
+    return best
+
+
+def test_a_predictor_finds_what_evolution_alone_does_not() -> None:
+    """60 evaluations of 390,625 configs, 5 seeds. Without the predictor it is an evolution with elites."""
+    guided = statistics.fmean(_found("guided-evolution", seed, 60) for seed in range(5))
+    alone = statistics.fmean(_found("regularized-evolution", seed, 60) for seed in range(5))
+    assert guided > alone + 1, (guided, alone)
+
+
+def test_running_trials_spread_out_and_cost_little() -> None:
+    assert statistics.fmean(_found("guided-evolution", seed, 70, lanes=8) for seed in range(3)) > 5
+
+
+def test_the_process_is_the_textbooks() -> None:
+    """Rasmussen and Williams, algorithm 2.1, and expected improvement by its integral."""
+    space = Space({"op": Choice(("a", "b", "c")), "x": Float(0.0, 1.0)})
+    rng = np.random.default_rng(0)
+    distances = Distances(space)
+    rows, more = (distances.rows([space.sample(rng) for _ in range(n)]) for n in (9, 4))
+    values = rng.standard_normal(9)
+    process = Process(distances, rows, values, theta=0.7)
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        return np.exp(-0.7 * np.array([[float(x[0] != y[0]) + abs(x[1] - y[1]) for y in b] for x in a]))
+
+    inverse = np.linalg.inv(kernel(rows, rows) + 0.1 * np.eye(9))
+    variance = values @ inverse @ values / 9
+    mean, deviation = process.predict(more)
+    np.testing.assert_allclose(mean, kernel(more, rows) @ inverse @ values)
+    np.testing.assert_allclose(
+        deviation**2, variance * (1 - np.diag(kernel(more, rows) @ inverse @ kernel(rows, more))), rtol=1e-6
+    )
+    drawn = mean[0] + deviation[0] * rng.standard_normal(400_000)
+    assert process.improvement(more)[0] == pytest.approx(np.maximum(drawn - values.max(), 0).mean(), rel=0.05, abs=1e-4)
+
+
+def test_what_is_believed_is_no_longer_worth_a_look() -> None:
+    distances = Distances(PLANTED)
+    rng = np.random.default_rng(0)
+    rows = distances.rows([PLANTED.sample(rng) for _ in range(30)])
+    process = Process(distances, rows[:20], rng.standard_normal(20))
+    there = process.believing(rows[20:])
+    assert (there.improvement(rows[20:]) < process.improvement(rows[20:])).all()
+
+
+def test_decisions_that_are_in_force_in_one_only_count_as_one() -> None:
+    space = contract.SPACES["conditional"]
+    distances = Distances(space)
+    maml: Config = {"learner": "maml", "learner.inner_lr": 0.01, "learner.steps": 1, "width": 16}
+    proto: Config = {"learner": "protonet", "width": 16}
+    a, b = distances.rows([maml]), distances.rows([proto])
+    assert distances.between(a, b).item() == 3.0  # learner, and two that only one has
+    assert distances.between(a, a).item() == 0.0
