@@ -4,10 +4,10 @@
     params = conv.init(generator)
     y = conv.apply(params, x)  # [M, 16, H, W] -> [M, 16, H, W]
 
-NAS-Bench-201 (Dong, Yang. ICLR 2020. https://arxiv.org/abs/2001.00326, the authors' cell_operations.py): none, skip_connect,
-nor_conv_*, avg_pool_3x3. DARTS (Liu et al. ICLR 2019. https://arxiv.org/abs/1806.09055, the authors' operations.py): sep_conv_*,
-dil_conv_*, conv_7x1_1x7. NASNet (Zoph et al. CVPR 2018. https://arxiv.org/abs/1707.07012) adds the larger pools. Everything with
-weights is ReLU - convolution - norm, without biases. Stride s makes ceil(H / s) x ceil(W / s) of H x W, whatever the operation.
+NAS-Bench-201 (Dong, Yang. ICLR 2020. https://arxiv.org/abs/2001.00326, the authors' cell_operations): none, skip_connect,
+nor_conv_*, avg_pool_3x3. DARTS (Liu et al. ICLR 2019. https://arxiv.org/abs/1806.09055, the authors' operations): sep_conv_*,
+dil_conv_*, conv_7x1_1x7. NASNet (Zoph et al. CVPR 2018. https://arxiv.org/abs/1707.07012) adds larger pools. All with weights
+are ReLU - convolution - norm, without biases. Stride s makes ceil(H / s) x ceil(W / s) of H x W, whatever the operation.
 """
 from __future__ import annotations
 

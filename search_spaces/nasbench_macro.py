@@ -1,0 +1,46 @@
+"""The nets of NAS-Bench-Macro: one of three blocks in each of 8 layers, 6,561 in all; the same space as the table.
+
+Su, Huang, Li, You, Wang, Qian, Zhang, Xu. "Prioritized Architecture Sampling with Monto-Carlo Tree Search." CVPR 2021.
+https://arxiv.org/abs/2103.11922. Blocks: identity, and inverted residuals of expansion 3 and kernel 3, or 6 and 5.
+
+Published sizes (32 channels, 1280 before the head) as in `recipe`; a file of one's own makes them smaller:
+
+    recipe = functools.partial(search_spaces.nasbench_macro.recipe, design=Macro(channels=8, last=64))
+"""
+from __future__ import annotations
+
+from metasearch.nets.nasbench import BLOCKS, Macro, macro
+from metasearch.objectives.recipe import Recipe
+from metasearch.records import Config
+from metasearch.space import Choice, Space
+from metasearch.tasks import TaskShape
+from search_spaces._few_shot import Way, few_shot
+
+__all__ = ["SPACE", "Macro", "arch", "from_arch", "graph", "recipe"]
+
+LAYERS = tuple(f"layer{i}" for i in range(8))
+
+SPACE = Space({layer: Choice(BLOCKS) for layer in LAYERS})
+
+
+def recipe(config: Config, shape: TaskShape, *, design: Macro = Macro(), way: Way = "prototypical") -> Recipe:
+    """500 outer steps of 4 tasks."""
+    layers = [str(config[layer]) for layer in LAYERS]
+    return few_shot(lambda outputs: macro(shape.x, outputs, layers, design), shape, way)
+
+
+def arch(config: Config) -> str:
+    """The table's notation: one digit a layer."""
+    return "".join(str(BLOCKS.index(str(config[layer]))) for layer in LAYERS)
+
+
+def from_arch(text: str) -> Config:
+    """Raises ValueError for what is no net of the table."""
+    if len(text) != len(LAYERS) or not set(text) <= set("012"):
+        raise ValueError(f"a net of NAS-Bench-Macro is {len(LAYERS)} digits of 0, 1 and 2, but got {text!r}")
+    return {layer: BLOCKS[int(digit)] for layer, digit in zip(LAYERS, text, strict=True)}
+
+
+def graph(config: Config) -> list[tuple[str, str, str]]:
+    """(from, to, block) for every layer."""
+    return [(str(i), str(i + 1), str(config[layer])) for i, layer in enumerate(LAYERS)]
