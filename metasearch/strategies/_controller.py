@@ -113,7 +113,8 @@ class Controller:
             options = _options(leaf)
             weights |= {f"softmax{kind}/weight": uniform(options, size), f"softmax{kind}/bias": uniform(options)}
         if self._marked:
-            weights |= {"anchor/previous": uniform(size, size), "anchor/current": uniform(size, size), "anchor/v": uniform(size)}
+            weights |= {f"anchor/{name}": uniform(size, size) for name in ("previous", "current")}
+            weights["anchor/v"] = uniform(size)
         return weights
 
     # -- the walk ----------------------------------------------------------------------------------------------------------
@@ -282,8 +283,8 @@ def discretised(space: Space, bins: int | None, strategy: str) -> Space:
         if fine:
             named = ", ".join(f"'{path}'" for path in fine)
             raise ValueError(
-                f"{strategy} decides between options, but more than {MOST_OPTIONS} values {'has' if len(fine) == 1 else 'have'} "
-                f"{named}. Set `bins` (how many of them it tells apart), or use tpe, cma-es, gp or regularized-evolution."
+                f"{strategy} decides between options, but has more than {MOST_OPTIONS} values to decide between in {named}. "
+                "Set `bins` (how many of them it tells apart), or use tpe, cma-es, gp or regularized-evolution."
             )
     return Space({name: _coarse(dim, bins) for name, dim in space.dims.items()})
 
