@@ -17,6 +17,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
+from typing import Any
 
 from _report import Case, Options, Row, benchmark, data_folder
 from _tables import Table, macro, nasbench201
@@ -30,6 +31,12 @@ from metasearch.strategies import Strategy, build
 EVALUATIONS = (100, 300)
 DATASETS = ("cifar10", "cifar100", "imagenet16-120")
 TABLES = [*(("nasbench201", dataset) for dataset in DATASETS), ("nasbench-macro", "cifar10")]
+# The published learning rates of controllers are for 12,800 and 20,000 trainings.
+HYPERPARAMETERS: dict[str, dict[str, Any]] = {
+    "nsga-ii": {"objectives": ["score"]},
+    "ppo": {"batch": 5, "lr": 0.01},
+    "reinforce": {"batch": 1, "lr": 0.01},
+}
 RANDOM_AT_100 = {"cifar10": 93.7, "cifar100": 71.2, "imagenet16-120": 45.0}
 RANDOM_SOURCE = "random search, 100 evaluations, known mean on this table with this protocol, to one decimal"
 
@@ -72,7 +79,7 @@ def table_of(name: str, dataset: str) -> Table:
 def rows(table_name: str, dataset: str, name: str, options: Options) -> Iterator[Row]:
     table = table_of(table_name, dataset)
     assert options.seeds is not None
-    hyperparameters = {"objectives": ["score"]} if name == "nsga-ii" else {}
+    hyperparameters = HYPERPARAMETERS.get(name, {})
     found: list[list[float]] = []
     for seed in range(options.seeds):
         found.append(search(table, build(name, table.space, hyperparameters, seed=seed), EVALUATIONS))

@@ -18,11 +18,16 @@ LARGE = {"nasbench201", "nasbench-macro"}
 LONG = {spaces.a_training_step_gives_finite_scores, spaces.a_vmap_and_a_loop_give_the_same_gradient}
 
 
+# Larger ones are trained in slow tests only; tests/unit/test_search_spaces.py holds smaller nets to the same laws.
+LARGER = {"conv-chain", "darts-cells", "nasnet-cells"}
+
+
 def _parameters() -> list[object]:
     found = []
     for name in FILES:
         for law in spaces.LAWS:
-            marks = [pytest.mark.slow] if name in LARGE and law in LONG else []
+            long = LONG if name in LARGE else LONG | {spaces.the_same_seed_trains_the_same} if name in LARGER else set()
+            marks = [pytest.mark.slow] if law in long else []
             found.append(pytest.param(name, law, marks=marks, id=f"{Path(name).stem}-{law.__name__}"))
     return found
 
