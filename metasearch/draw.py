@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metasearch.ledger import Ledger
-from metasearch.track.leaderboard import ERRORS
+from metasearch.records import ERRORS
 
 if TYPE_CHECKING:
     import pandas as pd

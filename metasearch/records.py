@@ -14,6 +14,7 @@ Config = dict[str, Value]  # flat; keys are paths: {"learner": "maml", "learner.
 
 Status = Literal["done", "diverged", "oom", "error", "infeasible", "reused"]
 STATUSES: tuple[Status, ...] = ("done", "diverged", "oom", "error", "infeasible", "reused")
+ERRORS = frozenset({"mse", "rmse", "mae", "nll", "loss", "error"})  # units in which less is better: shown with the other sign
 LOOKED_AT: frozenset[str] = frozenset({"done", "diverged"})  # what counts towards coverage: somebody looked at the config
 
 

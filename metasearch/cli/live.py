@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from metasearch.cli.failures import talk
 from metasearch.cli.show import console
+from metasearch.records import ERRORS
 from metasearch.track.redact import redact
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Unit:
         half = None if low is None or high is None else abs(high - low) / 2
         if self.name == "accuracy":
             return f"{100 * score:.1f}" + ("" if half is None else f" ± {100 * half:.1f}") + " %"
-        shown = -score + 0.0 if self.name == "mse" else score
+        shown = -score + 0.0 if self.name in ERRORS else score
         return f"{shown:.4g}" + ("" if half is None else f" ± {half:.2g}")
 
 

@@ -243,7 +243,8 @@ def _words(hint: Any) -> str:
         return " or ".join(_words(o) for o in options if o is not type(None))
     if isinstance(hint, str):
         return repr(hint)  # an option of a Literal
-    return {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}.get(hint, str(hint))
+    named = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
+    return named.get(hint, str(hint))
 
 
 def _unsealed(split: Split) -> None:

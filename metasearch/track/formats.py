@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metasearch.track.leaderboard import ERRORS
+from metasearch.records import ERRORS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from metasearch.home import home_of, study_folder
 from metasearch.ledger import Ledger
 from metasearch.plugins import did_you_mean
-from metasearch.records import LOOKED_AT, Config
+from metasearch.records import ERRORS, LOOKED_AT, Config
 from metasearch.track.projection import SEQ, is_number, joined, norm_mode, scores_of, spelled, study_id, tag, unit
 from metasearch.track.redact import redact
 from metasearch.track.statistics import mean_interval, tail, told_from_first
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 READING = 30  # seconds that a server may take for one page
-ERRORS = frozenset({"mse", "rmse", "mae", "nll", "loss", "error"})  # units in which less is better: shown with the other sign
 LAST = ("params", "flops", "seconds", "step", "status", "norm", "unit", "seed", "parent", "until", "reason")
 
 

@@ -465,3 +465,13 @@ def test_every_public_name_is_there() -> None:
     assert set(metasearch.__all__) == set(metasearch._HOME)
     with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
         metasearch.nosuch  # noqa: B018
+
+
+@pytest.mark.parametrize(("unit", "text"), [
+    ("accuracy", "25.0 ± 5.0 %"), ("mse", "-0.25 ± 0.05"), ("mae", "-0.25 ± 0.05"), ("return", "0.25 ± 0.05"),
+    ("spearman", "0.25 ± 0.05"),
+])
+def test_errors_are_shown_with_the_other_sign_and_returns_are_not(unit: str, text: str) -> None:
+    from metasearch.cli.live import Unit
+
+    assert Unit(unit).text(0.25, 0.2, 0.3) == text

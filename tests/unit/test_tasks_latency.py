@@ -13,10 +13,10 @@ from scipy.stats import spearmanr
 from torch import Generator
 
 from metasearch.cli.live import Unit
+from metasearch.records import ERRORS
 from metasearch.tasks import SPLITS, Episode, Split, TaskShape, build, open_test
 from metasearch.tasks._archive import DataError
 from metasearch.tasks.latency import DEVICES, Latency, spearman
-from metasearch.track.leaderboard import ERRORS
 
 
 @pytest.fixture(scope="module")
