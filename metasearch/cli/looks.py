@@ -15,7 +15,7 @@ from metasearch.cli import board
 from metasearch.cli.failures import Refused, talk
 from metasearch.cli.live import Unit, clock, in_a_line
 from metasearch.cli.show import Json, console, printable, table
-from metasearch.cli.stored import Home, Source, board_of, complain, elsewhere, of_all, status_of, stored, unit_of
+from metasearch.cli.stored import Cost, Home, Source, board_of, complain, elsewhere, of_all, status_of, stored, unit_of
 from metasearch.home import home_of
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def leaderboard(
     top: Annotated[int | None, typer.Option(help="So many rows.", min=1)] = None,
     where: Annotated[str | None, typer.Option(help='Only some: "learner.inner_lr < 0.1 and learner = \'maml\'".')] = None,
     sort: Annotated[str | None, typer.Option(help="A column or a dimension; -params: the largest first.")] = None,
+    front: Annotated[Cost, typer.Option(help="Marks the Pareto front of the score and this cost.")] = "params",
     source: Annotated[Source, typer.Option(help="Ask MLflow, or the study's ledger.")] = "mlflow",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")] = None,
     home: Home = None,
@@ -63,7 +64,8 @@ def leaderboard(
     folder_of_all = home_of(home)
     if name is not None and source == "ledger":
         stored(name, folder_of_all)
-    board.write(board_of(name, folder_of_all, source=source, top=top, where=where, sort=sort), form, output)
+    found = board_of(name, folder_of_all, source=source, top=top, where=where, sort=sort, front=front)
+    board.write(found, form, output)
 
 
 def show(

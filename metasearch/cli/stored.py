@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Home = Annotated[Path | None, typer.Option(help="Where studies live.", envvar="METASEARCH_HOME", show_default="./studies")]
 Source = Literal["mlflow", "ledger"]
+Cost = Literal["params", "flops", "seconds"]
 T = TypeVar("T")
 
 
@@ -92,8 +93,9 @@ def status_of(name: str, home: Path) -> Status:
 
 
 def board_of(
-    name: str | None, home: Path, *, source: Source, top: int | None = None, where: str | None = None, sort: str | None = None
+    name: str | None, home: Path, *, source: Source, top: int | None = None, where: str | None = None, sort: str | None = None,
+    front: Cost = "params",
 ) -> DataFrame:
     from metasearch.track.leaderboard import leaderboard
 
-    return leaderboard(name, where=where, sort=sort, top=top, home=home, source=source)
+    return leaderboard(name, where=where, sort=sort, top=top, home=home, source=source, front=front)

@@ -80,6 +80,8 @@ def as_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
         columns["median"] = [_cell(row["median"]) for row in rows]
     varied = _varied(rows)
     columns["config"] = [_config(row["config"], varied) for row in rows]
+    if _costs_differ(rows):
+        columns["front"] = ["*" if row["front"] else "" for row in rows]
     columns["params"] = [_short(row["params"]) for row in rows]
     columns["FLOPs"] = [_short(row["flops"]) for row in rows]
     columns["time"] = [_clock(row["seconds"]) for row in rows]
@@ -97,6 +99,10 @@ def as_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
     return table
 
 
+def _costs_differ(rows: list[dict[str, Any]]) -> bool:
+    return len({row["params"] for row in rows if row["rank"] is not None}) > 1
+
+
 def captions(frame: pd.DataFrame) -> list[str]:
     """What a table leaves unsaid: what an interval covers, what the signs mean, what is missing."""
     said = []
@@ -106,6 +112,8 @@ def captions(frame: pd.DataFrame) -> list[str]:
         said.append(
             f"± is a 95 % interval over {episodes} validation episodes; it covers neither seeds nor the choice of the best."
         )
+    if frame.loc[frame["rank"].notna(), "params"].nunique() > 1:
+        said.append("* is on the front: no trial scores as high at a lower cost (in params, unless another was asked for).")
     if (frame["tied"].fillna(value=False) & (frame["rank"] != 1)).any():
         said.append("= cannot be told from the first: paired tests on the same episodes, 5 %, Holm.")
     if (frame["rank"].isna() & (frame["status"] == "done")).any():

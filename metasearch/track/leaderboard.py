@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 READING = 30  # seconds that a server may take for one page
+Cost = Literal["params", "flops", "seconds"]
+COSTS: tuple[Cost, ...] = ("params", "flops", "seconds")
 LAST = ("params", "flops", "seconds", "step", "status", "norm", "unit", "seed", "parent", "until", "reason")
 
 
@@ -101,12 +103,14 @@ class Row:
 
 def leaderboard(
     rows: str | Iterable[Row] | None, *, where: str | None = None, sort: str | None = None, top: int | None = None,
-    home: Path | None = None, uri: str | None = None, source: str = "mlflow",
+    home: Path | None = None, uri: str | None = None, source: str = "mlflow", front: Cost = "params",
 ) -> pd.DataFrame:
-    """Ranked rows as a DataFrame: rank, trial, score, low, high, median, episodes, tied, config/<path>..., params, flops, ...
+    """Ranked rows as a DataFrame: rank, trial, score, low, high, median, episodes, tied, front, config/<path>..., params, ...
 
     rows: rows, or a study's name (None: all studies of an MLflow), which is read from `source`, "mlflow" or "ledger".
     tied: cannot be told from the first of its study at 5 % (<NA>: not comparable: other episodes, or another length).
+    front: on the Pareto front of score and a cost ("params", "flops" or "seconds"), among the ranked rows of its study: none
+    of them scores as high at a lower cost, or higher at as low a one.
     where: see where.py. sort: a column or a dimension, best or smallest first; "-params": largest first. top: so many rows.
     Accuracies are fractions, errors are positive. attrs: rows (of the whole board), source, unseen (ledger rows
     that MLflow has not seen; None: not known).
@@ -119,7 +123,9 @@ def leaderboard(
         rows, attrs = _read(rows, where, sort, home, uri, source)
     elif where is not None:
         rows = filtered(list(rows), where)
-    whole = _frame(ranked(rows), sort)
+    if front not in COSTS:
+        raise ValueError(f"a front is one of score and {', '.join(COSTS)}, but got {front!r:.80}")
+    whole = _frame(ranked(rows), sort, front)
     found = whole if top is None else whole.head(top)
     found.attrs = {**attrs, "rows": len(whole)}
     return found
@@ -169,7 +175,22 @@ def _paired(first: Row, row: Row) -> bool:
     )
 
 
-def _frame(entries: list[tuple[Row, int | None, bool | None]], sort: str | None) -> pd.DataFrame:
+def on_front(entries: list[tuple[Row, int | None, bool | None]], cost: Cost) -> list[bool | None]:
+    """Of every row, whether it is on the Pareto front of its study; None for rows without a rank or without the cost."""
+    costs = [getattr(row, cost) for row, _, _ in entries]
+    found: list[bool | None] = [None] * len(entries)
+    for study in dict.fromkeys(row.study for row, _, _ in entries):
+        mine = [i for i, (row, rank, _) in enumerate(entries) if row.study == study and rank is not None and costs[i] is not None]
+        best, so_far = -math.inf, math.inf
+        for i in sorted(mine, key=lambda i: (costs[i], -(entries[i][0].score or 0.0))):
+            score = entries[i][0].score or 0.0
+            found[i] = score > best or (score == best and costs[i] == so_far)
+            if score > best:
+                best, so_far = score, costs[i]
+    return found
+
+
+def _frame(entries: list[tuple[Row, int | None, bool | None]], sort: str | None, front: Cost = "params") -> pd.DataFrame:
     import pandas as pd
 
     paths = list(dict.fromkeys(path for row, _, _ in entries for path in row.config))
@@ -178,6 +199,7 @@ def _frame(entries: list[tuple[Row, int | None, bool | None]], sort: str | None)
         "trial": [row.name for row, _, _ in entries],
         **{name: [row.shown[name] for row, _, _ in entries] for name in ("score", "low", "high", "median", "episodes")},
         "tied": [tied for _, _, tied in entries],
+        "front": on_front(entries, front),
         **{f"config/{path}": [row.config.get(path) for row, _, _ in entries] for path in paths},
         **{name: [row.shown[name] for row, _, _ in entries] for name in LAST},
     }
@@ -189,7 +211,8 @@ def _frame(entries: list[tuple[Row, int | None, bool | None]], sort: str | None)
 
 
 _TYPES = {
-    **dict.fromkeys(("rank", "episodes", "step", "seed", "parent", "until"), "Int64"), "tied": "boolean",
+    **dict.fromkeys(("rank", "episodes", "step", "seed", "parent", "until"), "Int64"),
+    **dict.fromkeys(("tied", "front"), "boolean"),
     **dict.fromkeys(("score", "low", "high", "median", "params", "flops", "seconds"), "float64"),
     **dict.fromkeys(("trial", "status", "norm", "unit", "reason"), "str"),
 }

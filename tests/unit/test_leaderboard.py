@@ -318,3 +318,36 @@ def test_a_table_of_many_dimensions_names_those_that_differ_and_not_too_many() -
 
 def test_a_table_that_shows_a_part_says_of_how_many() -> None:
     assert "2 of 5 rows" in text(leaderboard([row(t, 0.5) for t in range(1, 6)], top=2))
+
+
+# -- the front ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_on_the_front_if_none_scores_as_high_at_a_lower_cost() -> None:
+    """Against the definition, pair by pair, with ties in both."""
+    rng = np.random.default_rng(1)
+    rows = [
+        row(t, score=s, episodes=None, params=float(p), flops=float(rng.integers(5)))
+        for t, (s, p) in enumerate(zip(rng.integers(8, size=40) / 8, rng.integers(6, size=40), strict=True), 1)
+    ]
+    for cost in ("params", "flops"):
+        board = leaderboard(rows, front=cost)  # type: ignore[arg-type]
+        for one in board.itertuples():
+            mine = (one.score, -getattr(one, cost))
+            better = [
+                o for o in board.itertuples()
+                if o.score >= mine[0] and -getattr(o, cost) >= mine[1] and (o.score, -getattr(o, cost)) != mine
+            ]
+            assert one.front == (not better), (one.trial, cost)
+
+
+def test_a_front_is_of_ranked_rows_of_one_study() -> None:
+    rows = [
+        row(1, 0.5, params=10.0), row(2, 0.9, params=100.0), row(3, 0.4, params=20.0), row(4, 0.99, "diverged", params=1.0),
+        row(5, 0.2, params=5.0, until=3), row(1, 0.1, study="other", params=1000.0),
+    ]
+    board = leaderboard(rows).set_index("trial")
+    assert board["front"].dropna().to_dict() == {"s/2": True, "s/1": True, "s/3": False, "other/1": True}
+    assert "* is on the front" in text(leaderboard(rows[:3]))
+    with pytest.raises(ValueError, match="score and params, flops, seconds"):
+        leaderboard(rows, front="size")  # type: ignore[arg-type]
