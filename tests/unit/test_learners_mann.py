@@ -11,7 +11,11 @@ from metasearch.learners import Learner
 from metasearch.learners.mann import EPS, MANN, State, cosine, least_used
 from metasearch.nets import Params, lstm
 from metasearch.nets.mlp import mlp
-from metasearch.tasks import Episode
+from metasearch.objectives.episodic import mean_gradient, with_noise
+from metasearch.objectives.optimizer import adam, clipped_norm
+from metasearch.tasks import Episode, TaskShape
+from metasearch.tasks.blobs import Blobs
+from metasearch.track.statistics import accuracy_by_instance
 
 SMALL = MANN(hidden=6, slots=7, width=4, heads=2, sharpness=2.0)
 NET = mlp(3, 3, hidden=(5,), act="tanh")
@@ -227,3 +231,27 @@ def test_sizes_that_mean_nothing_are_refused() -> None:
         MANN(width=0)
     with pytest.raises(ValueError, match="'add' or 'key'"):
         MANN(write="neither")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_it_learns_to_bind_a_class_to_its_label_the_first_time_it_is_seen() -> None:
+    """Three new classes of blobs, six drawings of each in a row: right from the second time on, and never better than a guess
+    the first time (a third at the beginning, two thirds at the last new class: one half on the average)."""
+    tasks, shape = Blobs(dimensions=8, separation=3.0, train_classes=512), TaskShape((8,), 3, 3, 3)
+    net, learner = mlp((8,), 3, hidden=(32,)), MANN(hidden=100, slots=16, heads=1, sharpness=10.0)
+    generator, optimizer = Generator().manual_seed(1), clipped_norm(adam(3e-3), 10.0)
+    meta = learner.init(net, Generator().manual_seed(0))
+    state = optimizer.init(meta)
+    for _ in range(1200):
+        episodes = tasks.sample_episodes(32, split="train", shape=shape, generator=generator)
+        episodes = with_noise(learner, episodes, shape, generator)
+        grads, _ = mean_gradient(learner, net, tasks.loss, meta, episodes, "vmap", None)
+        meta, state = optimizer.update(grads, state, meta, optimizer.rates, torch.zeros(()))
+    e = tasks.sample_episodes(200, split="val", shape=shape, generator=generator)
+    x, y = torch.cat([e.support_x, e.query_x], 1), torch.cat([e.support_y, e.query_y], 1)
+    with torch.no_grad():
+        outputs = torch.stack([learner.sequence(net, meta, a, b) for a, b in zip(x, y, strict=True)])
+    right = (outputs.argmax(-1) == y.argmax(-1)).numpy()
+    by_instance = accuracy_by_instance(right, y.argmax(-1).numpy())
+    assert by_instance[0] < 0.65
+    assert all(by_instance[1:] > 0.75), by_instance
