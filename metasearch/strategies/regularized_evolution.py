@@ -134,13 +134,13 @@ class RegularizedEvolution(Strategy):
 
     def _child(self, rng: np.random.Generator) -> Config:
         parent = tournament(self.alive, self.hyperparameters.sample, rng).config
-        child, _ = self.space.mutate(parent, rng)
+        child, _ = self.mutate(parent, rng)
         if not self.hyperparameters.avoid_repeats:
             return child
         for i in range(TRIES):
             if child not in self._seen:
                 return child
-            child, _ = self.space.mutate(parent if i < TRIES // 2 else child, rng)  # its neighbours first, then a walk
+            child, _ = self.mutate(parent if i < TRIES // 2 else child, rng)  # its neighbours first, then a walk
         return self._seen.another(rng)
 
     # -- being told ----------------------------------------------------------------------------------------------------------
