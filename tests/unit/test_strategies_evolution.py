@@ -12,7 +12,7 @@ import pytest
 
 from metasearch.records import Config, Outcome, Proposal
 from metasearch.space import Choice, Float, Space, digest
-from metasearch.strategies import Strategy, build
+from metasearch.strategies import Strategy, build, hierarchical_evolution
 from metasearch.strategies.guided_evolution import Distances, Process
 from metasearch.strategies.large_scale_evolution import LargeScaleEvolution
 from metasearch.strategies.regularized_evolution import Individual, RegularizedEvolution, tournament
@@ -354,3 +354,36 @@ def _asked(strategy: Strategy, trial: int) -> Proposal | None:
     if proposal is not None:
         _tell(strategy, trial, proposal)
     return proposal
+
+
+# hierarchical evolution -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("alive", "size"), [(1, 1), (9, 1), (20, 1), (30, 2), (50, 2), (200, 10), (1000, 50)])
+def test_a_tournament_takes_a_twentieth_of_the_population(alive: int, size: int) -> None:
+    """Without replacement: the parent's rank from the worst is at least the size, and over many it is the size at times."""
+    population = [Individual(i, {}, float(i)) for i in range(alive)]
+    rng = np.random.default_rng(0)
+    assert size == max(1, round(0.05 * alive))
+    ranks = [hierarchical_evolution.tournament(population, 0.05, rng).trial + 1 for _ in range(3000)]
+    assert min(ranks) >= size
+    # the largest of k of n without replacement has mean k (n + 1) / (k + 1); its deviation is below n / 2
+    assert statistics.fmean(ranks) == pytest.approx(size * (alive + 1) / (size + 1), abs=4 * alive / 2 / 3000**0.5)
+
+
+def test_the_population_never_shrinks_and_founders_were_mutated() -> None:
+    strategy = build("hierarchical-evolution", BITS, {"population": 10, "mutations": 50}, seed=0)
+    assert isinstance(strategy, hierarchical_evolution.HierarchicalEvolution)
+    for trial in range(1, 61):
+        proposal = strategy.ask()
+        assert proposal is not None
+        if trial <= 10:
+            assert 20 <= _ones(proposal.config) * 100 <= 50  # 50 flips of zeros
+        _tell(strategy, trial, proposal)
+        assert [one.trial for one in strategy.alive] == list(range(1, trial + 1))
+
+
+def test_with_a_larger_population_selection_is_harder() -> None:
+    """5 % of 10 is a random parent; of 400 it is the best of 20."""
+    strategy = build("hierarchical-evolution", BITS, {"population": 10, "mutations": 0}, seed=0)
+    assert _toy(strategy, 800, 0.01) > 40
