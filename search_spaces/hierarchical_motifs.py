@@ -3,8 +3,8 @@
 Liu, Simonyan, Vinyals, Fernando, Kavukcuoglu. "Hierarchical Representations for Efficient Architecture Search." ICLR 2018.
 https://arxiv.org/abs/1711.00436
 
-`motif.2.e31` is what leads from node 1 to node 3 in the third motif, `cell.0.e31` the same in the cell: none, or one of the level
-below. The first options make chains of identities, with which evolution begins (method "hierarchical-evolution").
+`motif.2.e31` is what leads from node 1 to node 3 in the third motif, `cell.0.e31` the same in the cell: none, or one of the
+level below. The first options make chains of identities, with which evolution begins (method "hierarchical-evolution").
 """
 from __future__ import annotations
 

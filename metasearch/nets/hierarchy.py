@@ -70,8 +70,8 @@ def hierarchical(
 ) -> Net:
     """x [M, C, H, W] -> [M, outputs], or features [M, 4 * channels] if outputs is None.
 
-    A 3x3 stem, three stages of cells with 3x3 separable convolutions of stride 2 between them, the mean over space. Every use of
-    a motif has its own weights: net/cell.0/e10/e21/nor_conv_1x1/weight. Raises ValueError for a cell without a way through it.
+    A 3x3 stem, three stages of cells with 3x3 separable convolutions of stride 2 between them, the mean over space. Every use
+    of a motif has its own weights: net/cell.0/e10/e21/nor_conv_1x1/weight. Raises ValueError for a cell that lets nothing pass.
     """
     if len(x_shape) != 3:
         raise ValueError(f"cells take pictures of shape (C, H, W), but got {x_shape}. Use an mlp for vectors.")

@@ -1,11 +1,11 @@
-"""Hierarchical evolution: a population that only grows, tournaments of a twentieth of it, and founders mutated a thousand times.
+"""Hierarchical evolution: a population that only grows, tournaments of a twentieth of it, founders mutated a thousand times.
 
 Liu, Simonyan, Vinyals, Fernando, Kavukcuoglu. "Hierarchical Representations for Efficient Architecture Search." ICLR 2018.
 https://arxiv.org/abs/1711.00436 (algorithms 1 and 2)
 
-Nobody ever dies: selection grows harder with the population, as the best of 5 % of it becomes a parent. Founders are the simplest
-of configs after very many random mutations, which makes them different without favouring any. The hierarchy itself is the
-space's: search_spaces/hierarchical_motifs.py says what its motifs are, and mutates a level, then a motif, then an entry.
+Nobody ever dies: selection grows harder with the population, as the best of 5 % of it becomes a parent. Founders are the
+simplest of configs after very many random mutations, which makes them different without favouring any. The hierarchy itself is
+the space's: search_spaces/hierarchical_motifs.py says what its motifs are, and mutates a level, then a motif, then an entry.
 """
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class HierarchicalEvolution(Strategy):
 
     @dataclass(frozen=True)
     class Hyperparameters:
-        """population: founders (paper: 200, of 7,000 evaluations). tournament: share of the population. mutations: of a founder.
+        """population: founders (paper: 200, of 7,000 evaluations). tournament: its share. mutations: of a founder.
         avoid_repeats: mutate on until a config is new; otherwise the driver answers a repeat with its recorded score."""
 
         population: int = 200
