@@ -12,9 +12,8 @@ from metasearch.testing import space_template, spaces
 
 FILES = [*plugins.names("spaces"), str(Path(space_template.__file__))]
 
-
-# Nets of published sizes are trained by one law in every run, and by the others in slow tests; the larger ones in slow tests only:
-# their unit tests (test_search_spaces.py, test_spaces_hierarchical.py) hold smaller nets to the same laws.
+# Nets of published sizes are trained by one law in every run and by the others in slow tests, larger ones in slow tests alone:
+# unit tests (test_search_spaces.py, test_spaces_hierarchical.py) hold smaller nets to the same laws.
 TRAINING = {spaces.a_training_step_gives_finite_scores, spaces.a_vmap_and_a_loop_give_the_same_gradient}
 LARGER = ("conv-chain", "darts-cells", "hierarchical-motifs", "nasnet-cells")
 LONG = {
