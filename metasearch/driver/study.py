@@ -247,7 +247,9 @@ class Study(_Table):
 
         if self.has_own_method:
             return self._pair()[0]
-        return strategies.build(self.method.name, self.space(), self.method.arguments, seed=self.seed)
+        strategy = strategies.build(self.method.name, self.space(), self.method.arguments, seed=self.seed)
+        strategy.mutate = getattr(self.space_module(), "mutations", strategy.mutate)
+        return strategy
 
     def objective(self) -> Objective:
         """What one trial does; built by every worker from the study's JSON."""

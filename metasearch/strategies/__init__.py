@@ -6,15 +6,19 @@ replaying the ledger rebuilds it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
+
 from metasearch import plugins
-from metasearch.records import Outcome, Proposal
+from metasearch.records import Config, Outcome, Proposal
 from metasearch.space import Space
 
-__all__ = ["NoHyperparameters", "Strategy", "build"]
+__all__ = ["Mutate", "NoHyperparameters", "Strategy", "build"]
+
+Mutate = Callable[[Config, np.random.Generator], tuple[Config, dict[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class Strategy(ABC):
     closed: set by the driver, before an ask, when the budget of roots is spent (and unset when a root failed and is to be
     replaced). A strategy with `children = True` then answers with children (proposals that have a parent) or None; the
     others are not asked while they are closed.
+
+    mutate: (config, rng) -> (a changed copy, moved), for strategies that evolve: the space's, unless its file has its own
+    (`mutations`), which the driver then sets before the first ask.
     """
 
     Hyperparameters: ClassVar[type] = NoHyperparameters
@@ -49,6 +56,7 @@ class Strategy(ABC):
         self.space = space
         self.hyperparameters = hyperparameters
         self.seed = seed
+        self.mutate: Mutate = space.mutate
 
     @property
     def population(self) -> int | float:

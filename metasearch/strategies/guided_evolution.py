@@ -95,9 +95,9 @@ class GuidedEvolution(Strategy):
         found: dict[str, Config] = {}
         for i in range(h.children + h.strangers):
             if i < h.children:
-                config, _ = self.space.mutate(parents[int(rng.integers(len(parents)))].config, rng)
+                config, _ = self.mutate(parents[int(rng.integers(len(parents)))].config, rng)
                 if rng.random() < 0.5:
-                    config, _ = self.space.mutate(config, rng)
+                    config, _ = self.mutate(config, rng)
             else:
                 config = self.space.sample(rng)
             if config not in self._seen:

@@ -19,10 +19,10 @@ import numpy as np
 
 from metasearch.records import Config, Outcome, Proposal
 from metasearch.space import Space, digest
-from metasearch.strategies import Strategy
+from metasearch.strategies import Mutate, Strategy
 from metasearch.strategies._draws import TRIES, Seen, rng_of
 
-__all__ = ["Individual", "RegularizedEvolution", "tournament"]
+__all__ = ["Individual", "RegularizedEvolution", "offspring", "tournament"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,18 @@ def tournament(population: Sequence[Individual], size: int, rng: np.random.Gener
     """The best of `size` draws with replacement."""
     drawn: list[Individual] = [population[i] for i in rng.integers(len(population), size=size)]
     return max(drawn, key=lambda individual: individual.score)
+
+
+def offspring(parent: Individual, mutate: Mutate, seen: Seen | None, rng: np.random.Generator) -> Config:
+    """The parent, mutated once; where some configs were seen, on until it is none of them."""
+    child, _ = mutate(dict(parent.config), rng)
+    if seen is None:
+        return child
+    for i in range(TRIES):
+        if child not in seen:
+            return child
+        child, _ = mutate(dict(parent.config) if i < TRIES // 2 else child, rng)  # its neighbours first, then a walk
+    return seen.another(rng)
 
 
 class RegularizedEvolution(Strategy):
@@ -133,15 +145,8 @@ class RegularizedEvolution(Strategy):
         return self._seen.another(rng) if self.hyperparameters.avoid_repeats else self.space.sample(rng)
 
     def _child(self, rng: np.random.Generator) -> Config:
-        parent = tournament(self.alive, self.hyperparameters.sample, rng).config
-        child, _ = self.space.mutate(parent, rng)
-        if not self.hyperparameters.avoid_repeats:
-            return child
-        for i in range(TRIES):
-            if child not in self._seen:
-                return child
-            child, _ = self.space.mutate(parent if i < TRIES // 2 else child, rng)  # its neighbours first, then a walk
-        return self._seen.another(rng)
+        parent = tournament(self.alive, self.hyperparameters.sample, rng)
+        return offspring(parent, self.mutate, self._seen if self.hyperparameters.avoid_repeats else None, rng)
 
     # -- being told ----------------------------------------------------------------------------------------------------------
 

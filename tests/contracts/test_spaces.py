@@ -12,22 +12,21 @@ from metasearch.testing import space_template, spaces
 
 FILES = [*plugins.names("spaces"), str(Path(space_template.__file__))]
 
-
-# Nets of published sizes are trained by one law in every run, and by the others in slow tests.
-LARGE = {"nasbench201", "nasbench-macro"}
-LONG = {spaces.a_training_step_gives_finite_scores, spaces.a_vmap_and_a_loop_give_the_same_gradient}
-
-
-# Larger ones are trained in slow tests only; tests/unit/test_search_spaces.py holds smaller nets to the same laws.
-LARGER = {"conv-chain", "darts-cells", "nasnet-cells"}
+# Nets of published sizes are trained by one law in every run and by the others in slow tests, larger ones in slow tests alone:
+# unit tests (test_search_spaces.py, test_spaces_hierarchical.py) hold smaller nets to the same laws.
+TRAINING = {spaces.a_training_step_gives_finite_scores, spaces.a_vmap_and_a_loop_give_the_same_gradient}
+LARGER = ("conv-chain", "darts-cells", "hierarchical-motifs", "nasnet-cells")
+LONG = {
+    **dict.fromkeys(("nasbench201", "nasbench-macro"), TRAINING),
+    **dict.fromkeys(LARGER, TRAINING | {spaces.the_same_seed_trains_the_same}),
+}
 
 
 def _parameters() -> list[object]:
     found = []
     for name in FILES:
         for law in spaces.LAWS:
-            long = LONG if name in LARGE else LONG | {spaces.the_same_seed_trains_the_same} if name in LARGER else set()
-            marks = [pytest.mark.slow] if law in long else []
+            marks = [pytest.mark.slow] if law in LONG.get(name, ()) else []
             found.append(pytest.param(name, law, marks=marks, id=f"{Path(name).stem}-{law.__name__}"))
     return found
 

@@ -12,8 +12,9 @@ import pytest
 
 from metasearch.records import Config, Outcome, Proposal
 from metasearch.space import Choice, Float, Space, digest
-from metasearch.strategies import Strategy, build
+from metasearch.strategies import Strategy, build, hierarchical_evolution
 from metasearch.strategies.guided_evolution import Distances, Process
+from metasearch.strategies.large_scale_evolution import LargeScaleEvolution
 from metasearch.strategies.regularized_evolution import Individual, RegularizedEvolution, tournament
 from metasearch.testing import strategies as contract
 
@@ -272,3 +273,117 @@ def test_decisions_that_are_in_force_in_one_only_count_as_one() -> None:
     a, b = distances.rows([maml]), distances.rows([proto])
     assert distances.between(a, b).item() == 3.0  # learner, and two that only one has
     assert distances.between(a, a).item() == 0.0
+
+
+# large-scale evolution --------------------------------------------------------------------------------------------------------
+
+
+def _large(seed: int = 0, **given: object) -> LargeScaleEvolution:
+    hyperparameters = {"steps": 10, "evaluations": 200, "population": 8} | given
+    strategy = build("large-scale-evolution", SMALL, hyperparameters, seed=seed)
+    assert isinstance(strategy, LargeScaleEvolution)
+    return strategy
+
+
+def test_founders_are_the_simplest_and_every_child_goes_on_from_its_parent() -> None:
+    strategy = _large(identity=0.0)
+    proposals: dict[int, Proposal] = {}
+    for trial in range(1, 101):
+        proposal = strategy.ask()
+        assert proposal is not None
+        proposals[trial] = proposal
+        if trial <= 8:
+            assert (proposal.parent, proposal.until) == (None, 10)
+            assert set(proposal.config.values()) == {0}
+        else:
+            assert proposal.parent is not None
+            parent = proposals[proposal.parent]
+            assert proposal.until == (parent.until or 0) + 10
+            assert sum(parent.config[path] != value for path, value in proposal.config.items()) == 1
+        _tell(strategy, trial, proposal)
+
+
+@pytest.mark.parametrize("lanes", [1, 5])
+def test_of_a_pair_the_worse_dies_and_the_population_stays_as_large(lanes: int) -> None:
+    strategy, order = _large(evaluations=10_000), random.Random(1)
+    running: list[tuple[int, Proposal]] = []
+    for trial in range(1, 151):
+        before = list(strategy.alive)
+        proposal = strategy.ask()
+        if proposal is None:  # fewer than two alive, while others train
+            number, one = running.pop(order.randrange(len(running)))
+            _tell(strategy, number, one)
+            continue
+        running.append((trial, proposal))
+        dead = [one for one in before if one not in strategy.alive]
+        if proposal.parent is not None:
+            parent = next(one for one in strategy.alive if one[0].trial == proposal.parent)
+            assert len(dead) <= 1
+            assert all(one[0].score <= parent[0].score for one in dead)
+            assert len(strategy.alive) + len(running) == 8
+        if len(running) == lanes:
+            number, one = running.pop(order.randrange(lanes))
+            failed = number % 7 == 0 and number > 20
+            strategy.tell(Outcome(number, one, None if failed else _ones(one.config), {}, "oom" if failed else "done"))
+            if failed:  # made up for by a birth without a death
+                again = strategy.ask()
+                assert again is not None
+                _tell(strategy, 1000 + number, again)
+    assert strategy.alive
+
+
+def test_identity_trains_the_same_net_on() -> None:
+    strategy = _large(identity=1.0)
+    for trial in range(1, 30):
+        proposal = strategy.ask()
+        assert proposal is not None
+        assert proposal.moved == {}
+        assert set(proposal.config.values()) == {0}
+        _tell(strategy, trial, proposal)
+
+
+def test_it_ends_with_its_evaluations_and_closed_with_children_alone() -> None:
+    strategy = _large(evaluations=20)
+    found = [proposal for trial in range(1, 40) if (proposal := _asked(strategy, trial)) is not None]
+    assert len(found) == 20
+    assert sum(proposal.parent is None for proposal in found) == 8
+
+
+def _asked(strategy: Strategy, trial: int) -> Proposal | None:
+    proposal = strategy.ask()
+    if proposal is not None:
+        _tell(strategy, trial, proposal)
+    return proposal
+
+
+# hierarchical evolution -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("alive", "size"), [(1, 1), (9, 1), (20, 1), (30, 2), (50, 2), (200, 10), (1000, 50)])
+def test_a_tournament_takes_a_twentieth_of_the_population(alive: int, size: int) -> None:
+    """Without replacement: the parent's rank from the worst is at least the size, and over many it is the size at times."""
+    population = [Individual(i, {}, float(i)) for i in range(alive)]
+    rng = np.random.default_rng(0)
+    assert size == max(1, round(0.05 * alive))
+    ranks = [hierarchical_evolution.tournament(population, 0.05, rng).trial + 1 for _ in range(3000)]
+    assert min(ranks) >= size
+    # the largest of k of n without replacement has mean k (n + 1) / (k + 1); its deviation is below n / 2
+    assert statistics.fmean(ranks) == pytest.approx(size * (alive + 1) / (size + 1), abs=4 * alive / 2 / 3000**0.5)
+
+
+def test_the_population_never_shrinks_and_founders_were_mutated() -> None:
+    strategy = build("hierarchical-evolution", BITS, {"population": 10, "mutations": 50}, seed=0)
+    assert isinstance(strategy, hierarchical_evolution.HierarchicalEvolution)
+    for trial in range(1, 61):
+        proposal = strategy.ask()
+        assert proposal is not None
+        if trial <= 10:
+            assert 20 <= _ones(proposal.config) * 100 <= 50  # 50 flips of zeros
+        _tell(strategy, trial, proposal)
+        assert [one.trial for one in strategy.alive] == list(range(1, trial + 1))
+
+
+def test_with_a_larger_population_selection_is_harder() -> None:
+    """5 % of 10 is a random parent; of 400 it is the best of 20."""
+    strategy = build("hierarchical-evolution", BITS, {"population": 10, "mutations": 0}, seed=0)
+    assert _toy(strategy, 800, 0.01) > 40
