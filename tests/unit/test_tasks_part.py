@@ -9,7 +9,7 @@ import task_data
 import torch
 from torch import Generator
 
-from metasearch.tasks import TaskDistribution, TaskShape, build
+from metasearch.tasks import Split, TaskDistribution, TaskShape, build
 from metasearch.tasks._images import ImageTasks, Pictures
 from metasearch.tasks.blobs import Blobs
 from metasearch.tasks.sinusoid import Sinusoid
@@ -24,7 +24,8 @@ def _drawn(tasks: TaskDistribution, shape: TaskShape) -> torch.Tensor:
 def test_no_class_of_pictures_is_in_both_halves(share: float) -> None:
     """Ten training classes whose pictures are of one grey level each."""
     images = np.repeat(np.arange(12, dtype=np.uint8), 2)[:, None, None, None] * np.ones((1, 1, 2, 2), np.uint8)
-    pictures = Pictures(images, np.arange(0, 25, 2), [str(i) for i in range(12)], {"train": list(range(10)), "val": [10, 11]}, "d")
+    splits: dict[Split, list[int]] = {"train": list(range(10)), "val": [10, 11]}
+    pictures = Pictures(images, np.arange(0, 25, 2), [str(i) for i in range(12)], splits, "digest")
     tasks, shape = ImageTasks(pictures, told={}), TaskShape((1, 2, 2), 2, 1, 1)
     seen = [set((_drawn(tasks.part(share, which), shape)[:, 0, 0, 0] * 255).round().int().tolist()) for which in (0, 1)]
     assert not seen[0] & seen[1]
