@@ -46,4 +46,5 @@ def method(study: Study) -> tuple[Strategy, Objective]:
         adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3), given.search_steps, given.share, given.check,
         given.check_steps,
     )
+    objective.check_classes(space.decode([0.5] * space.width))
     return Seeds(space, dims, seed=study.seed), objective

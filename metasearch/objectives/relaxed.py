@@ -39,7 +39,7 @@ from metasearch.objectives.train import Train
 from metasearch.objectives.training import Course, Setting, Step, only_learnt, to, training
 from metasearch.records import Config, Proposal, Report
 from metasearch.space import Choice, Space
-from metasearch.tasks import Episode, concatenate
+from metasearch.tasks import Episode, TaskDistribution, TaskShape, concatenate
 
 __all__ = ["Hypergradient", "Relaxed", "difference", "exact", "first", "rank_correlation", "strongest"]
 
@@ -178,6 +178,14 @@ class Relaxed:
         recipe = replace(self.train, recipe=self.relaxed, steps=None).built(config)
         return replace(recipe, steps=self.steps or recipe.steps)
 
+    def check_classes(self, config: Config) -> None:
+        """Raises ValueError if the parts of the training classes are too small for the episodes of the search."""
+        try:
+            shape = self.supernet(config).episode or self.train.shape
+        except Infeasible:
+            return  # another config may not be
+        halves(self.train.tasks, self.share, shape)
+
     def found(self, config: Config, arch: Params) -> Config:
         """The architecture of these logits, at the place of the relaxed dimensions of `config`."""
         shares = {path: arch[f"{ARCH}{path}"].double().softmax(-1).tolist() for path in self.dims}
@@ -210,9 +218,10 @@ class Relaxed:
 
     def _course(self, setting: Setting) -> Course:
         recipe, _, trial, tasks, shape, seed, meta, _ = setting
-        parts = [tasks.part(self.share, 0), tasks.part(self.share, 1)]
-        for part in parts:
-            part.check(shape, "train")
+        try:
+            parts = halves(tasks, self.share, shape)
+        except ValueError as error:
+            raise Infeasible(str(error)) from error
         rows, per_block = recipe.meta_batch, max(1, block_steps(shape, 2 * recipe.meta_batch, recipe.steps))
 
         def draw(number: int) -> Episode:
@@ -332,6 +341,17 @@ class Relaxed:
 
 
 # -- small parts -----------------------------------------------------------------------------------------------------------------
+
+
+def halves(tasks: TaskDistribution, share: float, shape: TaskShape) -> list[TaskDistribution]:
+    """The tasks of the weights and those of the architecture. Raises ValueError if one cannot give such episodes."""
+    try:
+        parts = [tasks.part(share, 0), tasks.part(share, 1)]
+        for part in parts:
+            part.check(shape, "train")
+    except ValueError as error:
+        raise ValueError(f"weights and architecture learn on a part of the classes each, but {error}") from error
+    return parts
 
 
 class _Last:
