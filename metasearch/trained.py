@@ -107,7 +107,8 @@ def restore(reference: str, *, home: Path | None = None) -> Trained:
     with Ledger.open(folder / "ledger.sqlite") as ledger:
         study = Study.from_json(ledger.study()["study"])
         row = _ended(reference, ledger.trials(), number)
-    train = study.objective()
+    objective = study.objective()
+    train = objective if isinstance(objective, Train) else getattr(objective, "train", None)  # what a search found, it trained
     if not isinstance(train, Train):
         raise ValueError(f"{reference} was not made by `train`, so it has no meta-learner to restore")
     return _restored(reference, train, row, folder)
@@ -221,13 +222,14 @@ def _restored(reference: str, train: Train, row: TrialRow, folder: Path) -> Trai
         raise ValueError(f"{reference} has no parcel any more: {path} is gone (metasearch clean keeps those of the best trials)")
     tensors, facts = parcel.read(path)
     prefix = "best/" if any(k.startswith("best/") for k in tensors) else "meta/"
+    config = row.proposal.config if row.report is None or row.report.found is None else row.report.found
     try:
-        recipe = train.built(row.proposal.config)
+        recipe = train.built(config)
     except Infeasible as error:
         raise ValueError(f"{reference} cannot be rebuilt from its config: {error}") from error
     meta = {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
     return Trained(
-        reference, row.proposal.config, recipe.net, recipe.learner.at(1.0), meta, train.tasks, train.shape,
+        reference, config, recipe.net, recipe.learner.at(1.0), meta, train.tasks, train.shape,
         int(facts.get("best_step", facts["step"]) if prefix == "best/" else facts["step"]),
     )
 

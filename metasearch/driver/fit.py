@@ -99,7 +99,10 @@ def _method(study: Study, space: Space | None, found: list[str]) -> bool:
     """Does the strategy fit the space? Answers whether it draws uniformly, so that coverage can be counted."""
     name, where = study.method.name, f"method.name = '{study.method.name}'"
     if study.has_own_method:
-        strategy = _try(found, where, study.strategy, name) if space is not None else None
+        kind = getattr(_try(found, where, lambda: plugins.module("methods", name), name), "Hyperparameters", None)
+        wrong = [] if kind is None else _hyperparameters(study, kind)
+        found += wrong
+        strategy = _try(found, where, study.strategy, name) if space is not None and not wrong else None
         return strategy is None or strategy.uniform
     from metasearch.strategies import Strategy
 

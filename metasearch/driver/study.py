@@ -28,6 +28,7 @@ from metasearch.home import study_name
 if TYPE_CHECKING:
     from metasearch.budget import Coverage
     from metasearch.objectives import Objective
+    from metasearch.objectives.train import Train as TrainObjective
     from metasearch.space import Space
     from metasearch.strategies import Strategy
     from metasearch.tasks import TaskDistribution, TaskShape
@@ -253,8 +254,10 @@ class Study(_Table):
 
     def objective(self) -> Objective:
         """What one trial does; built by every worker from the study's JSON."""
-        if self.has_own_method:
-            return self._pair()[1]
+        return self._pair()[1] if self.has_own_method else self.training()
+
+    def training(self) -> TrainObjective:
+        """The objective `train`: what a trial does unless the method says otherwise, and what methods build on."""
         from metasearch.objectives.train import Train as TrainObjective
 
         tasks = self.tasks_distribution()

@@ -1,1 +1,50 @@
-"""A name -> a (strategy, objective) pair, one short file each; a strategy alone is a method with `train`."""
+"""A name -> a (strategy, objective) pair, one short file each; a strategy alone is a method with `train`.
+
+    def method(study: Study) -> tuple[Strategy, Objective]: ...
+
+A file may define a dataclass `Hyperparameters`: the further keys of a study's [method] are then checked against its fields.
+"""
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from metasearch.space import Space
+
+if TYPE_CHECKING:
+    from metasearch.objectives.train import Train
+
+__all__ = ["Study", "relaxation"]
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def arguments(self) -> dict[str, Any]: ...
+
+
+class Study(Protocol):
+    """What a method may ask of a study (metasearch/driver/study.py)."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def space_name(self) -> str: ...
+    @property
+    def method(self) -> Named: ...
+    def space_module(self) -> ModuleType: ...
+    def space(self) -> Space: ...
+    def training(self) -> Train: ...
+
+
+def relaxation(study: Study) -> tuple[ModuleType, tuple[str, ...]]:
+    """(the space's file, RELAXED). Raises ValueError, with what would work, for a space without a mixture."""
+    module = study.space_module()
+    if not callable(getattr(module, "relaxed", None)):
+        raise ValueError(
+            f"{study.method.name} searches in a mixture of all architectures, but the space '{study.space_name}' has no "
+            "relaxed(config, shape). Take a space that has one, such as nasbench201 or darts-cells, or a method that trains "
+            "every architecture by itself: random, regularized-evolution, reinforce or tpe."
+        )
+    return module, tuple(getattr(module, "RELAXED", ()))

@@ -142,6 +142,17 @@ class TaskDistribution(ABC):
             f"{type(self).__name__} has no shifted tasks. Evaluate without a shift, or on sinusoid, glyphs or omniglot."
         )
 
+    def part(self, share: float, which: Literal[0, 1]) -> TaskDistribution:
+        """These tasks with a part of their training classes, for what must be learnt on different ones: 0 has `share` of them, 1
+        the others, the same ones in every process; val and test stay as they are. Where no two tasks have a class in common
+        (regression, control), there is nothing to divide: the part is the whole. Raises ValueError where it cannot be done."""
+        if not 0 < share < 1 or which not in (0, 1):
+            raise ValueError(f"`0 < share < 1` and `which` 0 or 1 must hold, but got share={share}, which={which}")
+        return self._part(share, which) if self.kind == "classes" else self
+
+    def _part(self, share: float, which: Literal[0, 1]) -> TaskDistribution:
+        raise ValueError(f"{type(self).__name__} does not say how its training classes are divided: it must implement _part.")
+
     def sample_episodes(self, n: int, *, split: Split, shape: TaskShape, generator: Generator) -> Episode:
         """n episodes, every field with a leading dimension n. The split "test" is sealed: see `open_test`."""
         _unsealed(split)

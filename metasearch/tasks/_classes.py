@@ -12,6 +12,13 @@ from metasearch.tasks import Split, TaskShape
 Array = np.ndarray[Any, np.dtype[Any]]  # indices are worked out in numpy: on arrays this small its calls cost a fifth of torch's
 
 
+def part(count: int, share: float, which: int) -> Array:
+    """Which of `count` classes are in a part (0: `share` of them, 1: the others), in order; always the same."""
+    order = torch.randperm(count, generator=Generator().manual_seed(0)).numpy()
+    first = round(share * count)
+    return np.sort(order[first:] if which else order[:first])
+
+
 class Seats(NamedTuple):
     """Who sits where in n episodes: the label of every row, and which of its class's drawings it is.
 

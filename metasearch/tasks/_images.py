@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -104,6 +105,17 @@ class ImageTasks(TaskDistribution):
                 f"{split} has {self._fewest[split]} images in class '{name}', but {shape.shots} shots + {shape.queries} queries "
                 f"need {need}. Lower shots or queries."
             )
+
+    def _part(self, share: float, which: Literal[0, 1]) -> Self:
+        """All turned forms of a class are in one part."""
+        mine = copy(self)
+        chosen = _classes.part(len(self._classes["train"]), share, which)
+        mine._classes, mine._starts, mine._counts = (
+            {**of, "train": of["train"][chosen]} for of in (self._classes, self._starts, self._counts)
+        )
+        mine._fewest = {**self._fewest, "train": int(mine._counts["train"].min(initial=2**62))}
+        mine._digest = hashlib.sha256(json.dumps([self._digest, chosen.tolist()]).encode()).hexdigest()[:16]
+        return mine
 
     def to(self, device: torch.device | str) -> Self:
         self._images = self._images.to(device)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Self
+from copy import copy
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -70,6 +71,13 @@ class Blobs(TaskDistribution):
             return _classes.one_hot(seated, shape.ways).to(self.device)
 
         return Episode(inputs(seats.support), labels(seats.support), inputs(seats.query), labels(seats.query))
+
+    def _part(self, share: float, which: Literal[0, 1]) -> Blobs:
+        mine = copy(self)
+        chosen = _classes.part(self.class_count("train"), share, which)
+        mine._centres = {**self._centres, "train": self._centres["train"][torch.from_numpy(chosen).to(self.device)]}
+        mine._digest = hashlib.sha256(json.dumps([self._digest, chosen.tolist()]).encode()).hexdigest()[:16]
+        return mine
 
     def class_count(self, split: Split) -> int:
         return len(self._centres[split])

@@ -80,6 +80,11 @@ class Noisy(TaskDistribution):
         moved._clean = self._clean.shifted(strength)
         return moved
 
+    def _part(self, share: float, which: Literal[0, 1]) -> TaskDistribution:
+        mine = copy(self)
+        mine._clean = self._clean.part(share, which)
+        return mine
+
     def class_count(self, split: Split) -> int:
         return self._clean.class_count(split)
 

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from torch import Generator
@@ -91,6 +91,13 @@ class Omniglot(ImageTasks):
         base = len(self._classes[split])
         forms = self.classes(split) // base if base else 1
         return {name: forms * len(places) for name, places in self._members[split].items() if forms * len(places) >= ways}
+
+    def _part(self, share: float, which: Literal[0, 1]) -> Self:
+        mine = super()._part(share, which)
+        chosen = _classes.part(len(self._classes["train"]), share, which)
+        left = {name: np.flatnonzero(np.isin(chosen, places)) for name, places in self._members["train"].items()}
+        mine._members = {**self._members, "train": {name: places for name, places in left.items() if len(places)}}
+        return mine
 
     def _together(self, split: Split) -> bool:
         """Are the classes of an episode all of one alphabet?"""

@@ -289,6 +289,24 @@ def shifted_tasks_are_other_tasks_or_refused(case: Case) -> None:
     assert shifted.input_shape == case.built.input_shape, "shifted tasks must have the same inputs"
 
 
+def parts_share_out_the_training_classes(case: Case) -> None:
+    tasks = case.built
+    if tasks.kind != "classes":
+        return
+    try:
+        parts = tasks.part(0.5, 0), tasks.part(0.5, 1)
+    except ValueError:
+        return
+    counts = [part.class_count("train") for part in parts]
+    whole = tasks.class_count("train")
+    assert sum(counts) == whole, f"the parts have {counts} training classes, but the whole has {whole}"
+    assert len({tasks.digest, *(part.digest for part in parts)}) == 3, "parts draw other episodes, so they have other digests"
+    drawn = [
+        part.sample_episodes(3, split="val", shape=case.shape, generator=Generator().manual_seed(0)) for part in (tasks, *parts)
+    ]
+    assert all(_same(drawn[0], other) for other in drawn[1:]), "a part must leave val as it is"
+
+
 LAWS: tuple[Callable[[Case], None], ...] = (
     fields_have_the_shapes_asked_for,
     labels_are_one_hot_and_balanced,
@@ -309,6 +327,7 @@ LAWS: tuple[Callable[[Case], None], ...] = (
     a_right_answer_scores_best,
     loss_and_score_are_of_one_episode_and_can_be_mapped,
     shifted_tasks_are_other_tasks_or_refused,
+    parts_share_out_the_training_classes,
 )
 
 

@@ -1,0 +1,50 @@
+"""DARTS: the architecture is a mixture that learns by gradient, on other classes than its weights; what is found is trained.
+
+Liu, Simonyan, Yang. "DARTS: Differentiable Architecture Search." ICLR 2019. https://arxiv.org/abs/1806.09055
+(metasearch/objectives/relaxed.py). Every trial is a whole search from another seed; its score is that of the architecture it
+found, trained from the beginning. Dimensions that the space does not relax are drawn at random, trial by trial.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metasearch.methods import Study, relaxation
+from metasearch.objectives import Objective
+from metasearch.objectives.optimizer import adam
+from metasearch.objectives.relaxed import Hypergradient, Relaxed
+from metasearch.strategies import Strategy
+from metasearch.strategies._seeds import Seeds
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """hypergradient: "exact" and "difference" are the second order (the paper's is "difference"), "first" the first.
+    arch_lr:      of Adam on the logits; published: 3e-4.
+    xi:           the rate of the step that is looked ahead; None: the weights' own (published: the same).
+    search_steps: outer steps of the search; None: those of the space's mixture. `train.steps` are those of what is found.
+    share:        of the training classes, for the weights; published: half of the training set.
+    check:        so many random architectures are trained for `check_steps` to see whether the mixture ranks them rightly.
+    """
+
+    hypergradient: Hypergradient = "difference"
+    arch_lr: float = 3e-4
+    xi: float | None = None
+    search_steps: int | None = None
+    share: float = 0.5
+    check: int = 0
+    check_steps: int = 50
+
+
+def method(study: Study) -> tuple[Strategy, Objective]:
+    module, dims = relaxation(study)
+    given = Hyperparameters(**study.method.arguments)
+    if not given.arch_lr > 0:
+        raise ValueError(f"`arch_lr > 0` must hold, but got arch_lr={given.arch_lr}")
+    space = study.space()
+    objective = Relaxed(
+        study.training(), module.relaxed, space, dims, getattr(module, "derive", None), given.hypergradient, given.xi,
+        adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3), given.search_steps, given.share, given.check,
+        given.check_steps,
+    )
+    objective.check_classes(space.decode([0.5] * space.width))
+    return Seeds(space, dims, seed=study.seed), objective

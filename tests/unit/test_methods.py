@@ -1,0 +1,70 @@
+"""Methods that bring an objective of their own: from a study's text to a found architecture, or refused in words."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import relaxed_space
+
+from metasearch import plugins
+from metasearch.driver import launch
+from metasearch.driver.study import Study
+from metasearch.ledger import Ledger
+from metasearch.trained import evaluate, restore
+
+STUDY = f"""
+name = "one-shot"
+space = "{Path(relaxed_space.__file__)}"
+method = {{ name = "darts", search_steps = 30, arch_lr = 0.03 }}
+tasks = {{ name = "blobs", dimensions = 5, train_classes = 20, ways = 3, shots = 2, queries = 3 }}
+train = {{ steps = 12, mode = "vmap" }}
+validation = {{ episodes = 20 }}
+budget = {{ trials = 2 }}
+driver = {{ kind = "local" }}
+track = {{ enabled = false }}
+"""
+
+
+@pytest.mark.parametrize("overrides", [[]])
+def test_a_study_runs_from_its_text_to_the_found_architectures(tmp_path: Path, overrides: list[str]) -> None:
+    study = Study.from_text(STUDY, overrides)
+    assert study.problems() == []
+    launch.run(study, home=tmp_path)
+    with Ledger.open(tmp_path / "one-shot" / "ledger.sqlite") as ledger:
+        trials = ledger.trials()
+    assert [row.status for row in trials.values()] == ["done", "done"], "equal configs under other seeds are other trials"
+    for number, row in trials.items():
+        assert row.report is not None
+        assert row.report.found is not None
+        assert row.report.found["a"] == row.report.found["b"] == "see"
+        assert row.report.found["width"] == row.proposal.config["width"], "what is not relaxed is as it was proposed"
+        assert row.report.metrics["supernet/score"] > 0.3
+        trained = restore(f"one-shot/{number}", home=tmp_path)
+        assert trained.config == row.report.found
+        assert not any(key.startswith("arch/") for key in trained.meta)
+    assert trials[1].outcome is not None
+    assert trials[2].outcome is not None
+    assert trials[1].outcome.metrics["supernet/score"] != trials[2].outcome.metrics["supernet/score"]
+    assert evaluate("one-shot/1", home=tmp_path, episodes=20, mode="vmap").interval.mean > 0.4
+
+
+@pytest.mark.parametrize("method", plugins.names("methods"))
+def test_a_space_without_a_mixture_is_refused_with_what_would_work(method: str) -> None:
+    overrides = ["space=maml-family", f"method={{name='{method}'}}"]
+    said = " ".join(Study.from_text(STUDY, overrides).problems())
+    assert "has no relaxed(config, shape)" in said
+    for other in ("nasbench201", "darts-cells", "random", "regularized-evolution"):
+        assert other in said
+
+
+@pytest.mark.parametrize(("override", "said"), [
+    ("method.hypergradiant=first", "Did you mean 'hypergradient'?"),
+    ("method.hypergradient=second", "method.hypergradient must be"),
+    ("method.arch_lr=0.0", "arch_lr > 0"),
+    ("method.share=1.5", "0 < share < 1"),
+    ("method.check=1", "check >= 2"),
+    ("tasks.train_classes=5", "on a part of the classes each, but train has 2 classes"),
+    ("budget.coverage=0.9", "counts uniform draws, and method 'darts' makes none"),
+])
+def test_what_does_not_fit_is_refused_before_it_starts(override: str, said: str) -> None:
+    assert said in " ".join(Study.from_text(STUDY, [override, "budget.top=1"]).problems())

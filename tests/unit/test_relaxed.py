@@ -1,0 +1,301 @@
+"""One-shot search by gradient: the hypergradient is right, halves are apart, the best operation wins, resume is bit-equal."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import relaxed_space
+import torch
+from torch import Generator, Tensor
+
+from metasearch.learners.maml import MAML
+from metasearch.nets import Params
+from metasearch.nets.mlp import mlp
+from metasearch.objectives import Mode, Trial, parcel
+from metasearch.objectives.optimizer import adam, sgd
+from metasearch.objectives.relaxed import Hypergradient, Relaxed, difference, exact, first, rank_correlation, strongest
+from metasearch.objectives.train import Train
+from metasearch.records import Config, Proposal, Report
+from metasearch.tasks import Episode, TaskShape
+from metasearch.tasks.blobs import Blobs
+from search_spaces import darts_cells
+
+TASKS = Blobs(dimensions=5, train_classes=20, val_classes=10)
+SHAPE = TASKS.shape(ways=3, shots=2, queries=3)
+CONFIG: Config = {"a": "none", "b": "none", "width": 4}
+TRAIN = Train(relaxed_space.recipe, TASKS, SHAPE, validation_episodes=20, mode="vmap", steps=20, report_every=5)
+SEARCH = Relaxed(TRAIN, relaxed_space.relaxed, relaxed_space.SPACE, relaxed_space.RELAXED, steps=20, arch=adam(0.01))
+
+
+def _trial(folder: Path | None = None, **given: Any) -> Trial:
+    def save(step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+        assert folder is not None
+        return str(parcel.write(folder / f"{step}.safetensors", tensors, facts))
+
+    return Trial(0, save=None if folder is None else save, **given)
+
+
+def _run(search: Relaxed, trial: Trial) -> list[Report]:
+    return list(search(Proposal(dict(CONFIG), seed=7), trial))
+
+
+# the hypergradient ------------------------------------------------------------------------------------------------------------
+
+Value = Callable[[Params, Params], Tensor]
+
+
+def _quadratic(seed: int) -> Value:
+    """w' A w + w' B a + a' C a + b'w + c'a."""
+    g = Generator().manual_seed(seed)
+    a, b, c, d, e = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((4, 4), (4, 3), (3, 3), (4,), (3,)))
+    return lambda w, p: w["w"] @ (a @ w["w"] + b @ p["arch/p"] + d) + p["arch/p"] @ (c @ p["arch/p"] + e)
+
+
+def _smooth(seed: int) -> Value:
+    """A net of tanh whose hidden layer is weighted by a softmax."""
+    g = Generator().manual_seed(seed)
+    x, y = torch.randn(6, 2, generator=g, dtype=torch.float64), torch.randn(6, generator=g, dtype=torch.float64)
+
+    def value(w: Params, p: Params) -> Tensor:
+        hidden = torch.tanh(0.3 * x @ w["w"].view(2, 2)) @ torch.diag(p["arch/p"].softmax(-1)[:2])
+        return ((hidden.sum(-1) - y) ** 2).mean()
+
+    return value
+
+
+def _slopes(value: Value) -> Callable[[Params, Params], tuple[Params, Params]]:
+    return torch.func.grad(value, argnums=(0, 1))  # type: ignore[no-any-return]
+
+
+def _start() -> tuple[Params, Params]:
+    g = Generator().manual_seed(5)
+    return {"w": torch.randn(4, generator=g, dtype=torch.float64)}, {"arch/p": torch.randn(3, generator=g, dtype=torch.float64)}
+
+
+def _ahead(xi: float) -> Callable[[Params, Params], Params]:
+    return lambda w, g: {k: w[k] - xi * (g[k] + 0.01 * w[k]) for k in w}
+
+
+@pytest.mark.parametrize("tape", [False, True])
+@pytest.mark.parametrize(("make", "most"), [(_quadratic, 1e-12), (_smooth, 1e-6)], ids=["quadratic", "smooth"])
+def test_the_difference_is_the_exact_gradient(make: Callable[[int], Value], most: float, tape: bool) -> None:
+    """A difference that is scaled wrongly by eps, or dropped, is off by far more."""
+    (w, a), train, val = _start(), make(1), make(2)
+    right = exact(train, val, w, a, _ahead(0.1), tape=tape)["arch/p"]
+    near = difference(_slopes(train), _slopes(val), w, a, _ahead(0.1), 0.1)["arch/p"]
+    assert float((near - right).norm() / right.norm()) < most
+    assert float((first(_slopes(val), w, a)["arch/p"] - right).norm() / right.norm()) > 0.01, "the second order matters here"
+
+
+def test_the_exact_gradient_is_that_of_the_loss_after_one_step() -> None:
+    """Central differences of L_val(w'(alpha), alpha) itself."""
+    (w, a), train, val = _start(), _smooth(1), _smooth(2)
+
+    def after(p: Tensor) -> Tensor:
+        arch = {"arch/p": p}
+        return val(_ahead(0.1)(w, torch.func.grad(train)(w, arch)), arch)
+
+    found = exact(train, val, w, a, _ahead(0.1))["arch/p"]
+    for i in range(3):
+        e = 1e-5 * torch.eye(3, dtype=torch.float64)[i]
+        assert float(found[i]) == pytest.approx(float(after(a["arch/p"] + e) - after(a["arch/p"] - e)) / 2e-5, rel=1e-6)
+
+
+@pytest.mark.parametrize("make", [_quadratic, _smooth])
+def test_first_order_is_a_step_of_no_length(make: Callable[[int], Value]) -> None:
+    (w, a), train, val = _start(), make(1), make(2)
+    torch.testing.assert_close(first(_slopes(val), w, a), exact(train, val, w, a, lambda w, g: w), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(first(_slopes(val), w, a), difference(_slopes(train), _slopes(val), w, a, _ahead(0.0), 0.0))
+
+
+# one outer step ---------------------------------------------------------------------------------------------------------------
+
+
+def _episodes(count: int) -> Episode:
+    e = TASKS.sample_episodes(count, split="train", shape=SHAPE, generator=Generator().manual_seed(3))
+    return e.map(Tensor.double)
+
+
+def _after(search: Relaxed, mode: Mode = "vmap", steps: int = 1, **recipe: Any) -> Params:
+    """The parameters after a step in float64; episodes of weights and alpha are the halves of each batch."""
+    made = replace(search.supernet(CONFIG), **recipe)
+    meta = {k: v.double() for k, v in made.learner.init(made.net, Generator().manual_seed(0)).items()}
+    weights = {k: v for k, v in meta.items() if not k.startswith("arch/")}
+    arch = {k: v for k, v in meta.items() if k.startswith("arch/")}
+    state = {f"weights/{k}": v for k, v in made.optimizer.init(weights).items()}
+    state |= {f"arch/{k}": v for k, v in search.arch.init(arch).items()}
+    step = search.step(made, mode)
+    for i in range(steps):
+        meta, state, _ = step(meta, state, _episodes(8 * steps).select(slice(8 * i, 8 * i + 8)), i / steps)
+    return meta
+
+
+@pytest.mark.parametrize("how", ["exact", "difference", "first"])
+def test_a_loop_takes_the_step_of_a_vmap(how: Hypergradient) -> None:
+    search = replace(SEARCH, hypergradient=how, arch=sgd(1.0))
+    torch.testing.assert_close(_after(search, "loop"), _after(search, "vmap"), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", [sgd(0.2), sgd(0.2, momentum=0.9, weight_decay=0.01), adam(0.1)])
+def test_exact_and_difference_take_nearly_the_same_steps_and_first_another(optimizer: Any) -> None:
+    """Two steps, so that there is a momentum to look ahead with."""
+    found = {
+        how: torch.cat([
+            v for k, v in _after(replace(SEARCH, hypergradient=how, arch=sgd(1.0), xi=0.5), steps=2, optimizer=optimizer).items()
+            if k.startswith("arch/")
+        ]) for how in ("exact", "difference", "first")
+    }
+    assert float((found["exact"] - found["difference"]).norm()) < 1e-4 * float((found["exact"] - found["first"]).norm())
+
+
+def test_first_order_is_xi_0() -> None:
+    """Bit for bit the weights, and alpha up to rounding."""
+    one = _after(replace(SEARCH, hypergradient="first"))
+    other = _after(replace(SEARCH, hypergradient="exact", xi=0.0))
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_the_weights_optimiser_never_touches_alpha_and_alphas_never_the_weights() -> None:
+    still = _after(replace(SEARCH, arch=sgd(0.0)), optimizer=sgd(0.5, weight_decay=0.1))
+    only = _after(SEARCH, optimizer=sgd(0.0))
+    made = SEARCH.supernet(CONFIG)
+    begun = {k: v.double() for k, v in made.learner.init(made.net, Generator().manual_seed(0)).items()}
+    for k, v in begun.items():
+        assert torch.equal(still[k], v) == k.startswith("arch/")
+        assert torch.equal(only[k], v) != k.startswith("arch/")
+
+
+def test_second_order_runs_through_a_learner_with_an_inner_loop() -> None:
+    def relaxed(config: Config, shape: TaskShape) -> Any:
+        made = relaxed_space.relaxed(config, shape)
+        head = mlp(4, 3, hidden=())
+
+        def init(generator: Generator) -> Params:
+            return made.net.init(generator) | head.init(generator)
+
+        def apply(params: Params, x: Tensor) -> Tensor:
+            return head.apply(params, made.net.apply(params, x))
+
+        return replace(made, net=made.net._replace(init=init, apply=apply), learner=MAML(inner_lr=0.1, inner_steps=2))
+
+    search = replace(SEARCH, relaxed=relaxed, arch=sgd(1.0))
+    ends = {
+        (how, mode): _after(replace(search, hypergradient=how, xi=0.3), mode)  # type: ignore[arg-type]
+        for how in ("exact", "difference") for mode in ("loop", "vmap")
+    }
+    for end in ends.values():
+        torch.testing.assert_close(end, ends["exact", "loop"], rtol=1e-4, atol=1e-6)
+
+
+# the search -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["exact", "difference", "first"])
+def test_the_planted_operation_wins_and_is_trained_by_itself(how: Hypergradient) -> None:
+    reports = _run(replace(SEARCH, hypergradient=how, steps=60, arch=adam(0.03)), _trial())
+    last = reports[-1]
+    assert last.found == {"a": "see", "b": "see", "width": 4}
+    assert last.step == 60 + 20, "steps go on behind those of the search"
+    assert len(last.episodes or ()) == 20
+    assert last.score == pytest.approx(sum(last.episodes) / 20, rel=1e-5)  # type: ignore[arg-type]
+    assert all(r.score is None and r.found is None for r in reports if r.step <= 60), "no score of the mixture is a trial's"
+    assert "supernet/score" in last.metrics
+    assert last.metrics["supernet/arch_entropy"] < 0.999
+
+
+def test_the_score_is_that_of_a_training_of_the_found_config_alone() -> None:
+    last = _run(SEARCH, _trial())[-1]
+    assert last.found is not None
+    alone = list(TRAIN(Proposal(last.found, seed=7), _trial()))[-1]
+    assert (last.score, last.episodes) == (alone.score, alone.episodes)
+    assert last.score != last.metrics["supernet/score"]
+
+
+def test_weights_and_architecture_learn_on_different_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = Blobs(dimensions=5, separation=1000.0, train_classes=20, val_classes=10)
+    seen: list[set[int]] = [set(), set()]
+    inner = Relaxed.step
+
+    def step(self: Relaxed, recipe: Any, mode: Mode, chunk: int | None = None) -> Any:
+        def spied(meta: Params, state: Params, episodes: Episode, progress: float) -> Any:
+            for mine, part in zip(seen, (slice(0, 4), slice(4, 8)), strict=True):
+                x = episodes.select(part).query_x.flatten(0, 1)
+                mine |= set(torch.cdist(x, far._centres["train"]).argmin(-1).tolist())
+            return inner(self, recipe, mode, chunk)(meta, state, episodes, progress)
+
+        return spied
+
+    monkeypatch.setattr(Relaxed, "step", step)
+    _run(replace(SEARCH, train=replace(TRAIN, tasks=far), share=0.3), _trial())
+    assert not seen[0] & seen[1]
+    assert (len(seen[0]), len(seen[1])) == (6, 14)
+
+
+@pytest.mark.parametrize("cut", [5, 15, 20, 30])
+def test_a_stopped_search_ends_bit_for_bit_as_the_undisturbed_one(tmp_path: Path, cut: int) -> None:
+    """During the search, at its end, and while the found one is trained."""
+    whole = _run(SEARCH, _trial(tmp_path / "whole"))
+    trial = _trial(tmp_path / "cut")
+    generator: Iterator[Report] = SEARCH(Proposal(dict(CONFIG), seed=7), trial)
+    for report in generator:
+        if report.step == cut:
+            break
+    generator.close()  # type: ignore[attr-defined]
+    rest = _run(SEARCH, replace(trial, start=tmp_path / "cut" / f"{cut}.safetensors", own=True))
+    clocks = {k for k in rest[-1].metrics if "latency" in k or "seconds" in k}
+    assert {k: v for k, v in rest[-1].metrics.items() if k not in clocks} == {
+        k: v for k, v in whole[-1].metrics.items() if k not in clocks}
+    assert (rest[-1].score, rest[-1].episodes, rest[-1].found) == (whole[-1].score, whole[-1].episodes, whole[-1].found)
+    for step in (20, 40):
+        ours, theirs = (parcel.read(tmp_path / f / f"{step}.safetensors")[0] for f in ("cut", "whole"))
+        assert set(ours) == set(theirs)
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert any(k.startswith("state/arch/first/") for k in parcel.read(tmp_path / "cut" / "20.safetensors")[0])
+
+
+# what is found ----------------------------------------------------------------------------------------------------------------
+
+
+def test_none_is_never_found_even_with_the_largest_share() -> None:
+    logits = {f"arch/{path}": torch.tensor([9.0, 0.0, 1.0, 0.5]) for path in relaxed_space.RELAXED}
+    assert SEARCH.found(CONFIG, logits) == {"a": "see", "b": "see", "width": 4}
+    assert strongest({"a": [1.0]}, {"a": ("none",)}) == {"a": "none"}, "unless there is nothing else"
+
+
+def test_the_spaces_own_derivation_is_used_where_it_has_one() -> None:
+    logits = {f"arch/{path}": torch.zeros(8) for path in darts_cells.RELAXED}
+    logits["arch/normal_e20"][0], logits["arch/normal_e21"][5] = 9.0, 1.0
+    search = replace(SEARCH, space=darts_cells.SPACE, dims=darts_cells.RELAXED, derive=darts_cells.derive)
+    found = search.found(dict.fromkeys(darts_cells.RELAXED, "none"), logits)
+    assert found["normal_e21"] == "sep_conv_5x5"
+    assert found["normal_e20"] != "none"
+    assert sum(found[f"normal_e5{source}"] != "none" for source in range(5)) == 2
+
+
+def test_a_rank_correlation_is_spearmans() -> None:
+    from scipy.stats import spearmanr
+
+    g = Generator().manual_seed(0)
+    for _ in range(20):
+        a, b = torch.randint(4, (8,), generator=g).tolist(), torch.randn(8, generator=g).tolist()
+        assert rank_correlation(a, b) == pytest.approx(float(spearmanr(a, b).statistic), abs=1e-12)
+    assert rank_correlation([1, 2, 3], [10, 100, 1000]) == pytest.approx(1.0)
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_the_check_ranks_sampled_architectures_by_mixture_and_by_themselves() -> None:
+    reports = _run(replace(SEARCH, steps=60, arch=adam(0.03), check=8, check_steps=10), _trial())
+    assert [r.metrics["supernet/checked"] for r in reports if "supernet/checked" in r.metrics] == list(range(1, 9))
+    assert 0.3 < reports[-1].metrics["supernet/rank_correlation"] <= 1.0, "blind and seeing operations are told apart"
+
+
+@pytest.mark.parametrize(("wrong", "said"), [
+    ({"hypergradient": "second"}, "exact, difference, first"), ({"share": 1.0}, "share"), ({"check": 1}, "check"),
+    ({"steps": 0}, "steps"), ({"xi": -1.0}, "xi"),
+])
+def test_wrong_values_are_refused_in_words(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(SEARCH, **wrong)
