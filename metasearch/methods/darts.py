@@ -42,9 +42,9 @@ def method(study: Study) -> tuple[Strategy, Objective]:
         raise ValueError(f"`arch_lr > 0` must hold, but got arch_lr={given.arch_lr}")
     space = study.space()
     objective = Relaxed(
-        study.training(), module.relaxed, space, dims, getattr(module, "derive", None), given.hypergradient, given.xi,
-        adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3), given.search_steps, given.share, given.check,
-        given.check_steps,
+        train=study.training(), relaxed=module.relaxed, space=space, dims=dims, steps=given.search_steps, share=given.share,
+        check=given.check, check_steps=given.check_steps, derive=getattr(module, "derive", None),
+        hypergradient=given.hypergradient, xi=given.xi, arch=adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
     )
     objective.check_classes(space.decode([0.5] * space.width))
     return Seeds(space, dims, seed=study.seed), objective

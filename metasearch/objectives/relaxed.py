@@ -18,36 +18,31 @@ itself scored, is a metric; it says little of what comes out of it, which `check
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from metasearch.learners import gradients
 from metasearch.nets import Params, learnt
-from metasearch.objectives import Diverged, Infeasible, Mode, Trial, parcel
-from metasearch.objectives.episodic import block_steps, draw_block, mean_gradient
-from metasearch.objectives.evaluation import scores
+from metasearch.objectives import Infeasible, Mode, Trial
+from metasearch.objectives.episodic import mean_gradient
+from metasearch.objectives.one_shot import ARCH, Last, OneShot, parted
 from metasearch.objectives.optimizer import Optimizer, adam
-from metasearch.objectives.recipe import Recipe, RecipeOf
-from metasearch.objectives.train import Train
-from metasearch.objectives.training import Course, Setting, Step, only_learnt, to, training
-from metasearch.records import Config, Proposal, Report
-from metasearch.space import Choice, Space
-from metasearch.tasks import Episode, TaskDistribution, TaskShape, concatenate
+from metasearch.objectives.recipe import Recipe
+from metasearch.objectives.training import Setting, Step, to
+from metasearch.records import Config, Proposal
+from metasearch.tasks import Episode
 
-__all__ = ["Hypergradient", "Relaxed", "difference", "exact", "first", "rank_correlation", "strongest"]
+__all__ = ["Hypergradient", "Relaxed", "difference", "exact", "first", "strongest"]
 
 Hypergradient = Literal["exact", "difference", "first"]
 Value = Callable[[Params, Params], Tensor]  # (weights, arch) -> loss []
 Slopes = Callable[[Params, Params], tuple[Params, Params]]  # (weights, arch) -> (d loss / d weights, d loss / d arch)
 Ahead = Callable[[Params, Params], Params]  # (weights, d L_train / d weights) -> w'
-ARCH = "arch/"
 
 
 # -- the gradient in alpha -----------------------------------------------------------------------------------------------------
@@ -97,94 +92,38 @@ def strongest(shares: Mapping[str, Sequence[float]], options: Mapping[str, Seque
     return found
 
 
-def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Spearman's: Pearson's correlation of the ranks, ties sharing their mean rank; None where one side is constant."""
-    x, y = (_ranks(np.asarray(values, dtype=float)) for values in (a, b))
-    x, y = x - x.mean(), y - y.mean()
-    size = math.sqrt(float((x @ x) * (y @ y)))
-    return float(x @ y) / size if size > 0 else None
-
-
-def _ranks(values: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
-    below = (values[None, :] < values[:, None]).sum(1)
-    equal = (values[None, :] == values[:, None]).sum(1)
-    return np.asarray(below + (equal + 1) / 2)
-
-
 # -- the objective ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Relaxed:
+@dataclass(frozen=True, kw_only=True)
+class Relaxed(OneShot):
     """What a trial of `darts` does: search with the mixture, derive an architecture, train that one by `train`.
 
-    train:    how the found architecture is trained and scored; the mixture is validated on the same bank.
-    relaxed, space, dims, derive: the space file's `relaxed`, SPACE, RELAXED and, if it has one, `derive(shares) -> Config`.
+    derive:   the space file's own `derive(shares) -> Config`, if it has one.
     hypergradient: see above. xi: the rate of the step that is looked ahead; None: the weights' own first rate ("lr").
     arch:     the optimiser of alpha; published: Adam 3e-4, betas (.5, .999), weight decay 1e-3.
-    steps:    outer steps of the search; None: as many as the recipe of the mixture has.
-    share:    of the training classes, on which the weights learn.
-    check:    so many architectures are drawn at random, scored with the mixture's weights, trained by themselves for
-              `check_steps` outer steps, and the rank correlation of both scores is told ("supernet/rank_correlation").
     """
 
-    train: Train
-    relaxed: RecipeOf
-    space: Space
-    dims: tuple[str, ...]
     derive: Callable[[Mapping[str, Sequence[float]]], Config] | None = None
     hypergradient: Hypergradient = "exact"
     xi: float | None = None
     arch: Optimizer = field(default_factory=partial(adam, 3e-4, betas=(0.5, 0.999), weight_decay=1e-3))
-    steps: int | None = None
-    share: float = 0.5
-    check: int = 0
-    check_steps: int = 50
 
-    def __post_init__(self) -> None:
+    def wrong(self) -> list[str]:
         said = []
         if self.hypergradient not in get_args(Hypergradient):
             said.append(f"hypergradient is one of {', '.join(get_args(Hypergradient))}, but got {self.hypergradient!r}")
-        if self.steps is not None and self.steps < 1:
-            said.append(f"`steps >= 1` must hold, but got steps={self.steps}")
         if self.xi is not None and self.xi < 0:
             said.append(f"`xi >= 0` must hold, but got xi={self.xi}")
-        if not 0 < self.share < 1:
-            said.append(f"`0 < share < 1` must hold, but got share={self.share}")
-        if self.check < 0 or self.check == 1 or self.check_steps < 1:
-            said.append(f"`check = 0` or `check >= 2`, and `check_steps >= 1` must hold, but got check={self.check}, "
-                        f"check_steps={self.check_steps}")
-        if said:
-            raise ValueError("; ".join(said))
+        return said
 
-    def __call__(self, proposal: Proposal, trial: Trial) -> Iterator[Report]:
-        begun = _alone(trial)
-        if begun is None:
-            end, told, config = yield from self._searched(proposal, trial)
-            start = None
-        else:
-            end, told, config, start = begun["searched"], begun["supernet"], begun["config"], trial.start
-        yield from self._by_itself(proposal, trial, end, told, config, start)
+    def start(self, setting: Setting) -> Params:
+        weights, arch = parted(setting.meta)
+        state = {f"weights/{k}": v for k, v in setting.recipe.optimizer.init(weights).items()}
+        return to(state | {f"{ARCH}{k}": v for k, v in self.arch.init(arch).items()}, setting.tasks.device)
 
-    # -- the search ----------------------------------------------------------------------------------------------------------
-
-    def options(self) -> dict[str, tuple[Any, ...]]:
-        """The options of every relaxed dimension, in the order of its logits."""
-        columns = dict(self.space.columns())
-        return {path: dim.values for path in self.dims if isinstance(dim := columns[path], Choice)}
-
-    def supernet(self, config: Config) -> Recipe:
-        """The recipe of the mixture; the study's limits and number of steps are those of a single architecture."""
-        recipe = replace(self.train, recipe=self.relaxed, steps=None).built(config)
-        return replace(recipe, steps=self.steps or recipe.steps)
-
-    def check_classes(self, config: Config) -> None:
-        """Raises ValueError if the parts of the training classes are too small for the episodes of the search."""
-        try:
-            shape = self.supernet(config).episode or self.train.shape
-        except Infeasible:
-            return  # another config may not be
-        halves(self.train.tasks, self.share, shape)
+    def chosen(self, recipe: Recipe, proposal: Proposal, trial: Trial, last: Last) -> tuple[Config, dict[str, float]]:
+        return self.found(proposal.config, last.meta), {"arch_entropy": float(_entropy(parted(last.meta)[1]))}
 
     def found(self, config: Config, arch: Params) -> Config:
         """The architecture of these logits, at the place of the relaxed dimensions of `config`."""
@@ -192,53 +131,9 @@ class Relaxed:
         derived = strongest(shares, self.options()) if self.derive is None else self.derive(shares)
         return self.space.normal({**config, **derived})
 
-    def _searched(
-        self, proposal: Proposal, trial: Trial
-    ) -> Generator[Report, None, tuple[int, dict[str, float], Config]]:
-        """Reports of the search; returns (the step it ended at, its metrics, the config that was found)."""
-        recipe, last = self.supernet(proposal.config), _Last(trial.save)
-        study = replace(self.train, recipe=self.relaxed, steps=recipe.steps, keep="last", limits={})
-        report, told = Report(0), dict[str, float]()
-        for report in training(recipe, study, proposal, replace(trial, save=last), self._course):
-            told = {f"supernet/{k}": v for k, v in report.metrics.items()}
-            if report.score is not None:
-                told["supernet/score"] = report.score
-            yield Report(report.step, told, checkpoint=report.checkpoint or None)
-        told["supernet/arch_entropy"] = float(_entropy(_parted(last.meta)[1]))
-        config = self.found(proposal.config, last.meta)
-        if self.check:
-            pairs = []
-            for i, sampled in enumerate(self._sampled(proposal)):
-                pairs.append((self._inherited(recipe, sampled, last.meta, trial), self._short(sampled, proposal, trial)))
-                yield Report(report.step, {**told, "supernet/checked": i + 1.0})
-            correlation = rank_correlation(*zip(*pairs, strict=True))
-            if correlation is not None:
-                told["supernet/rank_correlation"] = correlation
-        return report.step, told, config
-
-    def _course(self, setting: Setting) -> Course:
-        recipe, _, trial, tasks, shape, seed, meta, _ = setting
-        try:
-            parts = halves(tasks, self.share, shape)
-        except ValueError as error:
-            raise Infeasible(str(error)) from error
-        rows, per_block = recipe.meta_batch, max(1, block_steps(shape, 2 * recipe.meta_batch, recipe.steps))
-
-        def draw(number: int) -> Episode:
-            """Of every step first the episodes of the weights, then those of alpha."""
-            both = [draw_block(recipe, part, shape, per_block, 2 * seed + i, number) for i, part in enumerate(parts)]
-            return _alternating(both[0], both[1], rows)
-
-        def begin(meta: Params, state: Params) -> tuple[Step, Mode]:
-            mode: Mode = "loop" if recipe.learner.looped is not None or self.train.mode == "loop" else "vmap"
-            return self.step(recipe, mode, trial.chunk), mode
-
-        weights, arch = _parted(meta)
-        state = {f"weights/{k}": v for k, v in recipe.optimizer.init(weights).items()}
-        state |= {f"{ARCH}{k}": v for k, v in self.arch.init(arch).items()}
-        return Course(meta, to(state, tasks.device), per_block, 2 * rows, draw, begin)
-
-    def step(self, recipe: Recipe, mode: Mode, chunk: int | None = None) -> Step:
+    def step(
+        self, recipe: Recipe, mode: Mode, chunk: int | None = None, state: Params | None = None, seed: int = 0
+    ) -> Step:
         """One of alpha, then one of the weights."""
         net, learner0, loss, optimizer = recipe.net, recipe.learner, self.train.tasks.loss, recipe.optimizer
 
@@ -247,13 +142,13 @@ class Relaxed:
             now, learner = torch.tensor(progress, device=device), learner0.at(progress)
             rates, arch_rates = to(optimizer.rates, device), to(self.arch.rates, device)
             train, val = episodes.select(slice(0, recipe.meta_batch)), episodes.select(slice(recipe.meta_batch, None))
-            weights, arch = _parted(meta)
+            weights, arch = parted(meta)
             fixed = {k: v for k, v in meta.items() if not learnt(k)}
             own = {k[len("weights/"):]: v for k, v in state.items() if k.startswith("weights/")}
             theirs = {k[len(ARCH):]: v for k, v in state.items() if k.startswith(ARCH)}
 
             def slopes(part: Episode, w: Params, a: Params) -> tuple[Params, Params]:
-                return _parted(mean_gradient(learner, net, loss, {**fixed, **w, **a}, part, mode, chunk)[0])
+                return parted(mean_gradient(learner, net, loss, {**fixed, **w, **a}, part, mode, chunk)[0])
 
             def value(part: Episode, w: Params, a: Params) -> Tensor:
                 def one(e: Episode) -> Tensor:
@@ -277,7 +172,7 @@ class Relaxed:
                     slope = exact(partial(value, train), partial(value, val), weights, arch, ahead)
                 arch, theirs = self.arch.update({k: g.detach() for k, g in slope.items()}, theirs, arch, arch_rates, now)
                 grads, metrics = mean_gradient(learner, net, loss, {**fixed, **weights, **arch}, train, mode, chunk)
-                weights, own = optimizer.update(_parted(grads)[0], own, weights, rates, now)
+                weights, own = optimizer.update(parted(grads)[0], own, weights, rates, now)
             state = {f"weights/{k}": v for k, v in own.items()} | {f"{ARCH}{k}": v for k, v in theirs.items()}
             return {**fixed, **weights, **arch}, state, {**metrics, "arch_entropy": _entropy(arch)}
 
@@ -291,93 +186,7 @@ class Relaxed:
                              "that is looked ahead")
         return rates["lr"]
 
-    # -- is the mixture a judge of its parts? ----------------------------------------------------------------------------------
-
-    def _sampled(self, proposal: Proposal) -> list[Config]:
-        """Different architectures, uniform on the relaxed dimensions; fewer where there are fewer."""
-        rng, options = np.random.default_rng([proposal.seed or 0, 8]), self.options()
-        found: dict[str, Config] = {}
-        for _ in range(100 * self.check):
-            if len(found) == self.check:
-                break
-            drawn = {path: values[int(rng.integers(len(values)))] for path, values in options.items()}
-            found.setdefault(repr(sorted(drawn.items())), self.space.normal({**proposal.config, **drawn}))
-        return list(found.values())
-
-    def _inherited(self, recipe: Recipe, config: Config, meta: Params, trial: Trial) -> float:
-        """The score of an architecture with the mixture's weights: its options by number, so that nothing else is computed."""
-        tasks = self.train.tasks
-        numbers = {f"{ARCH}{path}": torch.tensor(values.index(config[path])) for path, values in self.options().items()}
-        mode: Mode = "loop" if recipe.learner.looped is not None else "vmap"
-        meta = to({**meta, **numbers}, tasks.device)
-        bank = self.train.bank.episodes
-        score = float(scores(recipe.net, recipe.learner.at(1.0), tasks, meta, bank, mode=mode, chunk=trial.chunk).mean())
-        return score if math.isfinite(score) else -math.inf
-
-    def _short(self, config: Config, proposal: Proposal, trial: Trial) -> float:
-        """The score of an architecture after a short training of its own."""
-        study = replace(self.train, steps=self.check_steps, keep="last", limits={})
-        try:
-            reports = list(study(Proposal(config, seed=proposal.seed), replace(trial, save=None, start=None, own=False)))
-        except (Diverged, Infeasible):
-            return -math.inf
-        return -math.inf if reports[-1].score is None else reports[-1].score
-
-    # -- the found one ---------------------------------------------------------------------------------------------------------
-
-    def _by_itself(
-        self, proposal: Proposal, trial: Trial, end: int, told: Mapping[str, float], config: Config, start: Path | None
-    ) -> Iterator[Report]:
-        """`train` on what was found, from the beginning; its steps are counted on from those of the search."""
-        save = trial.save
-
-        def later(step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
-            assert save is not None
-            return save(end + step, tensors, {**facts, "searched": end, "supernet": dict(told)})
-
-        lent = replace(trial, start=start, own=start is not None, save=None if save is None else later)
-        for report in self.train(Proposal(config, seed=proposal.seed), lent):
-            yield replace(report, step=end + report.step, metrics={**report.metrics, **told}, found=config)
-
-
 # -- small parts -----------------------------------------------------------------------------------------------------------------
-
-
-def halves(tasks: TaskDistribution, share: float, shape: TaskShape) -> list[TaskDistribution]:
-    """The tasks of the weights and those of the architecture. Raises ValueError if one cannot give such episodes."""
-    try:
-        parts = [tasks.part(share, 0), tasks.part(share, 1)]
-        for part in parts:
-            part.check(shape, "train")
-    except ValueError as error:
-        raise ValueError(f"weights and architecture learn on a part of the classes each, but {error}") from error
-    return parts
-
-
-class _Last:
-    """A trial's `save` that also keeps the last meta-parameters at hand."""
-
-    def __init__(self, save: Callable[[int, Mapping[str, Tensor], Mapping[str, Any]], str] | None) -> None:
-        self._save = save
-        self.meta: Params = {}
-
-    def __call__(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
-        self.meta = {k.removeprefix("meta/"): v for k, v in tensors.items() if k.startswith("meta/")}
-        return "" if self._save is None else self._save(step, tensors, facts)
-
-
-def _alone(trial: Trial) -> dict[str, Any] | None:
-    """The facts of the parcel that a trial goes on from, if it had found its architecture already."""
-    if trial.start is None or not trial.own:
-        return None
-    facts = parcel.read(trial.start)[1]
-    return facts if "searched" in facts else None
-
-
-def _parted(params: Params) -> tuple[Params, Params]:
-    """(weights, arch): what is learnt."""
-    free = only_learnt(params)
-    return {k: v for k, v in free.items() if not k.startswith(ARCH)}, {k: v for k, v in free.items() if k.startswith(ARCH)}
 
 
 def _ahead(state: Params, rates: Params, xi: Tensor | float, weights: Params, grads: Params) -> Params:
@@ -387,13 +196,6 @@ def _ahead(state: Params, rates: Params, xi: Tensor | float, weights: Params, gr
         k: w - xi * (grads[k] + decay * w + (mu * state[f"momentum/{k}"] if f"momentum/{k}" in state else 0.0))
         for k, w in weights.items()
     }
-
-
-def _alternating(a: Episode, b: Episode, rows: int) -> Episode:
-    """rows of a, rows of b, the next rows of a, ..."""
-    steps = a.count // rows
-    order = torch.arange(2 * a.count).view(2, steps, rows).transpose(0, 1).flatten()
-    return concatenate([a, b]).select(order.to(a.support_x.device))
 
 
 def _entropy(arch: Params) -> Tensor:

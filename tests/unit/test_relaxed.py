@@ -15,8 +15,9 @@ from metasearch.learners.maml import MAML
 from metasearch.nets import Params
 from metasearch.nets.mlp import mlp
 from metasearch.objectives import Mode, Trial, parcel
+from metasearch.objectives.one_shot import rank_correlation
 from metasearch.objectives.optimizer import adam, sgd
-from metasearch.objectives.relaxed import Hypergradient, Relaxed, difference, exact, first, rank_correlation, strongest
+from metasearch.objectives.relaxed import Hypergradient, Relaxed, difference, exact, first, strongest
 from metasearch.objectives.train import Train
 from metasearch.records import Config, Proposal, Report
 from metasearch.tasks import Episode, TaskShape
@@ -27,7 +28,9 @@ TASKS = Blobs(dimensions=5, train_classes=20, val_classes=10)
 SHAPE = TASKS.shape(ways=3, shots=2, queries=3)
 CONFIG: Config = {"a": "none", "b": "none", "width": 4}
 TRAIN = Train(relaxed_space.recipe, TASKS, SHAPE, validation_episodes=20, mode="vmap", steps=20, report_every=5)
-SEARCH = Relaxed(TRAIN, relaxed_space.relaxed, relaxed_space.SPACE, relaxed_space.RELAXED, steps=20, arch=adam(0.01))
+SEARCH = Relaxed(
+    train=TRAIN, relaxed=relaxed_space.relaxed, space=relaxed_space.SPACE, dims=relaxed_space.RELAXED, steps=20, arch=adam(0.01),
+)
 
 
 def _trial(folder: Path | None = None, **given: Any) -> Trial:
@@ -219,12 +222,12 @@ def test_weights_and_architecture_learn_on_different_classes(monkeypatch: pytest
     seen: list[set[int]] = [set(), set()]
     inner = Relaxed.step
 
-    def step(self: Relaxed, recipe: Any, mode: Mode, chunk: int | None = None) -> Any:
+    def step(self: Relaxed, recipe: Any, mode: Mode, *rest: Any) -> Any:
         def spied(meta: Params, state: Params, episodes: Episode, progress: float) -> Any:
             for mine, part in zip(seen, (slice(0, 4), slice(4, 8)), strict=True):
                 x = episodes.select(part).query_x.flatten(0, 1)
                 mine |= set(torch.cdist(x, far._centres["train"]).argmin(-1).tolist())
-            return inner(self, recipe, mode, chunk)(meta, state, episodes, progress)
+            return inner(self, recipe, mode, *rest)(meta, state, episodes, progress)
 
         return spied
 

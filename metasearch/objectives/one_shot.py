@@ -1,0 +1,268 @@
+"""What every one-shot search does: train all architectures at once, choose one, and train that one as any other.
+
+The weights learn on one part of the training classes, the choice is made on the other. The trial's score is that of the
+architecture that was found, trained from the beginning; what the supernet itself scored, is a metric, which says little of what
+comes out of it: `check` measures how much. How the supernet learns and what is chosen, is a subclass's (relaxed.py, shared.py).
+"""
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metasearch.nets import Params
+from metasearch.objectives import Diverged, Infeasible, Mode, Trial, parcel
+from metasearch.objectives.episodic import block_steps, draw_block
+from metasearch.objectives.evaluation import scores
+from metasearch.objectives.recipe import Recipe, RecipeOf
+from metasearch.objectives.train import Train
+from metasearch.objectives.training import Course, Setting, Step, only_learnt, to, training
+from metasearch.records import Config, Proposal, Report
+from metasearch.space import Choice, Space
+from metasearch.tasks import Episode, TaskDistribution, TaskShape, concatenate
+
+__all__ = ["ARCH", "Last", "OneShot", "parted", "rank_correlation"]
+
+ARCH = "arch/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShot(ABC):
+    """train:  how the found architecture is trained and scored; the supernet is validated on the same bank.
+    relaxed, space, dims: the space file's `relaxed`, SPACE and RELAXED.
+    steps:  outer steps of the search; None: as many as the recipe of the supernet has.
+    share:  of the training classes, on which the weights learn.
+    check:  so many architectures are drawn at random, scored with the supernet's weights, trained by themselves for
+            `check_steps` outer steps, and the rank correlation of both scores is told ("supernet/rank_correlation").
+    """
+
+    train: Train
+    relaxed: RecipeOf
+    space: Space
+    dims: tuple[str, ...]
+    steps: int | None = None
+    share: float = 0.5
+    check: int = 0
+    check_steps: int = 50
+
+    def __post_init__(self) -> None:
+        said = self.wrong()
+        if self.steps is not None and self.steps < 1:
+            said.append(f"`steps >= 1` must hold, but got steps={self.steps}")
+        if not 0 < self.share < 1:
+            said.append(f"`0 < share < 1` must hold, but got share={self.share}")
+        if self.check < 0 or self.check == 1 or self.check_steps < 1:
+            said.append(f"`check = 0` or `check >= 2`, and `check_steps >= 1` must hold, but got check={self.check}, "
+                        f"check_steps={self.check_steps}")
+        if said:
+            raise ValueError("; ".join(said))
+
+    def wrong(self) -> list[str]:
+        """What is wrong with a subclass's own fields, in words."""
+        return []
+
+    @abstractmethod
+    def start(self, setting: Setting) -> Params:
+        """The state of the search at its beginning."""
+
+    @abstractmethod
+    def step(self, recipe: Recipe, mode: Mode, chunk: int | None, state: Params, seed: int) -> Step:
+        """One outer step; it is given the episodes of the weights and, behind them, as many of the other classes. state: at which
+        the search begins or goes on; seed: of the trial."""
+
+    @abstractmethod
+    def chosen(self, recipe: Recipe, proposal: Proposal, trial: Trial, last: Last) -> tuple[Config, dict[str, float]]:
+        """The architecture that the search found, and what else is worth telling."""
+
+    def __call__(self, proposal: Proposal, trial: Trial) -> Iterator[Report]:
+        begun = _alone(trial)
+        if begun is None:
+            end, told, config = yield from self._searched(proposal, trial)
+            start = None
+        else:
+            end, told, config, start = begun["searched"], begun["supernet"], begun["config"], trial.start
+        yield from self._by_itself(proposal, trial, end, told, config, start)
+
+    # -- the search ----------------------------------------------------------------------------------------------------------
+
+    def options(self) -> dict[str, tuple[Any, ...]]:
+        """The options of every relaxed dimension, in the order of its logits."""
+        columns = dict(self.space.columns())
+        return {path: dim.values for path in self.dims if isinstance(dim := columns[path], Choice)}
+
+    def supernet(self, config: Config) -> Recipe:
+        """The recipe of the mixture; the study's limits and number of steps are those of a single architecture."""
+        recipe = replace(self.train, recipe=self.relaxed, steps=None).built(config)
+        return replace(recipe, steps=self.steps or recipe.steps)
+
+    def check_classes(self, config: Config) -> None:
+        """Raises ValueError if the parts of the training classes are too small for the episodes of the search."""
+        try:
+            shape = self.supernet(config).episode or self.train.shape
+        except Infeasible:
+            return  # another config may not be
+        _halves(self.train.tasks, self.share, shape)
+
+    def _searched(
+        self, proposal: Proposal, trial: Trial
+    ) -> Generator[Report, None, tuple[int, dict[str, float], Config]]:
+        """Reports of the search; returns (the step it ended at, its metrics, the config that was found)."""
+        recipe, last = self.supernet(proposal.config), Last(trial.save)
+        study = replace(self.train, recipe=self.relaxed, steps=recipe.steps, keep="last", limits={})
+        report, told = Report(0), dict[str, float]()
+        for report in training(recipe, study, proposal, replace(trial, save=last), self._course):
+            told = {f"supernet/{k}": v for k, v in report.metrics.items()}
+            if report.score is not None:
+                told["supernet/score"] = report.score
+            yield Report(report.step, told, checkpoint=report.checkpoint or None)
+        config, more = self.chosen(recipe, proposal, trial, last)
+        told |= {f"supernet/{k}": v for k, v in more.items()}
+        if self.check:
+            pairs = []
+            for i, sampled in enumerate(self._sampled(proposal)):
+                pairs.append((self._inherited(recipe, sampled, last.meta, trial), self._short(sampled, proposal, trial)))
+                yield Report(report.step, {**told, "supernet/checked": i + 1.0})
+            correlation = rank_correlation(*zip(*pairs, strict=True))
+            if correlation is not None:
+                told["supernet/rank_correlation"] = correlation
+        return report.step, told, config
+
+    def _course(self, setting: Setting) -> Course:
+        recipe, _, trial, tasks, shape, seed, meta, _ = setting
+        try:
+            parts = _halves(tasks, self.share, shape)
+        except ValueError as error:
+            raise Infeasible(str(error)) from error
+        rows, per_block = recipe.meta_batch, max(1, block_steps(shape, 2 * recipe.meta_batch, recipe.steps))
+
+        def draw(number: int) -> Episode:
+            """Of every step first the episodes of the weights, then those of alpha."""
+            both = [draw_block(recipe, part, shape, per_block, 2 * seed + i, number) for i, part in enumerate(parts)]
+            return _alternating(both[0], both[1], rows)
+
+        def begin(meta: Params, state: Params) -> tuple[Step, Mode]:
+            mode = self.mode(recipe)
+            return self.step(recipe, mode, trial.chunk, state, seed), mode
+
+        return Course(meta, self.start(setting), per_block, 2 * rows, draw, begin)
+
+    def mode(self, recipe: Recipe) -> Mode:
+        """How the supernet runs: it is never compiled, for its programs would be many."""
+        return "loop" if recipe.learner.looped is not None or self.train.mode == "loop" else "vmap"
+
+    # -- is the mixture a judge of its parts? ----------------------------------------------------------------------------------
+
+    def _sampled(self, proposal: Proposal) -> list[Config]:
+        """Different architectures, uniform on the relaxed dimensions; fewer where there are fewer."""
+        rng, options = np.random.default_rng([proposal.seed or 0, 8]), self.options()
+        found: dict[str, Config] = {}
+        for _ in range(100 * self.check):
+            if len(found) == self.check:
+                break
+            drawn = {path: values[int(rng.integers(len(values)))] for path, values in options.items()}
+            found.setdefault(repr(sorted(drawn.items())), self.space.normal({**proposal.config, **drawn}))
+        return list(found.values())
+
+    def _inherited(self, recipe: Recipe, config: Config, meta: Params, trial: Trial) -> float:
+        """The score of an architecture with the mixture's weights: its options by number, so that nothing else is computed."""
+        tasks = self.train.tasks
+        numbers = {f"{ARCH}{path}": torch.tensor(values.index(config[path])) for path, values in self.options().items()}
+        meta = to({**meta, **numbers}, tasks.device)
+        bank, mode = self.train.bank.episodes, self.mode(recipe)
+        score = float(scores(recipe.net, recipe.learner.at(1.0), tasks, meta, bank, mode=mode, chunk=trial.chunk).mean())
+        return score if math.isfinite(score) else -math.inf
+
+    def _short(self, config: Config, proposal: Proposal, trial: Trial) -> float:
+        """The score of an architecture after a short training of its own."""
+        study = replace(self.train, steps=self.check_steps, keep="last", limits={})
+        try:
+            reports = list(study(Proposal(config, seed=proposal.seed), replace(trial, save=None, start=None, own=False)))
+        except (Diverged, Infeasible):
+            return -math.inf
+        return -math.inf if reports[-1].score is None else reports[-1].score
+
+    # -- the found one ---------------------------------------------------------------------------------------------------------
+
+    def _by_itself(
+        self, proposal: Proposal, trial: Trial, end: int, told: Mapping[str, float], config: Config, start: Path | None
+    ) -> Iterator[Report]:
+        """`train` on what was found, from the beginning; its steps are counted on from those of the search."""
+        save = trial.save
+
+        def later(step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+            assert save is not None
+            return save(end + step, tensors, {**facts, "searched": end, "supernet": dict(told)})
+
+        lent = replace(trial, start=start, own=start is not None, save=None if save is None else later)
+        for report in self.train(Proposal(config, seed=proposal.seed), lent):
+            yield replace(report, step=end + report.step, metrics={**report.metrics, **told}, found=config)
+
+
+# -- small parts -----------------------------------------------------------------------------------------------------------------
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Spearman's: Pearson's correlation of the ranks, ties sharing their mean rank; None where one side is constant."""
+    x, y = (_ranks(np.asarray(values, dtype=float)) for values in (a, b))
+    x, y = x - x.mean(), y - y.mean()
+    size = math.sqrt(float((x @ x) * (y @ y)))
+    return float(x @ y) / size if size > 0 else None
+
+
+def _ranks(values: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+    below = (values[None, :] < values[:, None]).sum(1)
+    equal = (values[None, :] == values[:, None]).sum(1)
+    return np.asarray(below + (equal + 1) / 2)
+
+
+class Last:
+    """A trial's `save` that also keeps the last tensors at hand."""
+
+    def __init__(self, save: Callable[[int, Mapping[str, Tensor], Mapping[str, Any]], str] | None) -> None:
+        self._save = save
+        self.meta: Params = {}
+        self.state: Params = {}
+
+    def __call__(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+        self.meta = {k.removeprefix("meta/"): v for k, v in tensors.items() if k.startswith("meta/")}
+        self.state = {k.removeprefix("state/"): v for k, v in tensors.items() if k.startswith("state/")}
+        return "" if self._save is None else self._save(step, tensors, facts)
+
+
+def _alone(trial: Trial) -> dict[str, Any] | None:
+    """The facts of the parcel that a trial goes on from, if it had found its architecture already."""
+    if trial.start is None or not trial.own:
+        return None
+    facts = parcel.read(trial.start)[1]
+    return facts if "searched" in facts else None
+
+
+def parted(params: Params) -> tuple[Params, Params]:
+    """(weights, arch): what is learnt."""
+    free = only_learnt(params)
+    return {k: v for k, v in free.items() if not k.startswith(ARCH)}, {k: v for k, v in free.items() if k.startswith(ARCH)}
+
+
+def _alternating(a: Episode, b: Episode, rows: int) -> Episode:
+    """rows of a, rows of b, the next rows of a, ..."""
+    steps = a.count // rows
+    order = torch.arange(2 * a.count).view(2, steps, rows).transpose(0, 1).flatten()
+    return concatenate([a, b]).select(order.to(a.support_x.device))
+
+
+def _halves(tasks: TaskDistribution, share: float, shape: TaskShape) -> list[TaskDistribution]:
+    """The tasks of the weights and those of the architecture. Raises ValueError if one cannot give such episodes."""
+    try:
+        parts = [tasks.part(share, 0), tasks.part(share, 1)]
+        for part in parts:
+            part.check(shape, "train")
+    except ValueError as error:
+        raise ValueError(f"weights and architecture learn on a part of the classes each, but {error}") from error
+    return parts
