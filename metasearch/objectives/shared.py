@@ -1,0 +1,183 @@
+"""One-shot search by sampling: every step trains one sampled architecture, and all share the weights that they have in common.
+
+Pham, Guan, Zoph, Le, Dean. "Efficient Neural Architecture Search via Parameter Sharing." ICML 2018.
+https://arxiv.org/abs/1802.03268 · with uniform samples: Li, Talwalkar. "Random Search and Reproducibility for Neural Architecture
+Search." UAI 2019. https://arxiv.org/abs/1902.07638
+
+A sampled architecture is a whole number for every relaxed dimension, so that nothing else is computed, and operations that were
+not sampled get a gradient of exactly zero. A sampler that learns (a controller) is given rewards: the scores of `aggregate`
+further samples with the shared weights as they are, all on the same episodes of the other classes. ENAS alternates epochs of
+both; here, where there are no epochs, `every` steps of the weights are followed by one of the controller. In the end the best
+of `candidates` samples is trained by itself.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metasearch.learners import Learner
+from metasearch.nets import Apply, Block, Net, Params, learnt
+from metasearch.objectives import Mode, Trial
+from metasearch.objectives.episodic import mean_gradient
+from metasearch.objectives.evaluation import scores
+from metasearch.objectives.one_shot import Last, OneShot, parted
+from metasearch.objectives.recipe import Recipe
+from metasearch.objectives.training import Setting, Step, generator, to
+from metasearch.records import Config, Proposal
+from metasearch.space import Space
+from metasearch.tasks import Episode
+
+__all__ = ["Drawn", "Sampler", "Shared", "Uniform", "narrowed"]
+
+WEIGHTS, SAMPLER = "weights/", "sampler/"
+CANDIDATE_EPISODES = 20
+
+
+class Drawn(Protocol):
+    @property
+    def config(self) -> Config: ...
+
+
+class Sampler(Protocol):
+    """Draws architectures, and may learn from rewards; `tensors` hold all of its memory, and survive a stop."""
+
+    def sample(self) -> Drawn: ...
+    def update(self, drawn: Sequence[Any], rewards: Sequence[float]) -> None: ...
+    def tensors(self) -> Params: ...
+    def load(self, tensors: Params) -> None: ...
+
+
+@dataclass(frozen=True)
+class Sampled:
+    config: Config
+
+
+class Uniform:
+    """Every architecture alike; learns nothing."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self._space, self._seed, self._count = space, seed, 0
+
+    def sample(self) -> Sampled:
+        self._count += 1
+        return Sampled(self._space.sample(np.random.default_rng([self._seed, self._count])))
+
+    def update(self, drawn: Sequence[Any], rewards: Sequence[float]) -> None:
+        pass
+
+    def tensors(self) -> Params:
+        return {"count": torch.tensor(float(self._count), dtype=torch.float64)}
+
+    def load(self, tensors: Params) -> None:
+        self._count = int(tensors["count"])
+
+
+def narrowed(net: Net, numbers: Mapping[str, int]) -> Net:
+    """A supernet with one option of every relaxed dimension: the others are not computed, and `arch/` keys are not needed."""
+    arch: dict[str, Any] = {f"arch/{path}": number for path, number in numbers.items()}
+
+    def fixed(apply: Apply) -> Apply:
+        return lambda params, x: apply({**params, **arch}, x)
+
+    blocks = tuple(Block(block.key, fixed(block.apply)) for block in net.blocks)
+    return net._replace(apply=fixed(net.apply), body=None if net.body is None else fixed(net.body), blocks=blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared(OneShot):
+    """What a trial of `enas` or `random-sharing` does.
+
+    sampler:    sampler(the space of the relaxed dimensions, seed). every: steps of the weights before one of the sampler; 0: it
+                is given no rewards. aggregate: samples in one step of the sampler. candidates: samples among which to choose.
+    """
+
+    sampler: Callable[[Space, int], Sampler] = Uniform
+    every: int = 0
+    aggregate: int = 10
+    candidates: int = 10
+
+    def wrong(self) -> list[str]:
+        if self.every >= 0 and self.aggregate >= 1 and self.candidates >= 1:
+            return []
+        told = f"every={self.every}, aggregate={self.aggregate}, candidates={self.candidates}"
+        return [f"`every >= 0`, `aggregate >= 1` and `candidates >= 1` must hold, but got {told}"]
+
+    def started(self, seed: int, state: Params | None = None) -> Sampler:
+        """The sampler of a trial, as a state of the search has it."""
+        columns = dict(self.space.columns())
+        sampler = self.sampler(Space({path: columns[path] for path in self.dims}), seed)
+        if state is not None:
+            sampler.load({k[len(SAMPLER):]: v for k, v in state.items() if k.startswith(SAMPLER)})
+        return sampler
+
+    def start(self, setting: Setting) -> Params:
+        weights, _ = parted(setting.meta)
+        state = {f"{WEIGHTS}{k}": v for k, v in setting.recipe.optimizer.init(weights).items()}
+        return to(state, setting.tasks.device) | _kept(self.started(setting.seed))
+
+    def numbers(self, config: Config) -> dict[str, int]:
+        return {path: values.index(config[path]) for path, values in self.options().items()}
+
+    def step(self, recipe: Recipe, mode: Mode, chunk: int | None, state: Params, seed: int) -> Step:
+        sampler, optimizer, loss = self.started(seed, state), recipe.optimizer, self.train.tasks.loss
+
+        def step(meta: Params, state: Params, episodes: Episode, progress: float) -> tuple[Params, Params, dict[str, Tensor]]:
+            device = episodes.support_x.device
+            learner, rates = recipe.learner.at(progress), to(optimizer.rates, device)
+            train, other = episodes.select(slice(0, recipe.meta_batch)), episodes.select(slice(recipe.meta_batch, None))
+            weights, _ = parted(meta)
+            fixed = {k: v for k, v in meta.items() if not learnt(k)}
+            own = {k[len(WEIGHTS):]: v for k, v in state.items() if k.startswith(WEIGHTS)}
+            net = narrowed(recipe.net, self.numbers(sampler.sample().config))
+            with torch.no_grad():
+                grads, metrics = mean_gradient(learner, net, loss, {**fixed, **weights}, train, mode, chunk)
+                weights, own = optimizer.update(grads, own, weights, rates, torch.tensor(progress, device=device))
+            number = round(progress * recipe.steps) + 1
+            if self.every and number % self.every == 0:
+                drawn = [sampler.sample() for _ in range(self.aggregate)]
+                rewards = [
+                    self._score(recipe, learner, {**fixed, **weights}, one.config, other, mode, chunk) for one in drawn
+                ]
+                finite = [reward for reward in rewards if math.isfinite(reward)]
+                if finite:  # an architecture whose outputs are not finite is as bad as the worst
+                    rewards = [max(reward, min(finite)) for reward in rewards]
+                    sampler.update(drawn, rewards)
+                metrics = {**metrics, "reward": torch.tensor(sum(finite) / max(1, len(finite)))}
+            state = {f"{WEIGHTS}{k}": v for k, v in own.items()} | _kept(sampler)
+            return {**meta, **weights}, state, metrics
+
+        return step
+
+    def chosen(self, recipe: Recipe, proposal: Proposal, trial: Trial, last: Last) -> tuple[Config, dict[str, float]]:
+        """The best of some samples on episodes of the other classes, which the weights have not seen."""
+        seed, shape = proposal.seed or 0, recipe.episode or self.train.shape
+        episodes = self.train.tasks.part(self.share, 1).sample_episodes(
+            CANDIDATE_EPISODES, split="train", shape=shape, generator=generator(seed, "candidates")
+        )
+        sampler, meta = self.started(seed, last.state), to(last.meta, self.train.tasks.device)
+        drawn = {repr(sorted(c.items())): c for c in (sampler.sample().config for _ in range(self.candidates))}
+        found = {
+            key: self._score(recipe, recipe.learner.at(1.0), meta, config, episodes, self.mode(recipe), trial.chunk)
+            for key, config in drawn.items()
+        }
+        best = max(found, key=lambda key: found[key])
+        told = {"candidates": float(len(found))} | ({"candidate_score": found[best]} if math.isfinite(found[best]) else {})
+        return self.space.normal({**proposal.config, **drawn[best]}), told
+
+    def _score(
+        self, recipe: Recipe, learner: Learner, meta: Params, config: Config, episodes: Episode, mode: Mode, chunk: int | None
+    ) -> float:
+        """Of an architecture with the shared weights as they are; -inf where its outputs are not finite."""
+        net, weights = narrowed(recipe.net, self.numbers(config)), {k: v for k, v in meta.items() if not k.startswith("arch/")}
+        found = float(scores(net, learner, self.train.tasks, weights, episodes, mode=mode, chunk=chunk).mean())
+        return found if math.isfinite(found) else -math.inf
+
+
+def _kept(sampler: Sampler) -> Params:
+    return {f"{SAMPLER}{k}": v for k, v in sampler.tensors().items()}

@@ -1,0 +1,173 @@
+"""Weight sharing: one sampled net a step, the others' weights get nothing; a controller that learns; resume is bit-equal."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import relaxed_space
+import torch
+from torch import Generator, Tensor
+
+from metasearch.methods.enas import Controlled
+from metasearch.nets import Params
+from metasearch.nets.nasbench import Cells
+from metasearch.objectives import Trial, parcel
+from metasearch.objectives.episodic import mean_gradient
+from metasearch.objectives.optimizer import sgd
+from metasearch.objectives.shared import Shared, Uniform, narrowed
+from metasearch.objectives.train import Train
+from metasearch.records import Config, Proposal, Report
+from metasearch.tasks import TaskShape
+from metasearch.tasks.blobs import Blobs
+from search_spaces import nasbench201
+
+TASKS = Blobs(dimensions=5, train_classes=20, val_classes=10)
+SHAPE = TASKS.shape(ways=3, shots=2, queries=3)
+CONFIG: Config = {"a": "none", "b": "none", "width": 4}
+TRAIN = Train(relaxed_space.recipe, TASKS, SHAPE, validation_episodes=20, mode="vmap", steps=10, report_every=5)
+KNOBS = {"batch": 6, "lr": 0.02, "clip": 1.1, "entropy": 1e-4, "hidden": 16, "layers": 1, "init": 0.1, "decay": 0.9}
+RANDOM = Shared(
+    train=TRAIN, relaxed=relaxed_space.relaxed, space=relaxed_space.SPACE, dims=relaxed_space.RELAXED, steps=20, candidates=20,
+)
+ENAS = replace(RANDOM, sampler=partial(Controlled, KNOBS), every=2, aggregate=6)
+
+
+def _trial(folder: Path | None = None, **given: Any) -> Trial:
+    def save(step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+        assert folder is not None
+        return str(parcel.write(folder / f"{step}.safetensors", tensors, facts))
+
+    return Trial(0, save=None if folder is None else save, **given)
+
+
+def _run(search: Shared, trial: Trial) -> list[Report]:
+    return list(search(Proposal(dict(CONFIG), seed=7), trial))
+
+
+def _begun(search: Shared) -> tuple[Any, Params, Params]:
+    recipe = search.supernet(CONFIG)
+    meta = recipe.learner.init(recipe.net, Generator().manual_seed(0))
+    weights = {k: v for k, v in meta.items() if not k.startswith("arch/")}
+    state = {f"weights/{k}": v for k, v in recipe.optimizer.init(weights).items()}
+    return recipe, meta, state | {f"sampler/{k}": v for k, v in search.started(7).tensors().items()}
+
+
+def test_operations_that_are_not_sampled_get_a_gradient_of_exactly_zero() -> None:
+    recipe, meta, _ = _begun(RANDOM)
+    episodes = TASKS.sample_episodes(4, split="train", shape=SHAPE, generator=Generator().manual_seed(0))
+    net = narrowed(recipe.net, {"a": 2, "b": 0})
+    weights = {k: v for k, v in meta.items() if not k.startswith("arch/")}
+    for mode in ("vmap", "loop"):
+        grads, _ = mean_gradient(recipe.learner, net, TASKS.loss, weights, episodes, mode, None)  # type: ignore[arg-type]
+        for k, g in grads.items():
+            assert bool(g.any()) == (k == "net/a/see/weight") or k == "net/a/see/bias"
+
+
+def test_only_what_is_sampled_is_computed() -> None:
+    """The weights of all other operations may be missing: in the toy, and in a cell of NAS-Bench-201."""
+    recipe, meta, _ = _begun(RANDOM)
+    alone = {k: v for k, v in meta.items() if k.startswith(("net/a/see", "net/b/blind"))}
+    narrowed(recipe.net, {"a": 2, "b": 1}).apply(alone, torch.ones(2, 5))
+    shape = TaskShape((1, 8, 8), 3, 1, 1)
+    net = nasbench201.relaxed({}, shape, design=Cells(2, 1)).net
+    config = dict.fromkeys(nasbench201.EDGES, "skip_connect") | {"e10": "nor_conv_1x1"}
+    numbers = {edge: nasbench201.OPERATIONS.index(op) for edge, op in config.items()}
+    params = {k: v for k, v in net.init(Generator().manual_seed(0)).items() if not k.startswith("arch/") and "_3x3" not in k}
+    single = nasbench201.recipe(config, shape, design=Cells(2, 1)).net  # type: ignore[arg-type]
+    own = {k: params[k] for k in single.init(Generator().manual_seed(0))}
+    x = torch.randn(3, 1, 8, 8, generator=Generator().manual_seed(0))
+    torch.testing.assert_close(narrowed(net, numbers).embed(params, x), single.embed(own, x))
+
+
+def test_a_step_of_the_controller_leaves_the_shared_weights_bit_identical() -> None:
+    """One step with rewards for the controller, and one without: the same weights; only the controller moved."""
+    episodes = TASKS.sample_episodes(8, split="train", shape=SHAPE, generator=Generator().manual_seed(0))
+    ends = []
+    for search in (replace(ENAS, every=1), replace(ENAS, every=0)):
+        recipe, meta, state = _begun(search)
+        meta, state, _ = search.step(recipe, "vmap", None, state, 7)(meta, state, episodes, 0.0)
+        ends.append((meta, state))
+    assert all(torch.equal(ends[0][0][k], ends[1][0][k]) for k in ends[1][0])
+    counts = [state["sampler/counts"] for _, state in ends]
+    assert not torch.equal(counts[0], counts[1])
+
+
+def test_a_fresh_architecture_every_step_and_the_weights_move_only_where_it_has_some() -> None:
+    search = replace(RANDOM, train=TRAIN)
+    recipe, meta, state = _begun(search)
+    recipe = replace(recipe, optimizer=sgd(0.1))
+    episodes = TASKS.sample_episodes(8, split="train", shape=SHAPE, generator=Generator().manual_seed(0))
+    step, twin = search.step(recipe, "vmap", None, state, 7), search.started(7)
+    seen = set()
+    for i in range(8):
+        config = twin.sample().config
+        seen.add((config["a"], config["b"]))
+        after, state, _ = step(meta, state, episodes, i / 8)
+        moved = {k for k in meta if not torch.equal(meta[k], after[k])}
+        assert moved <= {f"net/{p}/{config[p]}/{end}" for p in ("a", "b") for end in ("weight", "bias")}
+        meta = after
+    assert len(seen) > 4
+
+
+def test_the_controller_learns_which_operations_see() -> None:
+    """The planted ones become more probable than by uniform sampling (1/4 a dimension); REINFORCE is at work, not chance."""
+    search = replace(ENAS, steps=80, every=1, aggregate=8, sampler=partial(Controlled, {**KNOBS, "batch": 8, "lr": 0.03}))
+    recipe, meta, state = _begun(search)
+    step = search.step(recipe, "vmap", None, state, 7)
+    episodes = TASKS.sample_episodes(8 * 80, split="train", shape=SHAPE, generator=Generator().manual_seed(1))
+    rewards = []
+    for i in range(80):
+        meta, state, metrics = step(meta, state, episodes.select(slice(8 * i, 8 * i + 8)), i / 80)
+        rewards.append(float(metrics["reward"]))
+    end = search.started(7, state)
+    drawn = [end.sample().config for _ in range(100)]
+    sees = sum(bool({c["a"], c["b"]} & {"see", "dim"}) for c in drawn)
+    assert sees > 90, "uniform: 75"
+    assert sum(rewards[-20:]) > sum(rewards[:20])
+
+
+@pytest.mark.parametrize("search", [RANDOM, ENAS], ids=["random", "enas"])
+def test_what_is_found_is_trained_by_itself(search: Shared) -> None:
+    last = _run(search, _trial())[-1]
+    assert last.found is not None
+    assert {last.found["a"], last.found["b"]} & {"see", "dim"}
+    alone = list(TRAIN(Proposal(last.found, seed=7), _trial()))[-1]
+    assert (last.score, last.episodes, last.step) == (alone.score, alone.episodes, 30)
+    assert last.metrics["supernet/candidates"] <= 20
+
+
+@pytest.mark.parametrize("cut", [5, 20, 25])
+def test_a_stopped_search_ends_bit_for_bit_as_the_undisturbed_one(tmp_path: Path, cut: int) -> None:
+    whole = _run(ENAS, _trial(tmp_path / "whole"))
+    trial = _trial(tmp_path / "cut")
+    generator: Iterator[Report] = ENAS(Proposal(dict(CONFIG), seed=7), trial)
+    for report in generator:
+        if report.step == cut:
+            break
+    generator.close()  # type: ignore[attr-defined]
+    rest = _run(ENAS, replace(trial, start=tmp_path / "cut" / f"{cut}.safetensors", own=True))
+    assert (rest[-1].score, rest[-1].episodes, rest[-1].found) == (whole[-1].score, whole[-1].episodes, whole[-1].found)
+    for step in (20, 30):
+        ours, theirs = (parcel.read(tmp_path / f / f"{step}.safetensors")[0] for f in ("cut", "whole"))
+        assert set(ours) == set(theirs)
+        assert all(torch.equal(ours[k].nan_to_num(-7), theirs[k].nan_to_num(-7)) for k in ours)
+    assert any(k.startswith("state/sampler/mean/lstm0") for k in parcel.read(tmp_path / "cut" / "20.safetensors")[0])
+
+
+def test_a_samplers_memory_survives_as_tensors() -> None:
+    for make in (Uniform, partial(Controlled, KNOBS)):
+        one, other = make(relaxed_space.SPACE, 3), make(relaxed_space.SPACE, 3)
+        for _ in range(3):
+            drawn = [one.sample() for _ in range(6)]
+            one.update(drawn, [float(d.config["a"] == "see") for d in drawn])  # type: ignore[arg-type]
+        other.load(one.tensors())
+        assert [one.sample().config for _ in range(5)] == [other.sample().config for _ in range(5)]
+
+
+def test_wrong_values_are_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="candidates >= 1"):
+        replace(RANDOM, candidates=0)
