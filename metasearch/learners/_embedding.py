@@ -1,4 +1,4 @@
-"""For learners that put an output of their own on a net's features: embeddings of supports and queries in every norm mode.
+"""For learners that work on a net's features: embeddings of supports and queries in every norm mode.
 
 In training supports and queries go through one forward. A transductive net does so when it is scored, too: supports wait for
 the queries until then.
@@ -6,6 +6,7 @@ the queries until then.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from metasearch.nets import Net, Params
@@ -32,3 +33,9 @@ def together(net: Net, meta: Params, support_x: Tensor, query_x: Tensor) -> tupl
     """Features of supports [M, D] and queries [Q, D] in one forward."""
     z = net.embed(meta, torch.cat([support_x, query_x]))
     return z[: support_x.shape[0]], z[support_x.shape[0]:]
+
+
+def nearness(net: Net, meta: Params, a: Tensor, b: Tensor, *, cosine: bool) -> Tensor:
+    """Of pairs a[i], b[i] of inputs [P, *x]: the cosine of their features, or minus their squared distance: [P]."""
+    first, second = together(net, meta, a, b)
+    return F.cosine_similarity(first, second, dim=-1) if cosine else -(first - second).square().sum(-1)

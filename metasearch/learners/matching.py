@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from metasearch.learners import Learner, Loss, inner
+from metasearch.learners import Learner, Loss, _embedding, inner
 from metasearch.nets import Net, Params, lstm
 from metasearch.tasks import Episode, Kind
 
@@ -81,20 +81,15 @@ class Matching(Learner):
 
     def similarity(self, net: Net, meta: Params, a: Tensor, b: Tensor) -> Tensor:
         """Of embeddings without context: a pair has no support set."""
-        z = net.apply(meta, torch.cat([a, b]))
-        first, second = z[: len(a)], z[len(a):]
-        if self.distance == "cosine":
-            return F.cosine_similarity(first, second, dim=-1)
-        return -(first - second).square().sum(-1)
+        return _embedding.nearness(net, meta, a, b, cosine=self.distance == "cosine")
 
     def attention(self, f: Tensor, g: Tensor) -> Tensor:
         """Of queries f [Q, D] to supports g [M, D]: [Q, M], every row sums to 1."""
         return self._scores(f, g).softmax(-1)
 
     def _together(self, net: Net, meta: Params, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        z = net.apply(meta, torch.cat([support_x, query_x]))  # [M + Q, D]
-        supports = support_x.shape[0]
-        return self._outputs(meta, z[supports:], self._in_context(meta, z[:supports]), support_y)
+        supports, queries = _embedding.together(net, meta, support_x, query_x)
+        return self._outputs(meta, queries, self._in_context(meta, supports), support_y)
 
     def _outputs(self, meta: Params, z: Tensor, g: Tensor, y: Tensor) -> Tensor:
         """Embedded queries z [Q, D], supports g [M, D] in their context, y [M, N] -> [Q, N]."""

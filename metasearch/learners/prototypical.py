@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metasearch.learners import Learner, Loss, inner
+from metasearch.learners import Learner, Loss, _embedding, inner
 from metasearch.nets import Net, Params
 from metasearch.tasks import Episode, Kind
 
@@ -53,16 +52,11 @@ class Prototypical(Learner):
         return loss(output, episode.query_y), {}
 
     def similarity(self, net: Net, meta: Params, a: Tensor, b: Tensor) -> Tensor:
-        z = net.apply(meta, torch.cat([a, b]))
-        first, second = z[: len(a)], z[len(a):]
-        if self.distance == "cosine":
-            return F.cosine_similarity(first, second, dim=-1)
-        return -(first - second).square().sum(-1)
+        return _embedding.nearness(net, meta, a, b, cosine=self.distance == "cosine")
 
     def _together(self, net: Net, meta: Params, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        z = net.apply(meta, torch.cat([support_x, query_x]))  # [M + Q, D]
-        supports = support_x.shape[0]
-        return self.logits(z[supports:], prototypes(z[:supports], support_y))
+        supports, queries = _embedding.together(net, meta, support_x, query_x)
+        return self.logits(queries, prototypes(supports, support_y))
 
     def logits(self, z: Tensor, c: Tensor) -> Tensor:
         """z [Q, D], prototypes c [N, D] -> [Q, N]."""
