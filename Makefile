@@ -12,11 +12,13 @@ setup: $(STAMP)
 search: $(STAMP)  ## the main job: the default study, to a leaderboard
 	$(BIN)/metasearch run --new-id glyphs $(ARGS)
 
+SIDE_BY_SIDE := -n 2 --dist loadgroup
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -5,8 +5,8 @@
     python benchmarks/few_shot.py --resume                          every learner that is not yet in the results file
 
 What is trained is in _recipes.py. Data are read from METASEARCH_DATA, else from ../shared/data. A run measures its own speed
-first and then trains for as many outer steps as fit into --minutes, so that its schedule ends with it. The test split is opened
-once, at the end; nothing is chosen on it. Intervals are over test episodes.
+first and then trains for as many outer steps as fit into --minutes, so that its schedule ends with it: one thread for 40 minutes
+is the budget of two for 20. The test split is opened once, at the end; nothing is chosen on it. Intervals are over test episodes.
 """
 from __future__ import annotations
 
@@ -128,21 +128,21 @@ def by_instance(
 
 
 def steps_within(seconds: float, train: Train, threads: int) -> int:
-    """How many outer steps fit, by the pace of ten of them, after a warm-up (and a compilation) which is taken off."""
-    begin = time.monotonic()
-    running = replace(train, steps=10**6, report_every=1)(Proposal({}, seed=0), Trial(0, threads=threads))
-    for _ in range(3):
+    """How many outer steps fit, by the pace of twenty, after a warm-up (and a compilation) which is taken off. In processor time
+    of one thread, so that what else the machine does changes nothing."""
+    begin = time.process_time()
+    running = replace(train, steps=10**6, report_every=5)(Proposal({}, seed=0), Trial(0, threads=threads))
+    next(running)
+    warm = time.process_time()
+    for _ in range(4):
         next(running)
-    warm = time.monotonic()
-    for _ in range(10):
-        next(running)
-    pace = (time.monotonic() - warm) / 10
+    pace = (time.process_time() - warm) / 20
     running.close()  # type: ignore[attr-defined]
-    return max(1, int((seconds - (time.monotonic() - begin)) / pace))
+    return max(1, int((seconds * threads - (time.process_time() - begin)) / pace))
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--minutes", type=float, default=20.0, help="of training, a learner (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of training, a learner, in processor time of every thread (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=1000, help="of the test split (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--shift", action="store_true", help="also score on tasks moved away from those trained on")
