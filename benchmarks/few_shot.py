@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from _recipes import ENTRIES, NEEDS_DATA, TASKS
+from _recipes import ENTRIES, NEEDS_DATA, TASKS, Entry
 from _report import Case, Condition, Options, Row, benchmark, data_folder
 
 from metasearch.learners import Learner
@@ -53,38 +53,18 @@ def run(name: str, seed: int, options: Options) -> list[Row]:
         raise FileNotFoundError(f"{entry.tasks} is wanted: set METASEARCH_DATA to the folder that holds the data")
     tasks = TASKS[entry.tasks](root or Path())
     shape = tasks.shape(ways=entry.ways, shots=entry.shots, queries=entry.queries)
-    begin, begin_cpu = time.monotonic(), time.process_time()
-    mode: Mode = options.extra.mode or entry.mode
-    recipe = entry.recipe({}, shape)
-    train = Train(entry.recipe, tasks, shape, validation_episodes=200, mode=mode)
-    steps = entry.steps or steps_within(60 * options.extra.minutes * 0.95, train, options.extra.threads)
-    train = replace(train, steps=steps, report_every=max(1, steps // 20))
-    saved: dict[str, Path] = {}
-
-    def save(step: int, tensors: dict[str, torch.Tensor], facts: dict[str, object]) -> str:
-        saved["last"] = parcel.write(options.results / "parcels" / f"{name}-{seed}.safetensors", tensors, facts)
-        return str(saved["last"])
-
-    report = None
-    for report in train(Proposal({}, seed=seed), Trial(seed, threads=options.extra.threads, save=save)):  # type: ignore[arg-type]
-        told = " ".join(f"{k}={v:.4g}" for k, v in report.metrics.items())
-        print(f"  {time.monotonic() - begin:6.0f} s  step {report.step}/{steps}  {told}", file=sys.stderr, flush=True)
-    assert report is not None
-    assert report.score is not None
-    minutes, cpu_minutes = (time.monotonic() - begin) / 60, (time.process_time() - begin_cpu) / 60
-
-    tensors, _ = parcel.read(saved["last"])
-    meta = {k.removeprefix("meta/"): v for k, v in tensors.items() if k.startswith("meta/")}
-    learner: Learner = recipe.learner.at(1.0)
+    recipe, kept = entry.recipe({}, shape), options.results / "parcels" / f"{name}-{seed}.safetensors"
     count = entry.episodes or options.extra.episodes
     sign, scale = {"mse": (-1, 1), "accuracy": (1, 100)}.get(tasks.unit, (1, 1))
-    conditions = {
-        "tasks": entry.tasks, "test_episodes": count, "steps": steps, "tasks_seen": steps * recipe.meta_batch,
-        "train_minutes": round(minutes, 2), "cpu_minutes": round(cpu_minutes, 2), "threads": options.extra.threads,
-        "mode": mode, "norm": recipe.net.norm, "target": entry.target,
-        "validation": round(sign * scale * report.score, 3),
-        "train_tasks": round(sign * scale * report.metrics["train_score"], 3),
-    }
+    conditions: dict[str, Condition] = {"tasks": entry.tasks, "test_episodes": count}
+    if options.extra.shift and kept.exists():
+        conditions["weights"] = kept.name
+    else:
+        trained, validation = train(name, seed, entry, tasks, shape, kept, options)
+        conditions |= trained | {k: round(sign * scale * v, 3) for k, v in validation.items()}
+    tensors, _ = parcel.read(kept)
+    meta = {k.removeprefix("meta/"): v for k, v in tensors.items() if k.startswith("meta/")}
+    learner: Learner = recipe.learner.at(1.0)
 
     def tested(title: str, tasks: TaskDistribution, published: float | None) -> Row:
         bank = opened(tasks).bank(count, seed=0, shape=shape)
@@ -101,6 +81,34 @@ def run(name: str, seed: int, options: Options) -> list[Row]:
     if isinstance(learner, MANN):
         rows += by_instance(name, learner, recipe, tasks, meta, shape, count, conditions)
     return rows
+
+
+def train(
+    name: str, seed: int, entry: Entry, tasks: TaskDistribution, shape: TaskShape, kept: Path, options: Options
+) -> tuple[dict[str, Condition], dict[str, float]]:
+    """Leaves the weights in `kept`; returns (what was spent, the scores on validation and on training tasks)."""
+    begin, begin_cpu = time.monotonic(), time.process_time()
+    mode: Mode = options.extra.mode or entry.mode
+    recipe, objective = entry.recipe({}, shape), Train(entry.recipe, tasks, shape, validation_episodes=200, mode=mode)
+    steps = entry.steps or steps_within(60 * options.extra.minutes * 0.95, objective, options.extra.threads)
+    objective = replace(objective, steps=steps, report_every=max(1, steps // 20))
+    unfinished = kept.with_suffix(".part")
+
+    def save(step: int, tensors: dict[str, torch.Tensor], facts: dict[str, object]) -> str:
+        return str(parcel.write(unfinished, tensors, facts))
+
+    report = None
+    for report in objective(Proposal({}, seed=seed), Trial(seed, threads=options.extra.threads, save=save)):  # type: ignore[arg-type]
+        told = " ".join(f"{k}={v:.4g}" for k, v in report.metrics.items())
+        print(f"  {time.monotonic() - begin:6.0f} s  step {report.step}/{steps}  {told}", file=sys.stderr, flush=True)
+    assert report is not None
+    assert report.score is not None
+    unfinished.replace(kept)
+    return {
+        "steps": steps, "tasks_seen": steps * recipe.meta_batch, "train_minutes": round((time.monotonic() - begin) / 60, 2),
+        "cpu_minutes": round((time.process_time() - begin_cpu) / 60, 2), "threads": options.extra.threads, "mode": mode,
+        "norm": recipe.net.norm, "target": entry.target,
+    }, {"validation": report.score, "train_tasks": report.metrics["train_score"]}
 
 
 def opened(tasks: TaskDistribution) -> TestSplit:
@@ -142,10 +150,13 @@ def steps_within(seconds: float, train: Train, threads: int) -> int:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--minutes", type=float, default=20.0, help="of training, a learner, in processor time of every thread (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=20.0, help="of training, in processor time of every thread (default: %(default)s)"
+    )
     parser.add_argument("--episodes", type=int, default=1000, help="of the test split (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--shift", action="store_true", help="also score on tasks moved away from those trained on")
+    parser.add_argument("--shift", action="store_true", help="also score on tasks moved away from those trained on; "
+                        "weights of an earlier run that lie in --results/parcels are not trained again")
     parser.add_argument("--mode", choices=("loop", "vmap", "compiled"), help="how outer steps run (default: the entry's)")
 
 
