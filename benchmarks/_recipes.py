@@ -311,7 +311,7 @@ ENTRIES: dict[str, Entry] = {
         "omniglot", strided(MAMLPP(0.1, 3), meta_batch=8), "compiled", 99.47, "Antoniou et al. 2019, table 1", 95.0
     ),
     "meta-sgd": Entry("omniglot", strided(MetaSGD(0.1, 0.4)), "compiled", 99.53, "Li et al. 2017, table 2", 95.0),
-    "anil": Entry("omniglot", strided(ANIL(0.4, 3)), "compiled", None, "", 95.0),
+    "anil": Entry("omniglot", strided(ANIL(2.0, 3)), "compiled", None, "", 95.0),
     "boil": Entry("omniglot", strided(BOIL(0.4, 1)), "compiled", None, "", 95.0),
     "fomaml": Entry("omniglot", strided(FOMAML(0.4, 1)), "compiled", 98.3, "Nichol et al. 2018, table 2: transductive", 95.0),
     "reptile": Entry("omniglot", reptile, "compiled", 97.68, "Nichol et al. 2018, table 2: transductive", 95.0),
