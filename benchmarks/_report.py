@@ -105,7 +105,7 @@ def benchmark(
     """
     name = Path(file).stem
     options = _options(name, doc, what, default, seeds, arguments, argv)
-    kept = _Kept(options.results / f"{name}.jsonl")
+    kept = Kept(options.results / f"{name}.jsonl")
     shown: list[dict[str, Any]] = []
     not_run: list[str] = []
     failed = False
@@ -164,8 +164,8 @@ def _options(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"which part: {', '.join(what)}" if what else "which part")
-    parser.add_argument("--seeds", type=_positive(int), default=seeds, help="how many seeds (default: %(default)s)")
-    parser.add_argument("--budget-minutes", type=_positive(float), help="begin no further case after so many minutes")
+    parser.add_argument("--seeds", type=positive(int), default=seeds, help="how many seeds (default: %(default)s)")
+    parser.add_argument("--budget-minutes", type=positive(float), help="begin no further case after so many minutes")
     parser.add_argument("--json", action="store_true", help="one JSON object a row on stdout instead of the table")
     parser.add_argument("--resume", action="store_true", help="do not run again what is in the results file")
     folder = Path("benchmark-results")
@@ -183,7 +183,7 @@ def _options(
     )
 
 
-def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             value = kind(text)
@@ -246,7 +246,7 @@ def _code() -> str | None:
         return None
 
 
-class _Kept:
+class Kept:
     """The results file: one line a row, {"key": ..., "last": true at the end of a case, "row": ...}, appended and synced."""
 
     def __init__(self, path: Path) -> None:

@@ -1,0 +1,44 @@
+"""The baseline's space in architecture_search.py: Conv-4 and what a practitioner tunes of it, at most at its usual width.
+
+Prototypical Networks on the same episodes as the nets of _block_nets.py; width, downsampling, activation, norm, rate and
+schedule are searched.
+"""
+from __future__ import annotations
+
+from _block_nets import training_episode
+
+from metasearch.learners.prototypical import Prototypical
+from metasearch.nets import Net
+from metasearch.nets.conv4 import Conv4, conv4
+from metasearch.nets.norm import Norm
+from metasearch.objectives.optimizer import adam, constant, cosine, linear
+from metasearch.objectives.recipe import Recipe
+from metasearch.records import Config
+from metasearch.space import Choice, Float, Space
+from metasearch.tasks import TaskShape
+
+SPACE = Space({
+    "channels": Choice((32, 48, 64)),
+    "down": Choice(("pool", "average", "stride")),
+    "activation": Choice(("relu", "leaky_relu", "silu", "gelu")),
+    "norm": Choice(("batch", "group", "instance")),
+    "rate": Float(3e-4, 1e-2, log=True),
+    "schedule": Choice(("constant", "cosine", "linear")),
+})
+SCHEDULES = {"constant": constant, "cosine": cosine(0.01), "linear": linear(0.01)}
+
+
+def recipe(config: Config, shape: TaskShape) -> Recipe:
+    """A study says for how many steps."""
+    design = Conv4(
+        int(config["channels"]), down=config["down"], act=config["activation"],  # type: ignore[arg-type]
+        norm=Norm(config["norm"]),  # type: ignore[arg-type]
+    )
+    optimizer = adam(float(config["rate"]), schedule=SCHEDULES[str(config["schedule"])])
+    net = conv4(shape.x, None, design)
+    return Recipe(net, Prototypical(), optimizer, meta_batch=1, steps=1000, episode=training_episode(shape))
+
+
+def standard(x_shape: tuple[int, ...]) -> Net:
+    """Conv-4 as Prototypical Networks have it: its parameters are the limit of every search."""
+    return conv4(x_shape, None, "protonet")
