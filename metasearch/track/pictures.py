@@ -12,6 +12,7 @@ import logging
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -34,7 +35,7 @@ __all__ = ["FOLDER", "Pictures", "architecture_of", "found_by"]
 FOLDER = "pictures"  # among the artifacts of a run
 VERSION = 1  # of what the pictures look like: another number draws them again
 AT_LEAST, AGAIN = 20, 0.1  # more trials have ended, and a tenth more, when they are drawn again
-PATIENCE = 60.0  # seconds for the pictures of one run
+PATIENCE = 60.0  # seconds for what a user's file draws
 MOST_FAILED = 3  # trials whose pictures failed are named so often, then no more
 
 log = logging.getLogger("metasearch.track")
@@ -62,14 +63,13 @@ class Pictures:
         for key in new:
             with tempfile.TemporaryDirectory(prefix="metasearch-") as folder:
                 try:
-                    with _limited(PATIENCE):
-                        _draw(Path(folder), ledger, key, wanted[key])
-                except Exception as error:
+                    _draw(Path(folder), ledger, key, wanted[key])
+                    stored[str(key)] = prints[key]
+                except (Exception, SystemExit) as error:  # a user's file may do anything
                     self._complain(mirror.projection.run_name(key), error)
                     self.failed[key] = prints[key]
                 if any(Path(folder).iterdir()):
                     mirror.store(key, Path(folder), FOLDER)
-            stored[str(key)] = prints[key]
             crashpoint("outbox.pictured")
         if stored != before:
             mirror.set_pictured(json.dumps(stored, sort_keys=True))
@@ -115,9 +115,9 @@ def _draw(folder: Path, ledger: Ledger, key: Key, shown: dict[str, Any]) -> None
         return
     one = course(ledger, key)
     plots.learning(one, path=folder / "learning.png")
-    graphs = architecture_of(str(ledger.study()["study"]["space"]), shown["config"])
-    if graphs:
-        for form in ("png", "svg"):
+    with _limited(PATIENCE):
+        graphs = architecture_of(str(ledger.study()["study"]["space"]), shown["config"])
+        for form in ("png", "svg") if graphs else ():
             architecture.picture(graphs, title=one.trial, path=folder / f"architecture.{form}")
 
 
@@ -143,11 +143,13 @@ def _limited(seconds: float) -> Iterator[None]:
     def over(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"it took more than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before, began = signal.signal(signal.SIGALRM, over), time.monotonic()
+    left, again = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if left:  # somebody else's alarm
+            signal.setitimer(signal.ITIMER_REAL, max(1e-3, left - (time.monotonic() - began)), again)
 

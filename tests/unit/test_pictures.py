@@ -4,8 +4,10 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from metasearch import cli, plugins
 from metasearch.graph import Edge, Graph, Node, drawn
 from metasearch.ledger import Ledger
 from metasearch.records import Config
+from metasearch.space import Choice, Space
+from metasearch.testing.spaces import Broken, a_picture_shows_every_operation
 from metasearch.track import architecture, layout, plots
 from metasearch.track.architecture import as_text, picture, spelled
 
@@ -221,6 +225,48 @@ def test_what_is_no_graph_is_refused(nodes: tuple[Node, ...], edges: tuple[Edge,
         Graph("cell", nodes, edges)
 
 
+def space_with(graph: Callable[[Config], object]) -> ModuleType:
+    """Two operations, of which a chain is made, as a module of a user's."""
+    module = ModuleType("mine")
+    vars(module).update(SPACE=Space({"a": Choice(OPTIONS), "b": Choice(OPTIONS), "act": Choice(("relu", "tanh"))}), graph=graph)
+    return module
+
+
+OPTIONS = ("none", "conv", "pool")
+CHAIN = (Node("in", role="input"), Node("0"), Node("out", role="output"))
+
+
+def honest(config: Config) -> list[Graph]:
+    ways = (Edge("in", "0", str(config["a"])), Edge("0", "out", str(config["b"])))
+    return [Graph("net", CHAIN, tuple(way for way in ways if way.operation != "none"))]
+
+
+def test_the_law_holds_for_an_honest_picture() -> None:
+    a_picture_shows_every_operation(space_with(honest))
+
+
+calls: list[int] = []
+
+
+def moody(config: Config) -> list[Graph]:
+    calls.append(1)
+    return [replace(honest(config)[0], name=str(len(calls)))]
+
+
+@pytest.mark.parametrize(("graph", "said"), [
+    (lambda c: [Graph("net", CHAIN, (Edge("in", "0", "conv"), Edge("0", "out", str(c["b"]))))], "names 'pool' 2 times"),
+    (lambda c: [Graph("net", CHAIN, (Edge("in", "out", str(c["b"])),))], "names 'conv' 2 times"),
+    (lambda c: [Graph("net", CHAIN, (Edge("in", "0", str(c["a"])), Edge("in", "0", str(c["b"]))))], "no way leads from an input"),
+    (moody, "graph is not a function of its config"),
+    (lambda c: honest(c) * 2, "different names"),
+    (lambda c: [("in", "out", "conv")], "must return a list of Graph"),
+    (lambda c: [Graph("net", CHAIN, (Edge("out", "in", "conv"),))], "leads back"),
+])
+def test_the_law_finds_what_is_wrong_with_a_picture(graph: Callable[[Config], object], said: str) -> None:
+    with pytest.raises(Broken, match=said):
+        a_picture_shows_every_operation(space_with(graph))
+
+
 # -- as text -------------------------------------------------------------------------------------------------------------------
 
 
@@ -287,8 +333,6 @@ def coverage_of(folder: Path, said: float) -> plots.Points:
 
 def test_coverage_is_that_of_distinct_draws_that_were_looked_at(tmp_path: Path) -> None:
     """Of 10 configurations 2 are the top: 1 - C(8, x) / C(10, x) after x draws; an error and a repetition do not count."""
-    from metasearch.space import Choice, Space
-
     first = {**study(), "space": Space({"a": Choice(tuple(range(10)))}).to_json()}
     with Ledger.create(tmp_path / "made" / "ledger.sqlite", first) as ledger:
         for trial, (value, status) in enumerate([(3, "done"), (4, "error"), (5, "diverged"), (3, "done")], start=1):
