@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from metasearch.trained import Evaluation, Point, Wave
 
 __all__ = [
-    "adaptation", "architecture", "course", "curves_from_ledger", "evaluation", "history", "intervals", "learning", "learning_curves",
-    "searched", "waves",
+    "adaptation", "architecture", "course", "curves_from_ledger", "evaluation", "history", "intervals", "learning",
+    "learning_curves", "searched", "waves",
 ]
 
 

@@ -4,9 +4,10 @@
         nodes = (Node("in", role="input"), Node("0"), Node("out", "concat", role="output"))
         return [Graph("cell", nodes, (Edge("in", "0", config["op"]), Edge("0", "out")))]
 
-One Graph is one cell, one motif or a whole chain of layers; a config has as many as it has kinds of them. What is done to a value is
-an operation: of an edge where every way into a node has its own (NASNet, DARTS), of a node where what comes in is put together
-first (a layer, `concat`). An option `none` has no edge. An operation that is an option of the space is spelled as it is there.
+One Graph is one cell, one motif or a whole chain of layers; a config has as many as it has kinds of them. What is done to a
+value is an operation: of an edge where every way into a node has its own (NASNet, DARTS), of a node where what comes in is put
+together first (a layer, `concat`). An option `none` has no edge. An operation that is an option of the space is spelled as
+it is there.
 """
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ __all__ = ["Edge", "Graph", "Node", "drawn"]
 
 
 class Node(NamedTuple):
-    """name: by which edges name it, and what is written in it. operation: what it does to what comes in; "" if there is nothing to say."""
+    """name: by which edges name it, and what is written in it. operation: what it does to what comes in, if anything."""
 
     name: str
     operation: str = ""
@@ -61,7 +62,7 @@ class Graph:
     @property
     def operations(self) -> Counter[str]:
         """Every operation, as often as it occurs."""
-        return Counter(one.operation for one in (*self.nodes, *self.edges) if one.operation)
+        return Counter(what for what in (*(n.operation for n in self.nodes), *(e.operation for e in self.edges)) if what)
 
     @property
     def live(self) -> frozenset[Edge]:
@@ -76,7 +77,7 @@ class Graph:
             twice = [name for name, count in Counter(node.name for node in self.nodes).items() if count > 1]
             yield f"names of nodes must differ, but {twice[0]!r} is there twice"
         yield from (f"a node must be {role}, but none is" for role in ("input", "output") if not self.named(role))
-        unknown = [name for edge in self.edges for name in edge[:2] if name not in place]
+        unknown = [name for edge in self.edges for name in (edge.source, edge.target) if name not in place]
         if unknown:
             yield f"an edge names {unknown[0]!r}, which is no node"
             return

@@ -25,13 +25,15 @@ FORMS = (".svg", ".png")  # both are drawn into the study's folder
 
 def check(picture: Path | None) -> None:
     """Raises Refused for a path that nothing can be drawn into."""
-    if picture is not None and (picture.suffix.lower() not in (".svg", ".png", ".pdf") or not picture.absolute().parent.is_dir()):
+    if picture is None:
+        return
+    if picture.suffix.lower() not in (".svg", ".png", ".pdf") or not picture.absolute().parent.is_dir():
         raise Refused(f"--picture needs a .svg, .png or .pdf in a folder that is there, but got {printable(str(picture))}")
 
 
 def of_trial(study: Study, ledger: Ledger, row: TrialRow, picture: Path | None, *, text: bool) -> list[Path]:
-    """Prints the architecture (text), and writes it and the learning curve as pictures: into `picture` and beside it, or into the
-    study's folder. A space that draws nothing has no architecture: then `picture` is the curve. Returns what was written."""
+    """Prints the architecture (text), and writes it and the learning curve as pictures: into `picture` and beside it, or into
+    the study's folder. Where the space draws nothing, `picture` is the curve. Returns what was written."""
     from metasearch.track import architecture, plots
 
     graphs = _graphs(study, row, wanted=picture is not None)

@@ -24,6 +24,7 @@ from metasearch.track.layout import Placed, Size, place
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import FancyBboxPatch
     from rich.text import Text
 
 __all__ = ["KINDS", "as_text", "kind_of", "picture", "spelled"]
@@ -188,7 +189,7 @@ def _folded(operation: str) -> tuple[str, ...]:
 
 
 def _shelves(panels: list[Panel]) -> list[list[Panel]]:
-    """The panels in rows: of all numbers of columns the one whose picture is nearest to three by two and has least empty space."""
+    """The panels in rows, of as many columns as bring the picture near to three by two and leave little of it empty."""
     def flaw(columns: int) -> float:
         rows = [panels[i: i + columns] for i in range(0, len(panels), columns)]
         width = max(sum(p.width for p in row) + APART * (len(row) - 1) for row in rows)
@@ -227,8 +228,8 @@ def _draw(axes: Axes, panel: Panel, left: float, top: float) -> None:
         patch.set_gid(f"{box.id}-box")
         if box.faint:
             patch.set(linestyle=(0, (3, 2)), alpha=0.55)
-        axes.text(left + x, top + y, "\n".join(box.lines), fontsize=FONT, color=FAINT if box.faint else INK, ha="center", va="center",
-                  linespacing=LINE * 72 / FONT / 1.2, zorder=4, gid=box.id)
+        axes.text(left + x, top + y, "\n".join(box.lines), fontsize=FONT, color=FAINT if box.faint else INK, ha="center",
+                  va="center", linespacing=LINE * 72 / FONT / 1.2, zorder=4, gid=box.id)
 
 
 def _lines(axes: Axes, panel: Panel, left: float, top: float) -> None:
@@ -248,11 +249,13 @@ def _lines(axes: Axes, panel: Panel, left: float, top: float) -> None:
             axes.add_patch(Polygon(tip, facecolor=look["edgecolor"], edgecolor="none", zorder=3))
 
 
-def _patch(axes: Axes, x: float, y: float, width: float, height: float, fill: str, line: str, rounding: float) -> FancyBboxPatch:
-    from matplotlib.patches import FancyBboxPatch
+def _patch(
+    axes: Axes, x: float, y: float, width: float, height: float, fill: str, line: str, rounding: float
+) -> FancyBboxPatch:
+    from matplotlib.patches import FancyBboxPatch as Rounded
 
     style = f"round,pad=0,rounding_size={min(rounding, width / 2, height / 2)}"
-    patch = FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=fill, edgecolor=line, linewidth=0.9, zorder=3)
+    patch = Rounded((x, y), width, height, boxstyle=style, facecolor=fill, edgecolor=line, linewidth=0.9, zorder=3)
     axes.add_patch(patch)
     return patch
 
@@ -271,7 +274,7 @@ def _width(words: str) -> float:
 
 
 def as_text(graphs: Sequence[Graph], *, width: int = 100) -> Text:
-    """A line a node, in the order in which they are computed: what it does, and out of what, each with the operation on the way.
+    """A line a node, in the order in which they are computed: what it does, and to what, each with the operation on the way.
 
         reduction cell
           block 0  add     ← sep conv 5×5 (last cell)  max pool 3×3 (cell before last)
@@ -320,7 +323,8 @@ def _way(edge: Edge, live: bool) -> Text:
     if not edge.operation:
         return Text(edge.source, style="" if live else "dim")
     kind = kind_of(edge.operation)
-    return Text().append(spelled(edge.operation), style=(kind.style if kind else "") if live else "dim").append(f" ({edge.source})")
+    style = "dim" if not live else kind.style if kind else ""
+    return Text().append(spelled(edge.operation), style=style).append(f" ({edge.source})")
 
 
 def _style(node: Node) -> str:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ DPI = 150
 FORMATS = (".png", ".svg", ".pdf")
 
 
-def blank(width: float, height: float, *, layout: str | None = "constrained") -> Figure:
+def blank(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
     """Inches. Without pyplot: no window opens, and nothing stays in memory."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -3,14 +3,16 @@
 Sugiyama, Tagawa, Toda. "Methods for Visual Understanding of Hierarchical System Structures." IEEE Trans. SMC 11(2), 1981.
 Gansner, Koutsofios, North, Vo. "A Technique for Drawing Directed Graphs." IEEE Trans. Software Engineering 19(3), 1993.
 
-Rows by longest path; in a row, the order with the fewest crossings that sweeps of medians find; then places that make lines short
-and straight (a linear program, section 4.2 of the second paper). All long lines out of one box share a rail, from which they
+Rows by longest path; in a row, the order with the fewest crossings that sweeps of means find; then places that make lines short
+and straight (a linear program, section 4 of the second paper). All long lines out of one box share a rail, from which they
 branch off: a rail belongs to one box only, so that nobody takes one line for another.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import networkx as nx
 import numpy as np
@@ -29,7 +31,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Segment:
-    """A line between two neighbouring rows: down, oblique between the second and the third point, down again. end: the box that it
+    """A line between two neighbouring rows: down, oblique from the second to the third point, down again. end: the box that it
     leads to, or None if it goes on as a rail; ways: the edges, as (source, target), that run along it."""
 
     points: tuple[Point, Point, Point, Point]
@@ -53,7 +55,7 @@ def place(
     """sizes: width and height of every box, in inches. edges: of a graph without cycles. late: boxes that stand just above what
     they lead to, instead of just below what they come from; last: boxes that stand in the last row."""
     rows, paths = _rows(list(sizes), list(dict.fromkeys(edges)), late, last)
-    neighbours = sorted({step for path in paths.values() for step in zip(path, path[1:], strict=False)}, key=str)
+    neighbours = sorted({step for path in paths.values() for step in pairwise(path)}, key=str)
     rows = _ordered(rows, neighbours)
     x = _across(rows, neighbours, sizes)
     tops, heights = _down(rows, neighbours, sizes, x)
@@ -95,7 +97,7 @@ def _rows(
 
 
 def _ordered(rows: list[list[Key]], steps: list[tuple[Key, Key]]) -> list[list[Key]]:
-    """The rows with few crossings between them: sweeps of means down and up, then swaps of neighbours; the best that was seen."""
+    """The rows with few crossings between them: sweeps of means down and up, with swaps of neighbours; the best of all."""
     above, below = _between(steps)
     best = [list(row) for row in rows]
     fewest = _crossings(best, below)
@@ -109,11 +111,8 @@ def _ordered(rows: list[list[Key]], steps: list[tuple[Key, Key]]) -> list[list[K
             place = {key: i for i, key in enumerate(now[at - 1 if down else at + 1])}
             here = {key: i for i, key in enumerate(now[at])}
 
-            def mean(key: Key, place: dict[Key, int] = place, here: dict[Key, int] = here) -> float:
-                near = [place[other] for other in look.get(key, ())]
-                return float(np.mean(near)) if near else float(here[key])
-
-            now[at].sort(key=mean)
+            near = {key: [place[other] for other in look.get(key, ())] or [here[key]] for key in now[at]}
+            now[at].sort(key=lambda key, near=near: sum(near[key]) / len(near[key]))  # type: ignore[misc]
         _swapped(now, below)
         if (count := _crossings(now, below)) < fewest:
             best, fewest, idle = [list(row) for row in now], count, -1
@@ -148,7 +147,7 @@ def _between(steps: list[tuple[Key, Key]]) -> tuple[dict[Key, list[Key]], dict[K
 
 def _crossings(rows: Sequence[Sequence[Key]], below: Mapping[Key, list[Key]]) -> int:
     total = 0
-    for upper, lower in zip(rows, rows[1:], strict=False):
+    for upper, lower in pairwise(rows):
         place = {key: i for i, key in enumerate(lower)}
         ends = [sorted(place[other] for other in below.get(key, ()) if other in place) for key in upper]
         seen: list[int] = []
@@ -162,8 +161,8 @@ def _crossings(rows: Sequence[Sequence[Key]], below: Mapping[Key, list[Key]]) ->
 
 
 def _across(rows: list[list[Key]], steps: list[tuple[Key, Key]], sizes: Mapping[str, Size]) -> dict[Key, float]:
-    """The x of every box and rail: the sum of weight * |x_upper - x_lower| is least, and neighbours keep their distance. What is
-    left free is put in the middle of the boxes that it is joined to."""
+    """The x of every box and rail: the sum of weight * |x_upper - x_lower| is least, and neighbours keep their distance. What
+    is left free is put in the middle of the boxes that it is joined to."""
     from scipy.optimize import linprog
     from scipy.sparse import csr_array
 
@@ -178,7 +177,7 @@ def _across(rows: list[list[Key]], steps: list[tuple[Key, Key]], sizes: Mapping[
         bound.append(most)
 
     for row in rows:
-        for left, right in zip(row, row[1:], strict=False):
+        for left, right in pairwise(row):
             require([(number[left], 1.0), (number[right], -1.0)], -_distance(left, right, sizes))
     for i, (upper, lower) in enumerate(steps):
         for sign in (1.0, -1.0):
@@ -199,9 +198,9 @@ def _across(rows: list[list[Key]], steps: list[tuple[Key, Key]], sizes: Mapping[
                 near = [other for other in joined if isinstance(other, str)] or joined
                 if not isinstance(key, str) or not near:
                     continue
-                low = x[row[i - 1]] + _distance(row[i - 1], key, sizes) if i else -np.inf
-                high = x[row[i + 1]] - _distance(key, row[i + 1], sizes) if i + 1 < len(row) else np.inf
-                x[key] = float(min(max(np.mean([x[other] for other in near]), low), high))
+                low = x[row[i - 1]] + _distance(row[i - 1], key, sizes) if i else -math.inf
+                high = x[row[i + 1]] - _distance(key, row[i + 1], sizes) if i + 1 < len(row) else math.inf
+                x[key] = min(max(sum(x[other] for other in near) / len(near), low), high)
     return x
 
 
@@ -249,7 +248,7 @@ def _drawn(
 
     runs: dict[tuple[Key, Key], list[tuple[str, str]]] = {}
     for way, path in paths.items():
-        for step in zip(path, path[1:], strict=False):
+        for step in pairwise(path):
             runs.setdefault(step, []).append(way)
 
     def segments() -> Iterator[Segment]:

@@ -1,7 +1,7 @@
-"""The pictures of a study in MLflow: the search history on the parent run, and of the best trials what they are and how they learnt.
+"""The pictures of a study in MLflow: the search history on the parent run, architecture and learning curve on the best trials'.
 
-`metasearch.pictures`, a tag of the parent run, says what has been stored: a hash for each run of all that its pictures show. What
-is there already is not drawn again, and what was interrupted is stored under the same names once more. Only the best
+`metasearch.pictures`, a tag of the parent run, says what has been stored: a hash for each run of all that its pictures show.
+What is there already is not drawn again, and what was interrupted is stored under the same names once more. Only the best
 `track.pictures` trials are drawn, so that a long study is no slower; a picture that fails is a warning.
 """
 from __future__ import annotations
@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from metasearch import plugins
 from metasearch.crashpoint import crashpoint
@@ -26,7 +25,7 @@ from metasearch.graph import Graph, drawn
 from metasearch.ledger import Ledger, TrialRow
 from metasearch.records import Config
 from metasearch.track.mirror import Mirror
-from metasearch.track.plots import course, history
+from metasearch.track.plots import Course, History, course, history
 from metasearch.track.projection import STUDY, Key
 from metasearch.track.redact import redact
 
@@ -54,16 +53,16 @@ class Pictures:
 
     def store(self, ledger: Ledger, mirror: Mirror, best: list[int], ended: int) -> int:
         """Draws and stores what has changed; of how many runs. Raises TrackingError, and nothing because of a picture."""
-        self.at = ended
+        self.at, space = ended, str(ledger.study()["study"]["space"])
         before = _read(mirror.pictured())
         wanted = self._wanted(ledger, mirror, best)
-        prints = {key: _hash(mirror.runs[key].run_id, VERSION, shown) for key, shown in wanted.items()}
+        prints = {key: _hash(mirror.runs[key].run_id, VERSION, *map(_plain, shown)) for key, shown in wanted.items()}
         stored = {str(key): before[str(key)] for key in wanted if str(key) in before}
         new = [key for key, print_ in prints.items() if before.get(str(key)) != print_ and self.failed.get(key) != print_]
         for key in new:
             with tempfile.TemporaryDirectory(prefix="metasearch-") as folder:
                 try:
-                    _draw(Path(folder), ledger, key, wanted[key])
+                    _draw(Path(folder), space, *wanted[key])
                     stored[str(key)] = prints[key]
                 except (Exception, SystemExit) as error:  # a user's file may do anything
                     self._complain(mirror.projection.run_name(key), error)
@@ -75,15 +74,15 @@ class Pictures:
             mirror.set_pictured(json.dumps(stored, sort_keys=True))
         return len(new)
 
-    def _wanted(self, ledger: Ledger, mirror: Mirror, best: list[int]) -> dict[Key, Any]:
+    def _wanted(self, ledger: Ledger, mirror: Mirror, best: list[int]) -> dict[Key, tuple[Course | History, Config]]:
         """What the pictures of a run show, by run."""
-        wanted: dict[Key, Any] = {}
+        wanted: dict[Key, tuple[Course | History, Config]] = {}
         trials = ledger.trials()
         for number in best:
             if number in mirror.runs:
-                wanted[number] = {"course": asdict(course(ledger, number)), "config": found_by(trials[number])}
+                wanted[number] = course(ledger, number), found_by(trials[number])
         if STUDY in mirror.runs:
-            wanted[STUDY] = {"history": asdict(history(ledger))}
+            wanted[STUDY] = history(ledger), {}
         return wanted
 
     def _complain(self, name: str, error: BaseException) -> None:
@@ -106,17 +105,16 @@ def architecture_of(space: str, config: Config) -> tuple[Graph, ...]:
     return drawn(plugins.module("spaces", space), config)
 
 
-def _draw(folder: Path, ledger: Ledger, key: Key, shown: dict[str, Any]) -> None:
+def _draw(folder: Path, space: str, one: Course | History, config: Config) -> None:
     """Writes the pictures of one run into a folder: first what needs no file of a user's."""
     from metasearch.track import architecture, plots
 
-    if key is STUDY:
-        plots.searched(history(ledger), path=folder / "history.png")
+    if isinstance(one, History):
+        plots.searched(one, path=folder / "history.png")
         return
-    one = course(ledger, key)
     plots.learning(one, path=folder / "learning.png")
     with _limited(PATIENCE):
-        graphs = architecture_of(str(ledger.study()["study"]["space"]), shown["config"])
+        graphs = architecture_of(space, config)
         for form in ("png", "svg") if graphs else ():
             architecture.picture(graphs, title=one.trial, path=folder / f"architecture.{form}")
 
@@ -127,6 +125,10 @@ def _read(text: str | None) -> dict[str, str]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _plain(shown: Course | History | Config) -> object:
+    return shown if isinstance(shown, dict) else asdict(shown)
 
 
 def _hash(*shown: object) -> str:

@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 __all__ = ["Course", "History", "Tried", "course", "history", "learning", "searched"]
 
 Points = tuple[tuple[float, float], ...]
-MOST_BARS = 120  # trials of which a history draws the interval
-FAILED = {"diverged": ("x", RED), "oom": ("s", "#CC79A7"), "error": ("^", ORANGE), "infeasible": ("v", "#56B4E9")}
+MOST_BARS = 120  # a history of more trials draws no intervals
+MOST_POINTS = 200  # of the curve of coverage
+FAILED = {"diverged": ("x", "#444444"), "oom": ("s", "#CC79A7"), "error": ("^", ORANGE), "infeasible": ("v", "#56B4E9")}
 
 
 @dataclass(frozen=True)
 class Course:
     """One trial: (step, score) and (step, train loss). before: scores of what it goes on from (`origin`: the trials that it
-    inherits from, or a supernet) and losses of it; interval: of the last score, larger is better."""
+    inherits from, or a supernet) and losses of it; interval: (step, low, high) of the score that it ended with."""
 
     trial: str
     unit: str
@@ -44,12 +45,12 @@ class Course:
     losses: Points
     before: tuple[Points, Points] = ((), ())
     origin: str = ""
-    interval: tuple[float, float] | None = None
+    interval: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One trial of a history. whole: not stopped before its recipe ended."""
+    """One trial of a history. low, high: the interval, if it is drawn; whole: not stopped before its recipe ended."""
 
     trial: int
     status: str
@@ -85,13 +86,14 @@ def course(ledger: Ledger, trial: int) -> Course:
     interval = None
     if row.episodes is not None and len(row.episodes) > 1 and row.status == "done":
         found = mean_interval(row.episodes)
-        interval = (found.low, found.high) if math.isfinite(found.low) else None
+        step = float(row.outcome.step) if row.outcome is not None else 0.0
+        interval = (step, found.low, found.high) if math.isfinite(found.low) else None
     return Course(f"{first['study']['name']}/{trial}", unit(first), scores, losses, before, origin, interval)
 
 
 def _reported(ledger: Ledger, row: TrialRow, prefix: str = "") -> tuple[Points, Points]:
-    """(step, score) and (step, train loss): after a restart steps are said again, and the last word counts. prefix: of the metrics
-    of a supernet, which are told for its own steps alone."""
+    """(step, score) and (step, train loss): after a restart steps are said again, and the last word counts. prefix: of the
+    metrics of a supernet, which are told for its own steps alone."""
     scores: dict[float, float] = {}
     losses: dict[float, float] = {}
     for told in ledger.rows(kinds=["report"], trial=row.id):
@@ -103,7 +105,7 @@ def _reported(ledger: Ledger, row: TrialRow, prefix: str = "") -> tuple[Points, 
             if value is not None and math.isfinite(float(value)):
                 kept[float(body["step"])] = float(value)
     if row.outcome is not None and row.outcome.score is not None and row.status == "done" and not prefix:
-        scores.setdefault(float(row.outcome.step), float(row.outcome.score))
+        scores[float(row.outcome.step)] = float(row.outcome.score)
     return tuple(sorted(scores.items())), tuple(sorted(losses.items()))
 
 
@@ -112,20 +114,21 @@ def history(ledger: Ledger) -> History:
     first = ledger.study()
     rows = list(ledger.trials().values())
     found, top = _covered(ledger, first, rows)
-    return History(str(first["study"]["name"]), unit(first), tuple(_tried(row) for row in rows), found, top)
+    tried = tuple(_tried(row, len(rows) <= MOST_BARS) for row in rows)
+    return History(str(first["study"]["name"]), unit(first), tried, found, top)
 
 
-def _tried(row: TrialRow) -> Tried:
+def _tried(row: TrialRow, barred: bool) -> Tried:
     score = row.outcome.score if row.outcome is not None and row.status in ("done", "reused") else None
     low = high = None
-    if score is not None and row.episodes is not None and len(row.episodes) > 1:
+    if barred and score is not None and row.episodes is not None and len(row.episodes) > 1:
         interval = mean_interval(row.episodes)
         low, high = (interval.low, interval.high) if math.isfinite(interval.low) else (None, None)
     return Tried(row.id, row.status, score, low, high, row.proposal.until is None)
 
 
 def _covered(ledger: Ledger, first: dict[str, Any], rows: Sequence[TrialRow]) -> tuple[Points, str]:
-    """The coverage after every trial that counts, if it comes to what the study's driver says itself; and the top that it is of."""
+    """The coverage after trials that count, if it comes to what the study's driver says itself; and the top that it is of."""
     said = _said(ledger)
     if said is None or "space" not in first:
         return (), ""
@@ -137,9 +140,11 @@ def _covered(ledger: Ledger, first: dict[str, Any], rows: Sequence[TrialRow]) ->
     looked: set[str] = set()
     points: list[tuple[float, float]] = []
     for row in rows:
-        if row.proposal.parent is None and row.status in LOOKED_AT:
-            looked.add(digest(row.proposal.config))
-            points.append((float(row.id), goal.reached(len(looked))))
+        if row.proposal.parent is None and row.status in LOOKED_AT and (name := digest(row.proposal.config)) not in looked:
+            looked.add(name)
+            points.append((float(row.id), len(looked)))
+    every = max(1, math.ceil(len(points) / MOST_POINTS))  # of a smooth curve some points are enough
+    points = [(trial, goal.reached(int(count))) for trial, count in [*points[:-1:every], *points[-1:]]]
     agrees = bool(points) and math.isclose(points[-1][1], coverage, abs_tol=1e-6)
     return (tuple(points), str(top)) if agrees else ((), "")
 
@@ -169,9 +174,10 @@ def learning(one: Course, *, title: str = "", path: Path | None = None) -> Figur
         steps, values = _columns(one.scores, one.unit)
         above.plot(steps, values, "o-", color=BLUE, ms=4, lw=1.6, label="validation")
         if one.interval is not None:
-            low, high = sorted(_shown(v, one.unit) for v in one.interval)
-            above.errorbar(steps[-1:], values[-1:], yerr=[[values[-1] - low], [high - values[-1]]], color=BLUE, capsize=4, lw=1.6)
-            above.annotate(_told(one), (steps[-1], high), xytext=(0, 6), textcoords="offset points", ha="right", fontsize=8,
+            step, *ends = one.interval
+            ends = sorted(_shown(end, one.unit) for end in ends)
+            above.plot([step, step], ends, "_-", color=BLUE, ms=9, mew=1.6, lw=1.6)
+            above.annotate(_told(one), (step, ends[1]), xytext=(0, 6), textcoords="offset points", ha="right", fontsize=8,
                            color=BLUE)
             above.margins(y=0.18)
     else:
@@ -196,13 +202,14 @@ def learning(one: Course, *, title: str = "", path: Path | None = None) -> Figur
 
 def searched(one: History, *, path: Path | None = None) -> Figure:
     """Every trial's score by its number, the best so far, the statuses of those without a score, and the coverage below."""
+    ratios = [4, 1] if one.coverage else [1]
     made = blank(8.0, 5.2 if one.coverage else 4.0)
-    panels = made.subplots(2 if one.coverage else 1, 1, sharex=True, squeeze=False, height_ratios=[4, 1] if one.coverage else None)
+    panels = made.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)
     axes = panels[0, 0]
     _trials(axes, one)
     axes.set_ylabel(unit_label(one.unit), fontsize=9)
     done = sum(each.status == "done" for each in one.tried)
-    axes.set_title(f"{one.study}: {len(one.tried)} trials, {done} done", fontsize=10, loc="left")
+    axes.set_title(f"{one.study}: {len(one.tried):,} trials, {done:,} done", fontsize=10, loc="left")
     plain(axes)
     if one.coverage:
         below = panels[1, 0]
@@ -210,10 +217,13 @@ def searched(one: History, *, path: Path | None = None) -> Figure:
         below.step([0.0, *numbers], [0.0, *values], where="post", color=GREEN, lw=1.6)
         below.set(ylim=(0, 1.05), ylabel="coverage")
         below.yaxis.label.set_size(9)
-        below.set_title(f"probability that one of the top {one.top} was tried: {values[-1]:.3f}", fontsize=8, loc="left", color=GREY)
+        said = f"probability that one of the top {one.top} was tried: {values[-1]:.3f}"
+        below.set_title(said, fontsize=8, loc="left", color=GREY)
         plain(below)
     panels[-1, 0].set_xlabel("trial", fontsize=9)
     panels[-1, 0].xaxis.get_major_locator().set_params(integer=True)
+    if axes.get_legend_handles_labels()[0]:
+        made.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=6)
     return written(made, path)
 
 
@@ -223,26 +233,28 @@ def _trials(axes: Axes, one: History) -> None:
     for whole, label in ((True, "score"), (False, "score, stopped early")):
         here = [each for each in scored if each.whole is whole and each.status == "done"]
         if here:
-            axes.plot([t.trial for t in here], [_shown(t.score, one.unit) for t in here], "o", ms=small, color=BLUE, label=label,
-                      mfc=BLUE if whole else "white", mew=0.8, alpha=0.9 if len(scored) <= 400 else 0.5, zorder=3)
+            axes.plot([t.trial for t in here], [_shown(t.score, one.unit) for t in here], "o", ms=small, color=BLUE, mew=0.8,
+                      mfc=BLUE if whole else "white", alpha=0.9 if len(scored) <= 400 else 0.5, label=label, zorder=3)
     reused = [each for each in scored if each.status == "reused"]
     if reused:
         axes.plot([t.trial for t in reused], [_shown(t.score, one.unit) for t in reused], "o", ms=small, mfc="none", mec=GREY,
                   label="reused", zorder=2)
     bars = [t for t in scored if t.low is not None and t.high is not None]
-    if 0 < len(scored) <= MOST_BARS:
+    if bars:
         axes.vlines([t.trial for t in bars], [_shown(t.low, one.unit) for t in bars], [_shown(t.high, one.unit) for t in bars],
                     color=BLUE, lw=1, alpha=0.35, zorder=2)
     _best(axes, one, [each for each in scored if each.status == "done"])
     if len(scored) > 3:
-        _cut_off(axes, [_shown(t.score, one.unit) for t in scored], [_shown(v, one.unit) for t in bars for v in (t.low, t.high)])
-    for status, (marker, colour) in FAILED.items():
-        numbers = [each.trial for each in one.tried if each.status == status]
-        if numbers:  # on the lower edge: they have no score
-            axes.plot(numbers, [0.02] * len(numbers), marker, ms=5, color=colour, label=f"{status} ({len(numbers)})", clip_on=False,
-                      transform=axes.get_xaxis_transform(), ls="none", zorder=4)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08 if one.coverage else -0.14), ncols=6)
+        ends = [_shown(end, one.unit) for t in bars for end in (t.low, t.high)]
+        _cut_off(axes, [_shown(t.score, one.unit) for t in scored], ends)
+    failed = {status: [t.trial for t in one.tried if t.status == status] for status in FAILED}
+    failed = {status: numbers for status, numbers in failed.items() if numbers}
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - (high - low) * 0.04 * len(failed), high)
+    for at, (status, numbers) in enumerate(failed.items()):  # on the lower edge, a line for each status: they have no score
+        marker, colour = FAILED[status]
+        axes.plot(numbers, [0.02 + 0.035 * at] * len(numbers), marker, ms=5 if len(one.tried) <= 200 else 2.2, color=colour,
+                  label=f"{status} ({len(numbers):,})", clip_on=False, transform=axes.get_xaxis_transform(), zorder=4)
 
 
 def _best(axes: Axes, one: History, done: Sequence[Tried]) -> None:
@@ -258,7 +270,8 @@ def _best(axes: Axes, one: History, done: Sequence[Tried]) -> None:
             numbers.append(each.trial)
             values.append(_shown(best, one.unit))
     if numbers:
-        axes.step([*numbers, one.tried[-1].trial], [*values, values[-1]], where="post", color=RED, lw=1.5, label="best so far", zorder=1)
+        ends = [*numbers, one.tried[-1].trial], [*values, values[-1]]
+        axes.step(*ends, where="post", color=RED, lw=1.5, label="best so far", zorder=1)
         axes.plot(numbers, values, "o", ms=6.5, mfc="none", mec=RED, mew=1.2, zorder=4)
 
 
@@ -286,6 +299,7 @@ def _shown(score: float | None, unit: str) -> float:
 
 def _told(one: Course) -> str:
     assert one.interval is not None
-    value, half = _shown(one.scores[-1][1], one.unit), abs(one.interval[1] - one.interval[0]) / 2
+    step, low, high = one.interval
+    value, half = _shown(dict(one.scores).get(step, (low + high) / 2), one.unit), (high - low) / 2
     return f"{value:.1f} ± {100 * half:.1f} %" if one.unit == "accuracy" else f"{value:.4g} ± {half:.2g}"
 

@@ -586,7 +586,8 @@ def graph(config):
 
 
 @pytest.mark.parametrize(("body", "said"), [
-    ("raise RuntimeError('canary')", "RuntimeError: canary"), ("raise SystemExit(3)", "SystemExit"), ("return 3", "must return a list"),
+    ("raise RuntimeError('canary')", "RuntimeError: canary"), ("raise SystemExit(3)", "SystemExit"),
+    ("return 3", "must return a list"),
     ("while True: pass", "TimeoutError: it took more than"),
 ])
 def test_a_graph_of_a_users_that_fails_or_never_ends_is_a_warning(

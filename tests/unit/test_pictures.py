@@ -1,10 +1,11 @@
-"""Pictures show every operation of an architecture once, no label over another, no line through a box; plots tell the ledger."""
+"""Pictures show every operation of an architecture once, no label over another, no line through a box; plots tell a ledger."""
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from itertools import combinations, pairwise
 from pathlib import Path
 from types import ModuleType
@@ -45,7 +46,7 @@ def derived(seed: int) -> Config:
 
 MADE: dict[str, Callable[[], tuple[str, Config]]] = {
     **{f"nasnet-{seed}": lambda seed=seed: ("nasnet-cells", config_of(
-        "nasnet-cells", seed, lambda c: c["normal.count"] == c["reduction.count"] == 5)) for seed in range(3)},
+        "nasnet-cells", seed, lambda c: c["normal.count"] == c["reduction.count"] == 5)) for seed in range(2)},
     "darts-14-edges": lambda: ("darts-cells", {
         path: options[i % 7 + 1] for i, path in enumerate(plugins.module("spaces", "darts-cells").RELAXED)
         for options in [plugins.module("spaces", "darts-cells").PRIMITIVES]}),
@@ -59,10 +60,15 @@ MADE: dict[str, Callable[[], tuple[str, Config]]] = {
 }
 
 
-@pytest.fixture(params=MADE)
+@pytest.fixture(params=MADE, scope="module")
 def graphs(request: pytest.FixtureRequest) -> tuple[Graph, ...]:
     space, config = MADE[request.param]()
     return drawn(plugins.module("spaces", space), config)
+
+
+@cache
+def panels_of(graphs: tuple[Graph, ...]) -> list[architecture.Panel]:
+    return [architecture._panel(graph, 0) for graph in graphs]
 
 
 # -- the picture of an architecture --------------------------------------------------------------------------------------------
@@ -83,7 +89,7 @@ def test_no_label_overlaps_another_and_all_stay_in_their_boxes_and_in_the_pictur
     for one, other in combinations([*boxes.values(), *titles], 2):
         assert not one.overlaps(other)
     width, height = figure.get_size_inches() * figure.dpi
-    assert all(0 <= b.x0 and b.x1 <= width and 0 <= b.y0 and b.y1 <= height for b in [*boxes.values(), *titles])
+    assert all(min(b.x0, b.y0) >= 0 and b.x1 <= width and b.y1 <= height for b in [*boxes.values(), *titles])
 
 
 def curve(segment: layout.Segment) -> Iterator[tuple[float, float]]:
@@ -98,7 +104,7 @@ def curve(segment: layout.Segment) -> Iterator[tuple[float, float]]:
 
 
 def test_no_line_runs_through_a_box(graphs: tuple[Graph, ...]) -> None:
-    for panel in (architecture._panel(graph, 0) for graph in graphs):
+    for panel in panels_of(graphs):
         sizes = {box.key: box.size for box in panel.boxes}
         for segment in panel.placed.segments:
             for x, y in curve(segment):
@@ -108,7 +114,7 @@ def test_no_line_runs_through_a_box(graphs: tuple[Graph, ...]) -> None:
 
 
 def test_every_line_leads_down_from_its_source_to_its_target(graphs: tuple[Graph, ...]) -> None:
-    for panel in (architecture._panel(graph, 0) for graph in graphs):
+    for panel in panels_of(graphs):
         for (ax, ay), (bx, by), (cx, cy), (dx, dy) in (segment.points for segment in panel.placed.segments):
             assert ay <= by <= cy <= dy
             assert ax == bx
@@ -129,7 +135,7 @@ def test_an_svg_says_every_node_and_every_operation_once(graphs: tuple[Graph, ..
         for i, edge in enumerate(graph.edges):
             assert said.get(f"g{number}-edge-{i}", "") == spelled(edge.operation)
         assert graph.name in said.values()
-    labels = [name for name in ids if name and name.partition("-")[2].startswith(("node", "edge")) and not name.endswith("-box")]
+    labels = [name for name in ids if name and "-box" not in name and name.partition("-")[2].startswith(("node", "edge"))]
     assert len(labels) == len(set(labels)) == sum(len(g.nodes) + sum(bool(e.operation) for e in g.edges) for g in graphs)
 
 
@@ -144,7 +150,8 @@ def test_a_legend_names_the_kinds_that_are_there_and_no_others() -> None:
 
 
 @pytest.mark.parametrize(("operation", "kind"), [
-    ("sep_conv_5x5", "separable convolution"), ("one_sep_conv_3x3", "separable convolution"), ("mb6_k5", "separable convolution"),
+    ("sep_conv_5x5", "separable convolution"), ("one_sep_conv_3x3", "separable convolution"),
+    ("mb6_k5", "separable convolution"),
     ("dil_conv_3x3", "dilated convolution"), ("depthwise_3x3", "depthwise convolution"), ("nor_conv_1x1", "convolution"),
     ("conv 3x3, 24, /1", "convolution"), ("max_pool_3x3", "max pooling"), ("avg_3x3", "average pooling"),
     ("skip_connect", "identity"), ("identity", "identity"), ("motif3", "motif"), ("attention", "other operation"),
@@ -254,9 +261,10 @@ def moody(config: Config) -> list[Graph]:
 
 
 @pytest.mark.parametrize(("graph", "said"), [
-    (lambda c: [Graph("net", CHAIN, (Edge("in", "0", "conv"), Edge("0", "out", str(c["b"]))))], "names 'pool' 2 times"),
-    (lambda c: [Graph("net", CHAIN, (Edge("in", "out", str(c["b"])),))], "names 'conv' 2 times"),
-    (lambda c: [Graph("net", CHAIN, (Edge("in", "0", str(c["a"])), Edge("in", "0", str(c["b"]))))], "no way leads from an input"),
+    (lambda c: [Graph("net", CHAIN, (Edge("in", "0", "conv"), Edge("0", "out", str(c["b"]))))], "names 'pool' .-fold, but its graphs show it .-fold"),
+    (lambda c: [Graph("net", CHAIN, (Edge("in", "out", str(c["b"])),))], "names '(conv|pool)' .-fold"),
+    (lambda c: [Graph("net", CHAIN, (Edge("in", "0", str(c["a"])), Edge("in", "0", str(c["b"]))))], "in none of .* a way leads"),
+    (lambda c: [replace(honest(c)[0], edges=tuple({e.operation: e for e in honest(c)[0].edges}.values()))], "'(conv|pool)' 2-fold"),
     (moody, "graph is not a function of its config"),
     (lambda c: honest(c) * 2, "different names"),
     (lambda c: [("in", "out", "conv")], "must return a list of Graph"),
@@ -339,7 +347,7 @@ def test_coverage_is_that_of_distinct_draws_that_were_looked_at(tmp_path: Path) 
             proposal = propose(ledger, trial, {"a": value})
             end(ledger, trial, proposal, np.ones(2) if status == "done" else None, status=status)
     one, two = 1 - 8 / 10, 1 - (8 * 7) / (10 * 9)
-    assert coverage_of(tmp_path / "made", two) == ((1.0, pytest.approx(one)), (3.0, pytest.approx(two)), (4.0, pytest.approx(two)))
+    assert coverage_of(tmp_path / "made", two) == ((1.0, pytest.approx(one)), (3.0, pytest.approx(two)))
     assert coverage_of(tmp_path / "made", 0.5) == ()  # the driver counts otherwise: then nothing is said
 
 
@@ -358,7 +366,8 @@ def test_a_course_has_scores_losses_the_interval_and_what_it_inherits(tmp_path: 
     assert one.before == (((100.0, pytest.approx(0.5)),), ((50.0, 2.0),))
     assert one.origin == "inherited"
     assert one.interval is not None
-    assert one.interval[0] < 0.7 < one.interval[1]
+    assert one.interval[0] == 200
+    assert one.interval[1] < 0.7 < one.interval[2]
     figure = plots.learning(one, path=tmp_path / "learning.svg")
     assert [axes.get_ylabel() for axes in figure.axes] == ["accuracy (%)", "training loss"]
 
