@@ -6,7 +6,7 @@ https://arxiv.org/abs/2001.00326
 Published sizes (16 channels, 3 stages of 5 cells) are large for few shots on a CPU. A file of one's own makes smaller ones:
 
     from functools import partial
-    from search_spaces.nasbench201 import RELAXED, SPACE, Cells, canonical
+    from search_spaces.nasbench201 import RELAXED, SPACE, Cells, canonical, graph
     from search_spaces.nasbench201 import recipe as published
     recipe = partial(published, design=Cells(channels=8, cells=1), way="maml")
 """

@@ -223,7 +223,7 @@ def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool
             "history": [{"at": r.at, "kind": r.kind, **r.body} for r in history],
         }, allow_nan=False))
         if picture is not None:
-            pictures.of_trial(study, ledger, row, picture, text=False)
+            pictures.of_trial(ledger, row, pictures.graphs_of(study, row, wanted=True), picture)
         return
     outcome = row.outcome
     score = f", {unit.text(outcome.score)}" if outcome and outcome.score is not None else ""
@@ -233,11 +233,13 @@ def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool
     if outcome is not None and outcome.reason:
         console().print(printable(outcome.reason))
     table(["dimension", "value"], [[path, _number(value)] for path, value in row.proposal.config.items()])
+    graphs = pictures.graphs_of(study, row, wanted=picture is not None)
+    pictures.as_text(graphs, row)
     start = history[0].at if history else 0.0
     table(["after", "what", "step", "score", ""], [
         [clock(r.at - start), r.kind, str(r.body.get("step", "")), _scored(r, unit), _remark(r)] for r in history
     ])
-    pictures.of_trial(study, ledger, row, picture, text=True)
+    pictures.of_trial(ledger, row, graphs, picture)
     if row.checkpoint:
         talk(f"weights: {row.checkpoint}")
 

@@ -31,17 +31,39 @@ def check(picture: Path | None) -> None:
         raise Refused(f"--picture needs a .svg, .png or .pdf in a folder that is there, but got {printable(str(picture))}")
 
 
-def of_trial(study: Study, ledger: Ledger, row: TrialRow, picture: Path | None, *, text: bool) -> list[Path]:
-    """Prints the architecture (text), and writes it and the learning curve as pictures: into `picture` and beside it, or into
-    the study's folder. Where the space draws nothing, `picture` is the curve. Returns what was written."""
+def graphs_of(study: Study, row: TrialRow, *, wanted: bool) -> tuple[Graph, ...]:
+    """The architecture of a trial, as its space draws it. A file of a user's that fails takes nothing else away, unless the
+    picture is what is wanted: then it raises Refused."""
+    from metasearch.track.pictures import architecture_of, found_by
+
+    try:
+        return architecture_of(study.space_name, found_by(row))
+    except (Exception, SystemExit) as error:
+        said = f"the architecture cannot be drawn: {reason(error, study.space_name)}"
+        if wanted:
+            raise Refused(said) from error
+        talk(f"metasearch: {said}")
+        return ()
+
+
+def as_text(graphs: tuple[Graph, ...], row: TrialRow) -> None:
+    """Prints an architecture, if there is one."""
+    if graphs:
+        from metasearch.track import architecture
+
+        screen = console()
+        screen.print("\nWhat it found:" if _found(row) else "")
+        screen.print(architecture.as_text(graphs, width=min(screen.width, 160)))
+        screen.print("")
+
+
+def of_trial(ledger: Ledger, row: TrialRow, graphs: tuple[Graph, ...], picture: Path | None) -> list[Path]:
+    """Writes the architecture and the learning curve of a trial: into `picture` and beside it, or into the study's folder. Where
+    the space draws nothing, `picture` is the curve. Returns what was written."""
     from metasearch.track import architecture, plots
 
-    graphs = _graphs(study, row, wanted=picture is not None)
-    if graphs and text:
-        screen = console()
-        screen.print(architecture.as_text(graphs, width=min(screen.width, 160)))
     one = plots.course(ledger, row.id)
-    title = one.trial + (" (what it found)" if row.report is not None and row.report.found is not None else "")
+    title = one.trial + (" (what it found)" if _found(row) else "")
     draws: list[tuple[str, Callable[[Path], object]]] = []
     if graphs:
         draws.append(("architecture", lambda path: architecture.picture(graphs, title=title, path=path)))
@@ -56,20 +78,6 @@ def of_study(ledger: Ledger, picture: Path | None) -> list[Path]:
 
     one = plots.history(ledger)
     return _written([("history", lambda path: plots.searched(one, path=path))], picture, ledger.path.parent / "pictures", "")
-
-
-def _graphs(study: Study, row: TrialRow, *, wanted: bool) -> tuple[Graph, ...]:
-    """A file of a user's that fails takes nothing else away, unless its picture is what was asked for."""
-    from metasearch.track.pictures import architecture_of, found_by
-
-    try:
-        return architecture_of(study.space_name, found_by(row))
-    except (Exception, SystemExit) as error:
-        said = f"the architecture cannot be drawn: {reason(error, study.space_name)}"
-        if wanted:
-            raise Refused(said) from error
-        talk(f"metasearch: {said}")
-        return ()
 
 
 def _written(draws: list[tuple[str, Callable[[Path], object]]], picture: Path | None, folder: Path, prefix: str) -> list[Path]:
@@ -88,3 +96,7 @@ def _written(draws: list[tuple[str, Callable[[Path], object]]], picture: Path | 
     if written:
         talk(f"drawn: {', '.join(map(str, written))}")
     return written
+
+
+def _found(row: TrialRow) -> bool:
+    return row.report is not None and row.report.found is not None

@@ -14,9 +14,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import networkx as nx
-import numpy as np
-
 __all__ = ["Placed", "Segment", "place"]
 
 GAP = 0.13  # inches between neighbours
@@ -69,6 +66,8 @@ def _rows(
     boxes: list[str], edges: list[tuple[str, str]], late: Collection[str], last: Collection[str]
 ) -> tuple[list[list[Key]], dict[tuple[str, str], list[Key]]]:
     """The boxes and rails of every row; and what every edge goes through, from row to row."""
+    import networkx as nx
+
     graph = nx.DiGraph()
     graph.add_nodes_from(boxes)
     graph.add_edges_from(edges)
@@ -163,6 +162,7 @@ def _crossings(rows: Sequence[Sequence[Key]], below: Mapping[Key, list[Key]]) ->
 def _across(rows: list[list[Key]], steps: list[tuple[Key, Key]], sizes: Mapping[str, Size]) -> dict[Key, float]:
     """The x of every box and rail: the sum of weight * |x_upper - x_lower| is least, and neighbours keep their distance. What
     is left free is put in the middle of the boxes that it is joined to."""
+    import numpy as np
     from scipy.optimize import linprog
     from scipy.sparse import csr_array
 

@@ -100,7 +100,7 @@ def architecture_of(space: str, config: Config) -> tuple[Graph, ...]:
     """What the space of a study draws of a config; nothing if it draws none, which a look at its source often tells without
     importing it. Raises whatever the file raises."""
     source = plugins.source("spaces", space)
-    if source is not None and "graph" not in source:
+    if source is not None and "graph" not in source and "import *" not in source:
         return ()
     return drawn(plugins.module("spaces", space), config)
 
