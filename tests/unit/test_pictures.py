@@ -333,6 +333,15 @@ def test_an_error_falls_and_one_that_blew_up_leaves_the_picture(tmp_path: Path) 
     assert axes.get_ylim()[1] < 10
 
 
+def test_a_study_that_has_just_begun_is_an_empty_picture(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "made" / "ledger.sqlite", study()) as ledger:
+        assert plots.searched(plots.history(ledger)).axes[0].get_title(loc="left") == "made: 0 trials, 0 done"
+        propose(ledger, 1, {"lr": 0.1})
+        assert plots.history(ledger).tried == (plots.Tried(1, "running", None, None, None, True),)
+        assert plots.searched(plots.history(ledger)).axes
+        assert plots.learning(plots.course(ledger, 1), path=tmp_path / "learning.png").axes[0].texts[0].get_text() == "no score"
+
+
 def coverage_of(folder: Path, said: float) -> plots.Points:
     (folder / "status.json").write_text(f'{{"coverage": {said}, "top": 2, "coverage_wanted": 0.9}}')
     with opened(folder) as ledger:
