@@ -58,8 +58,8 @@ def as_text(graphs: tuple[Graph, ...], row: TrialRow) -> None:
 
 
 def of_trial(ledger: Ledger, row: TrialRow, graphs: tuple[Graph, ...], picture: Path | None) -> list[Path]:
-    """Writes the architecture and the learning curve of a trial: into `picture` and beside it, or into the study's folder. Where
-    the space draws nothing, `picture` is the curve. Returns what was written."""
+    """Writes the architecture and the learning curve of a trial: into `picture` and beside it, or into the study's folder.
+    Where the space draws nothing, `picture` is the curve. Returns what was written."""
     from metasearch.track import architecture, plots
 
     one = plots.course(ledger, row.id)

@@ -48,7 +48,7 @@ class Pictures:
         self.failed: dict[Key, str] = {}  # the hash of what could not be drawn
 
     def due(self, ended: int) -> bool:
-        """Is it time to look again? A study of 2,000 trials has about forty such times."""
+        """Is it time to look again? A study of 2,000 trials has 33 such times."""
         return ended - self.at >= max(AT_LEAST, AGAIN * self.at)
 
     def store(self, ledger: Ledger, mirror: Mirror, best: list[int], ended: int) -> int:

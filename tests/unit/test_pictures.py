@@ -261,10 +261,10 @@ def moody(config: Config) -> list[Graph]:
 
 
 @pytest.mark.parametrize(("graph", "said"), [
-    (lambda c: [Graph("net", CHAIN, (Edge("in", "0", "conv"), Edge("0", "out", str(c["b"]))))], "names 'pool' .-fold, but its graphs show it .-fold"),
+    (lambda c: [Graph("net", CHAIN, (Edge("in", "0", "conv"), Edge("0", "out", str(c["b"]))))], "names 'pool' .-fold"),
     (lambda c: [Graph("net", CHAIN, (Edge("in", "out", str(c["b"])),))], "names '(conv|pool)' .-fold"),
-    (lambda c: [Graph("net", CHAIN, (Edge("in", "0", str(c["a"])), Edge("in", "0", str(c["b"]))))], "in none of .* a way leads"),
-    (lambda c: [replace(honest(c)[0], edges=tuple({e.operation: e for e in honest(c)[0].edges}.values()))], "'(conv|pool)' 2-fold"),
+    (lambda c: [Graph("net", CHAIN, (Edge("in", "0", str(c["a"])), Edge("in", "0", str(c["b"]))))], "in none of .* a way"),
+    (lambda c: [replace(honest(c)[0], edges=tuple({e.operation: e for e in honest(c)[0].edges}.values()))], "' 2-fold"),
     (moody, "graph is not a function of its config"),
     (lambda c: honest(c) * 2, "different names"),
     (lambda c: [("in", "out", "conv")], "must return a list of Graph"),
