@@ -14,7 +14,7 @@ POINTS = frozenset(
     | {"ledger.commit", "ledger.committed"}  # before and after a transaction becomes durable
     | {f"{file}.{when}" for file in ("letter", "parcel") for when in ("write", "rename", "written")}
     | {"parcel.delete"}
-    | {"status.before", "status.after", "outbox.made", "outbox.before", "outbox.after"}
+    | {"status.before", "status.after", "outbox.made", "outbox.before", "outbox.after", "outbox.pictured"}
 )
 _seen: Counter[str] = Counter()
 

@@ -1,7 +1,9 @@
-"""Curves as pictures: matplotlib figures, returned and never shown.
+"""Curves, searches and architectures as pictures: matplotlib figures, returned and never shown.
 
     figure = intervals(metasearch.leaderboard("glyphs"))
     figure.savefig("board.png")
+    architecture(metasearch.graph.drawn(module, config), path=Path("cell.svg"))
+    searched(history(ledger), path=Path("history.png"))
 
 Figures are made without pyplot: no window opens, and nothing stays in memory. Scores are drawn in their task's own unit:
 accuracies in percent, errors positive. Bars and bands are 95 % intervals over episodes.
@@ -15,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from metasearch.ledger import Ledger
 from metasearch.records import ERRORS
+from metasearch.track.architecture import picture as architecture
+from metasearch.track.figures import BLUE, GREEN, GREY, LINES, ORANGE, RED, blank, plain, unit_label, written
+from metasearch.track.plots import course, history, learning, searched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,12 +28,10 @@ if TYPE_CHECKING:
 
     from metasearch.trained import Evaluation, Point, Wave
 
-__all__ = ["adaptation", "curves_from_ledger", "evaluation", "intervals", "learning_curves", "waves"]
-
-# Okabe and Ito's colours, which people with any colour vision can tell apart
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8A8A"
-LINES = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9")
-DPI = 150
+__all__ = [
+    "adaptation", "architecture", "course", "curves_from_ledger", "evaluation", "history", "intervals", "learning",
+    "learning_curves", "searched", "waves",
+]
 
 
 def evaluation(found: Evaluation, path: Path | None = None) -> Figure:
@@ -37,34 +40,34 @@ def evaluation(found: Evaluation, path: Path | None = None) -> Figure:
     parts = [one for one in (found, found.half) if one is not None]
     drawn = [one for one in parts if one.waves]
     rows = len(drawn) + 1
-    figure = _figure(9.5 if drawn else 5.5, 3.2 * rows)
+    figure = blank(9.5 if drawn else 5.5, 3.2 * rows)
     grid = figure.add_gridspec(rows, 3)
     _adaptation(figure.add_subplot(grid[0, :]), {one.split: one.curve for one in parts}, found.unit, found.trial)
     for at, one in enumerate(drawn, start=1):
         axes = [figure.add_subplot(grid[at, column]) for column in range(len(one.waves))]
         _waves(axes, one.waves, one.split)
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def adaptation(curves: Mapping[str, Sequence[Point]], unit: str, *, title: str = "", path: Path | None = None) -> Figure:
     """Score by number of inner steps, a line for each entry; where some episodes diverged, an open marker shows the median."""
-    figure = _figure(5.5, 3.6)
+    figure = blank(5.5, 3.6)
     _adaptation(figure.add_subplot(), curves, unit, title)
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def waves(found: Sequence[Wave], *, title: str = "", path: Path | None = None) -> Figure:
     """Sine tasks side by side: supports, the true curve, and the prediction after 0, 1, 10 inner steps."""
-    figure = _figure(3.2 * len(found), 3.2)
+    figure = blank(3.2 * len(found), 3.2)
     _waves([figure.add_subplot(1, len(found), at + 1) for at in range(len(found))], found, title)
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def learning_curves(
     curves: Mapping[str, Sequence[tuple[float, float]]], metric: str, *, best: str | None = None, path: Path | None = None
 ) -> Figure:
     """One line a trial: (step, value) points by trial name. `best` is drawn on top, in colour."""
-    figure = _figure(6, 3.8)
+    figure = blank(6, 3.8)
     axes = figure.add_subplot()
     few = len(curves) <= len(LINES)
     for at, (name, points) in enumerate(curves.items()):
@@ -78,15 +81,15 @@ def learning_curves(
     axes.set_ylabel(metric)
     if few or best is not None:
         axes.legend(frameon=False, fontsize=8)
-    _plain(axes)
-    return _written(figure, path)
+    plain(axes)
+    return written(figure, path)
 
 
 def intervals(frame: pd.DataFrame, *, top: int = 20, path: Path | None = None) -> Figure:
     """The best rows of a leaderboard with their intervals, best on top; those that cannot be told from the first in colour."""
     shown = frame[frame["score"].notna()].head(top)
     unit = str(shown["unit"].iloc[0]) if len(shown) else "score"
-    figure = _figure(6, 1.2 + 0.27 * max(len(shown), 3))
+    figure = blank(6, 1.2 + 0.27 * max(len(shown), 3))
     axes = figure.add_subplot()
     records = shown.astype({"tied": "object"}).to_dict(orient="records")
     for at, row in enumerate(records):
@@ -97,10 +100,10 @@ def intervals(frame: pd.DataFrame, *, top: int = 20, path: Path | None = None) -
         axes.plot([score], [at], "o", color=colour, ms=5)
     axes.set_yticks(range(len(shown)), list(shown["trial"]), fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel(_label(unit))
+    axes.set_xlabel(unit_label(unit))
     axes.set_title("blue: cannot be told from the first (paired tests, Holm, 5 %)", fontsize=8, loc="left", color=GREY)
-    _plain(axes)
-    return _written(figure, path)
+    plain(axes)
+    return written(figure, path)
 
 
 def curves_from_ledger(folder: Path, metric: str = "train_loss") -> dict[str, list[tuple[float, float]]]:
@@ -139,12 +142,12 @@ def _adaptation(axes: Axes, curves: Mapping[str, Sequence[Point]], unit: str, ti
         lost = max(lost, *(p.diverged for p in points))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("inner steps")
-    axes.set_ylabel(_label(unit))
+    axes.set_ylabel(unit_label(unit))
     said = f"; open: the median, up to {lost:.1%} of the episodes diverged" if lost else ""
     axes.set_title(f"{title}{said}", fontsize=9, loc="left")
     if len(curves) > 1 or not title:
         axes.legend(frameon=False, fontsize=8)
-    _plain(axes)
+    plain(axes)
 
 
 def _waves(axes: Sequence[Axes], found: Sequence[Wave], title: str) -> None:
@@ -155,33 +158,10 @@ def _waves(axes: Sequence[Axes], found: Sequence[Wave], title: str) -> None:
         one.plot(*zip(*wave.support, strict=True), "^", color=RED, ms=5, label="support")
         reach = max(map(abs, [*wave.truth, *(y for _, y in wave.support)]))
         one.set_ylim(-1.6 * reach - 0.2, 1.6 * reach + 0.2)  # what diverged leaves the picture, the wave stays readable
-        _plain(one)
+        plain(one)
         if at == 0:
             one.legend(frameon=False, fontsize=7, loc="upper left", ncols=2)
             one.set_title(title, fontsize=9, loc="left")
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _written(figure: Figure, path: Path | None) -> Figure:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=DPI)
-    return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E6E6E6", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
 
 
 def _own(score: float | None, unit: str) -> float:
@@ -193,7 +173,3 @@ def _read(value: Any, unit: str) -> float:
     """A number of a leaderboard, which has its own sign already: percent for accuracies, NaN for what is missing."""
     number = float(value) if isinstance(value, int | float) else math.nan
     return 100 * number if unit == "accuracy" else number
-
-
-def _label(unit: str) -> str:
-    return {"accuracy": "accuracy (%)", "mse": "mean squared error", "spearman": "Spearman's rank correlation"}.get(unit, unit)

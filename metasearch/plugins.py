@@ -72,6 +72,12 @@ def summary(room: str, name: str) -> str:
     return said.partition("\n")[0]
 
 
+def source(room: str, name: str) -> str | None:
+    """The text of a plug-in's file, without running it; None for one that lies elsewhere (a dotted or an announced name)."""
+    path = Path(name) if name.endswith(".py") else _folder(room) / f"{name.replace('-', '_')}.py"
+    return path.read_text("utf-8") if path.is_file() else None
+
+
 def module(room: str, name: str) -> ModuleType:
     """The module of a name, a path to a .py file, or an importable dotted name.
 

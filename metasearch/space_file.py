@@ -3,6 +3,9 @@
     new(Path("my_space.py"))                 # a commented file that works
     for truth, reason in check("my_space.py"): ...
     describe("maml-family").dims
+
+A file defines SPACE and recipe(config, shape); optional are RELAXED and relaxed (one-shot methods), canonical (configs that
+mean the same), mutations (moves of its own) and graph(config) -> list[Graph] (architectures for pictures, metasearch/graph.py).
 """
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from metasearch.graph import Edge, Graph, Node
 from metasearch.nets import Net, Params
 from metasearch.nets.activation import activation
 from metasearch.nets.init import weights
@@ -66,16 +67,19 @@ def mutations(config: Config, rng: np.random.Generator) -> tuple[Config, dict[st
     return child, moved
 
 
-def graph(config: Config) -> list[tuple[str, str, str]]:
-    """(from, to, ""): what every layer reads, and what the classifier does."""
+def graph(config: Config) -> list[Graph]:
+    """What every layer reads, and what the classifier does."""
     layers = items(config, "layer")
     read = [_read(layer, i) for i, layer in enumerate(layers)]
-    names = [
-        f"{i}: {layer['height']}x{layer['width']}, {layer['filters']}, /{layer['stride']}" for i, layer in enumerate(layers)
+    names = [f"layer {i}" for i in range(len(layers))]
+    edges = [Edge(names[j], names[i]) for i, sources in enumerate(read) for j in sources]
+    edges += [Edge("picture", names[i]) for i, sources in enumerate(read) if not sources]
+    edges += [Edge(names[i], "output") for i in _unused(read)]
+    inside = [
+        Node(name, f"conv {layer['height']}x{layer['width']}, {layer['filters']}, /{layer['stride']}")
+        for name, layer in zip(names, layers, strict=True)
     ]
-    edges = [(names[j], names[i], "") for i, sources in enumerate(read) for j in sources]
-    edges += [("picture", names[i], "") for i, sources in enumerate(read) if not sources]
-    return [*edges, *((names[i], "output", "") for i in _unused(read))]
+    return [Graph("net", (Node("picture", role="input"), *inside, Node("output", "concat", "output")), tuple(edges))]
 
 
 def _read(layer: Config, number: int) -> list[int]:

@@ -11,7 +11,7 @@ Published sizes (8 cells of 16 channels in the search, 20 of 36 in the end) are 
 own makes smaller ones:
 
     from functools import partial
-    from search_spaces.darts_cells import RELAXED, SPACE, Stack, derive
+    from search_spaces.darts_cells import RELAXED, SPACE, Stack, derive, graph
     from search_spaces import darts_cells
     recipe, relaxed = (partial(f, stack=Stack(2, 8), way="maml") for f in (darts_cells.recipe, darts_cells.relaxed))
 """
@@ -23,6 +23,7 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
+from metasearch.graph import Edge, Graph, Node
 from metasearch.nets import Net, Params
 from metasearch.nets.cells import Cell, Stack, prepared, stacked
 from metasearch.nets.mixture import begin, mixture
@@ -40,6 +41,7 @@ PRIMITIVES = (
 NODES = range(2, 6)  # behind the inputs 0 (the cell before the last) and 1 (the last cell)
 EDGES = [(node, source) for node in NODES for source in range(node)]
 KINDS = ("normal", "reduction")
+INPUTS = ("cell before last", "last cell")
 NORM = Norm("batch")
 
 RELAXED = tuple(f"{kind}_e{node}{source}" for kind in KINDS for node, source in EDGES)
@@ -69,19 +71,22 @@ def derive(shares: Mapping[str, Sequence[float]]) -> Config:
     return found
 
 
-def graph(config: Config) -> dict[str, list[tuple[str, str, str]]]:
-    """Of each kind of cell: (from, to, operation)."""
-    return {
-        kind: [
-            (_name(source), _name(node), str(config[f"{kind}_e{node}{source}"])) for node, source in EDGES
-            if config[f"{kind}_e{node}{source}"] != "none"
-        ] + [(_name(node), "output", "concat") for node in NODES]
+def graph(config: Config) -> list[Graph]:
+    """Each kind of cell."""
+    inside = tuple(Node(_name(node)) for node in NODES)
+    nodes = (*(Node(name, role="input") for name in INPUTS), *inside, Node("output", "concat", "output"))
+    return [
+        Graph(f"{kind} cell", nodes, (
+            *(Edge(_name(source), _name(node), str(config[f"{kind}_e{node}{source}"])) for node, source in EDGES
+              if config[f"{kind}_e{node}{source}"] != "none"),
+            *(Edge(_name(node), "output") for node in NODES),
+        ))
         for kind in KINDS
-    }
+    ]
 
 
 def _name(node: int) -> str:
-    return ("before", "last")[node] if node < 2 else str(node - 2)
+    return INPUTS[node] if node < 2 else f"node {node - 2}"
 
 
 def _net(config: Config, shape: TaskShape, outputs: int | None, stack: Stack, *, relaxed: bool) -> Net:

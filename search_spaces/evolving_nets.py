@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from metasearch.graph import Edge, Graph, Node
 from metasearch.learners.prototypical import Prototypical
 from metasearch.nets import evolving
 from metasearch.objectives.optimizer import adam, constant
@@ -58,15 +59,17 @@ def recipe(config: Config, shape: TaskShape) -> Recipe:
     return Recipe(net, Prototypical(), optimizer, meta_batch=4, steps=500, episode=episode)
 
 
-def graph(config: Config) -> list[tuple[str, str, str]]:
-    """(from node, to node, what is on the edge); node i is what layer i reads."""
-    edges = []
+def graph(config: Config) -> list[Graph]:
+    """The chain, and the skips: a layer that has one adds what an earlier layer read to what it reads itself."""
+    nodes, edges = [Node("picture", role="input")], []
     for i, layer in enumerate(_read(item) for item in items(config, "layers")):
         if layer.skip:
-            edges.append((str(i - layer.skip), str(i), "skip"))
-        name = f"conv {layer.height}x{layer.width} / {layer.stride}, {layer.channels}" if layer.channels else "identity"
-        edges.append((str(i), str(i + 1), name))
-    return edges
+            edges.append(Edge(nodes[i - layer.skip].name, f"layer {i}"))
+        conv = f"conv {layer.height}x{layer.width}, {layer.channels}, /{layer.stride}{'' if layer.act else ', linear'}"
+        edges.append(Edge(nodes[-1].name, f"layer {i}"))
+        nodes.append(Node(f"layer {i}", conv if layer.channels else "identity"))
+    edges.append(Edge(nodes[-1].name, "output"))
+    return [Graph("net", (*nodes, Node("output", "linear", "output")), tuple(edges))]
 
 
 def _read(item: Config) -> evolving.Layer:

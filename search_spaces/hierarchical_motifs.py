@@ -8,8 +8,12 @@ level below. The first options make chains of identities, with which evolution b
 """
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
+from metasearch.graph import Edge as Arrow
+from metasearch.graph import Graph, Node
 from metasearch.nets.hierarchy import Design, Edge, Motif, between, hierarchical
 from metasearch.objectives.recipe import Recipe
 from metasearch.records import Config
@@ -79,9 +83,19 @@ def canonical(config: Config) -> Config:
     return {**config, **first}
 
 
-def graph(config: Config) -> list[tuple[str, str, str]]:
-    """(from, to, primitive) of the flattened cell."""
-    return flattened(config)
+def graph(config: Config) -> list[Graph]:
+    """The cell, and below it the six motifs that its edges may be, with how often each of them is there."""
+    uses = Counter(str(config[f"cell.0.e{t}{s}"]) for s, t in _edges(CELL_NODES))
+    told = [f"{name}, {uses[name] or 'not'} in the cell" for name in MOTIFS]
+    below = [_graph(config, f"motif.{i}", MOTIF_NODES, name) for i, name in enumerate(told)]
+    return [_graph(config, "cell.0", CELL_NODES, "cell"), *below]
+
+
+def _graph(config: Config, path: str, count: int, name: str) -> Graph:
+    names = ["in", *(str(i) for i in range(1, count - 1)), "out"]
+    nodes = (Node("in", role="input"), *map(Node, names[1:-1]), Node("out", role="output"))
+    found = [(s, t, str(config[f"{path}.e{t}{s}"])) for s, t in _edges(count)]
+    return Graph(name, nodes, tuple(Arrow(names[s], names[t], what) for s, t, what in found if what != "none"))
 
 
 def flattened(config: Config) -> list[tuple[str, str, str]]:

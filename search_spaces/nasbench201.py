@@ -6,7 +6,7 @@ https://arxiv.org/abs/2001.00326
 Published sizes (16 channels, 3 stages of 5 cells) are large for few shots on a CPU. A file of one's own makes smaller ones:
 
     from functools import partial
-    from search_spaces.nasbench201 import RELAXED, SPACE, Cells, canonical
+    from search_spaces.nasbench201 import RELAXED, SPACE, Cells, canonical, graph
     from search_spaces.nasbench201 import recipe as published
     recipe = partial(published, design=Cells(channels=8, cells=1), way="maml")
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 from functools import cache
 from itertools import permutations, product
 
+from metasearch.graph import Edge, Graph, Node
 from metasearch.nets.nasbench import EDGES, OPERATIONS, Cells, nasbench201
 from metasearch.objectives.recipe import Recipe
 from metasearch.records import Config
@@ -55,9 +56,10 @@ def from_arch_str(text: str) -> Config:
     return SPACE.normal({edge: config[edge] for edge in EDGES if edge in config})
 
 
-def graph(config: Config) -> list[tuple[str, str, str]]:
-    """(from node, to node, operation) for every edge that is not none."""
-    return [(edge[2], edge[1], str(config[edge])) for edge in EDGES if config[edge] != "none"]
+def graph(config: Config) -> list[Graph]:
+    """The cell, without the edges that are none."""
+    nodes = (Node("0", role="input"), Node("1"), Node("2"), Node("3", role="output"))
+    return [Graph("cell", nodes, tuple(Edge(edge[2], edge[1], str(config[edge])) for edge in EDGES if config[edge] != "none"))]
 
 
 # -- cells that mean the same --------------------------------------------------------------------------------------------------

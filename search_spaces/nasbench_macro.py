@@ -9,6 +9,9 @@ Published sizes (32 channels, 1280 before the head) as in `recipe`; a file of on
 """
 from __future__ import annotations
 
+from itertools import pairwise
+
+from metasearch.graph import Edge, Graph, Node
 from metasearch.nets.nasbench import BLOCKS, Macro, macro
 from metasearch.objectives.recipe import Recipe
 from metasearch.records import Config
@@ -41,6 +44,9 @@ def from_arch(text: str) -> Config:
     return {layer: BLOCKS[int(digit)] for layer, digit in zip(LAYERS, text, strict=True)}
 
 
-def graph(config: Config) -> list[tuple[str, str, str]]:
-    """(from, to, block) for every layer."""
-    return [(str(i), str(i + 1), str(config[layer])) for i, layer in enumerate(LAYERS)]
+def graph(config: Config) -> list[Graph]:
+    """The chain of blocks."""
+    names = [f"layer {i}" for i in range(len(LAYERS))]
+    inside = (Node(name, str(config[layer])) for name, layer in zip(names, LAYERS, strict=True))
+    nodes = (Node("stem", role="input"), *inside, Node("head", "linear", "output"))
+    return [Graph("net", nodes, tuple(Edge(a.name, b.name) for a, b in pairwise(nodes)))]

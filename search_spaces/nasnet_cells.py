@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from metasearch.graph import Edge, Graph, Node
 from metasearch.nets import Params
 from metasearch.nets.cells import Cell, Stack, prepared, stacked
 from metasearch.nets.norm import Norm
@@ -33,6 +34,7 @@ OPERATIONS = (
 )
 KINDS = ("normal", "reduction")
 SIDES = ("first", "second")
+INPUTS = ("cell before last", "last cell")
 MOST_BLOCKS = 5
 NORM = Norm("batch")
 
@@ -73,20 +75,22 @@ def mutations(config: Config, rng: np.random.Generator) -> tuple[Config, dict[st
     return child, moved
 
 
-def graph(config: Config) -> dict[str, list[tuple[str, str, str]]]:
-    """Of each kind of cell: (from, to, operation)."""
-    found: dict[str, list[tuple[str, str, str]]] = {}
+def graph(config: Config) -> list[Graph]:
+    """Each kind of cell."""
+    found = []
     for kind in KINDS:
         blocks = items(config, kind)
-        edges = [
-            (_name(int(block[side])), str(i), str(block[f"{side}_op"])) for i, block in enumerate(blocks) for side in SIDES
-        ]
-        found[kind] = edges + [(_name(number), "output", "concat") for number in _unused(blocks)]
+        inside = (Node(_name(i), str(block["combine"])) for i, block in enumerate(blocks, 2))
+        nodes = (*(Node(name, role="input") for name in INPUTS), *inside, Node("output", "concat", "output"))
+        edges = (Edge(_name(int(block[side])), _name(i), str(block[f"{side}_op"]))
+                 for i, block in enumerate(blocks, 2) for side in SIDES)
+        unread = (Edge(_name(number), "output") for number in _unused(blocks))
+        found.append(Graph(f"{kind} cell", nodes, (*edges, *unread)))
     return found
 
 
 def _name(number: int) -> str:
-    return ("before", "last")[number] if number < 2 else str(number - 2)
+    return INPUTS[number] if number < 2 else f"block {number - 2}"
 
 
 def _unused(blocks: list[Config]) -> list[int]:

@@ -16,7 +16,7 @@ def study(name: str = "made", unit: str = "accuracy", **track: Any) -> dict[str,
     return {
         "study": {
             "name": name, "seed": 0, "space": "maml-family", "method": {"name": "random"}, "tasks": {"name": "glyphs", "ways": 5},
-            "budget": {"trials": 10}, "track": {"enabled": True, "uri": None, "top": 2, **track},
+            "budget": {"trials": 10}, "track": {"enabled": True, "uri": None, "top": 2, "pictures": 0, **track},
         },
         "unit": unit, "space_digest": "5" * 16, "data_digest": "d" * 16, "bank_digest": "b" * 16, "bank_episodes": 100,
         "versions": {"torch": "2.13.0"}, "code": "0123456789ab",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metasearch.cli import board
+from metasearch.cli import board, pictures
 from metasearch.cli.failures import Refused, talk
 from metasearch.cli.live import Unit, clock, in_a_line
 from metasearch.cli.show import Json, console, printable, table
@@ -70,19 +70,22 @@ def leaderboard(
 
 def show(
     what: Annotated[str, typer.Argument(metavar="STUDY[/TRIAL]", help="A study, or one of its trials: glyphs/12.")],
-    home: Home = None, as_json: Json = False,
+    picture: pictures.Picture = None, home: Home = None, as_json: Json = False,
 ) -> None:
-    """A study or a trial in full. From the ledger."""
+    """A study or a trial in full, with its architecture. From the ledger; draws pictures (with --json only by --picture)."""
     from metasearch.ledger import Ledger
 
+    pictures.check(picture)
     name, _, number = what.partition("/")
     folder_of_all = home_of(home)
     study = stored(name, folder_of_all)
     with Ledger.open(folder_of_all / name / "ledger.sqlite") as ledger:
         if number:
-            _show_trial(study, ledger, what, number, as_json)
+            _show_trial(study, ledger, what, number, as_json, picture)
         else:
             _show_study(study, ledger, as_json)
+            if picture is not None or not as_json:
+                pictures.of_study(ledger, picture)
 
 
 def evaluate(
@@ -203,7 +206,7 @@ def export(
     talk(f"{trial} is in {place}. In Python: metasearch.load({str(place)!r})")
 
 
-def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool) -> None:
+def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool, picture: Path | None) -> None:
     from metasearch.track.projection import unit as tracked_unit
 
     trials = ledger.trials()
@@ -219,6 +222,8 @@ def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool
             "episodes": None if row.episodes is None else row.episodes.tolist(),
             "history": [{"at": r.at, "kind": r.kind, **r.body} for r in history],
         }, allow_nan=False))
+        if picture is not None:
+            pictures.of_trial(ledger, row, pictures.graphs_of(study, row, wanted=True), picture)
         return
     outcome = row.outcome
     score = f", {unit.text(outcome.score)}" if outcome and outcome.score is not None else ""
@@ -228,10 +233,13 @@ def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool
     if outcome is not None and outcome.reason:
         console().print(printable(outcome.reason))
     table(["dimension", "value"], [[path, _number(value)] for path, value in row.proposal.config.items()])
+    graphs = pictures.graphs_of(study, row, wanted=picture is not None)
+    pictures.as_text(graphs, row)
     start = history[0].at if history else 0.0
     table(["after", "what", "step", "score", ""], [
         [clock(r.at - start), r.kind, str(r.body.get("step", "")), _scored(r, unit), _remark(r)] for r in history
     ])
+    pictures.of_trial(ledger, row, graphs, picture)
     if row.checkpoint:
         talk(f"weights: {row.checkpoint}")
 

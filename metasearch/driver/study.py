@@ -163,6 +163,7 @@ class Track(_Table):
     enabled: bool = True
     uri: Annotated[Word, AfterValidator(_no_secret)] | None = None
     top: Annotated[int, Field(ge=0, le=1000)] = 3  # the weights of so many best trials are kept as artifacts
+    pictures: Annotated[int, Field(ge=0, le=100)] = 5  # so many of the best trials are drawn; 0: no pictures at all
 
 
 class Study(_Table):

@@ -4,7 +4,8 @@
     metasearch run study.toml space=THIS_FILE.py     # a search through it
 
 The file holds SPACE and recipe(config, shape), and whatever else you like. Several worker processes import it, so it should do
-nothing but define.
+nothing but define. Where configs are architectures, graph(config) -> [metasearch.graph.Graph, ...] lets `metasearch show`
+draw them.
 """
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ error is a mistake. Optional names:
     RELAXED, relaxed(config, shape) -> Recipe    the paths that relaxed reads from params["arch/<path>"] instead of the config
     canonical(config) -> config                  the one representative of configs that mean the same
     mutations(config, rng) -> (config, moved)    the space's own mutation, as Space.mutate
-    graph(config) -> anything                    for pictures
+    graph(config) -> list[Graph]                 the architecture, for pictures (metasearch/graph.py)
 """
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ import json
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -37,6 +38,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from metasearch import plugins
+from metasearch.graph import Graph, drawn
 from metasearch.records import Config, Proposal
 from metasearch.space import Choice, Float, Space, canonical, digest
 
@@ -48,6 +50,7 @@ __all__ = ["KINDS", "LAWS", "TEMPLATE", "Broken", "Kind", "check", "covering"]
 
 TEMPLATE = Path(__file__).with_name("space_template.py").read_text("utf-8")  # a space file to begin from
 SAMPLES = 200
+NO_OPERATION = "none"  # an option that no picture shows
 MOST_TRAINED = 6
 
 
@@ -288,8 +291,41 @@ def optional_names_keep_their_contracts(module: ModuleType) -> None:
             one = module.canonical(dict(config))
             _none(space.problems(one), f"canonical made {one} of {config}: ")
             _equal(module.canonical(dict(one)) == one, f"canonical of {config} is not its own canonical")
-        if hasattr(module, "graph"):
-            module.graph(dict(config))
+
+
+def a_picture_shows_every_operation(module: ModuleType) -> None:
+    """In the graphs of a config every operation that it names occurs, as often as it names it.
+
+    A dimension names operations if all of its options are texts that occur in some graph as operations (but for `none`).
+    """
+    if not hasattr(module, "graph"):
+        return
+    space: Space = module.SPACE
+    configs = list({digest(config): config for config in [*covering(space), *_samples(space)[:50]]}.values())
+    told = [(config, _graphs(module, config)) for config in configs]
+    known = {name for _, graphs in told for graph in graphs for name in graph.operations}
+    for config, graphs in told:
+        shown = sum((graph.operations for graph in graphs), Counter[str]())
+        named = Counter(str(config[path]) for path, dim in space.active(config) if _names_operations(dim, known))
+        for name, count in named.items():
+            enough = name == NO_OPERATION or shown[name] >= count
+            _equal(enough, f"{config} names '{name}' {count}-fold, but its graphs show it {shown[name]}-fold")
+    through = any(graph.live for _, graphs in told for graph in graphs)
+    _equal(through, f"in none of {len(told)} configs a way leads from an input to an output of a graph")
+
+
+def _graphs(module: ModuleType, config: Config) -> tuple[Graph, ...]:
+    try:
+        found = drawn(module, config)
+    except ValueError as error:
+        raise Broken(f"graph of {config}: {error}") from error
+    _equal(found == drawn(module, config), f"graph is not a function of its config: {config} has two")
+    return found
+
+
+def _names_operations(dim: object, known: set[str]) -> bool:
+    options = {value for value in dim.values if value != NO_OPERATION} if isinstance(dim, Choice) else set()
+    return bool(options) and all(isinstance(value, str) for value in options) and options <= known
 
 
 LAWS: tuple[Callable[[ModuleType], None], ...] = (
@@ -303,6 +339,7 @@ LAWS: tuple[Callable[[ModuleType], None], ...] = (
     the_same_seed_trains_the_same,
     a_vmap_and_a_loop_give_the_same_gradient,
     optional_names_keep_their_contracts,
+    a_picture_shows_every_operation,
 )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+KEPT = (tag("best"), tag("pictures"))  # tags that say which files are stored
 POINTS, NAMES = 800, 50  # points, and params or tags, in one call: MLflow takes 1,000 items, 100 params, 100 tags, 1 MB in all
 
 
@@ -241,7 +242,7 @@ class Mirror:
 
         right = wanted.tags | (self._identity(key) if key is STUDY or STUDY in self.runs else {})
         differ = [RunTag(k, v) for k, v in right.items() if run.data.tags.get(k) != v]
-        extra = [k for k in run.data.tags if k.startswith(tag("")) and k not in right and k != tag("best")]
+        extra = [k for k in run.data.tags if k.startswith(tag("")) and k not in right and k not in KEPT]
         for part in _cut(differ, NAMES):
             self.client.log_batch(run.info.run_id, tags=part)
         for name in extra:
@@ -265,8 +266,24 @@ class Mirror:
             self.client.set_tag(run_id, tag("best"), best)
 
     def uploaded(self) -> str | None:
+        return self._told("best")
+
+    def store(self, key: Key, folder: Path, name: str) -> None:
+        """The files of a folder as artifacts of a run, below `name`; what is there under their names is replaced."""
+        with said(self.uri, f"storing the {name} of {self.projection.run_name(key)}"):
+            self.client.log_artifacts(self.runs[key].run_id, str(folder), name)
+
+    def pictured(self) -> str | None:
+        """What `set_pictured` said last."""
+        return self._told("pictures")
+
+    def set_pictured(self, told: str) -> None:
+        with said(self.uri, "writing the study's run"):
+            self.client.set_tag(self.runs[STUDY].run_id, tag("pictures"), told)
+
+    def _told(self, name: str) -> str | None:
         with said(self.uri, "reading the study's run"):
-            found: str | None = self.client.get_run(self.runs[STUDY].run_id).data.tags.get(tag("best"))
+            found: str | None = self.client.get_run(self.runs[STUDY].run_id).data.tags.get(tag(name))
             return found
 
 

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metasearch.crashpoint import crashpoint
 from metasearch.home import parcel_path
@@ -35,9 +35,13 @@ from metasearch.track.redact import redact
 from metasearch.track.statistics import mean_interval
 from metasearch.track.store import TrackingError, connect, patience, tracking_uri
 
+if TYPE_CHECKING:
+    from metasearch.track.pictures import Pictures
+
 ROWS = 1_000  # ledger rows a batch
 POLL = 0.5  # seconds between looks at a ledger that has nothing new
 LONGEST_PAUSE = 60.0  # seconds between two tries of a server that is down
+FIRST_DRAWN = 20  # trials after which the first pictures are drawn
 GRACE = 30.0  # seconds for which a server that is down is tried after the driver is gone
 URI_VARIABLE = "METASEARCH_TRACK_URI"  # not an argument: other users see the arguments of a process
 
@@ -78,6 +82,8 @@ class Outbox:
         self.tidied = 0  # things that were restored or removed when the runs were looked for
         self.refused: dict[Key, str] = {}  # runs that MLflow does not take, and its words
         self._mirror: Mirror | None = None
+        self._pictures: Pictures | None = None
+        self._unpictured = False  # they could not be stored: tried again at the end alone
         self._pending: tuple[int, dict[Key, Change]] | None = None  # taken from the ledger, not yet sent
 
     def close(self) -> None:
@@ -201,6 +207,28 @@ class Outbox:
             **{key: study.get(key) for key in ("space_digest", "data_digest", "bank_digest", "code")},
         }
 
+    # -- pictures -------------------------------------------------------------------------------------------------------
+
+    def draw(self, *, over: bool = False) -> None:
+        """The pictures of the study and of its best trials, if it is time for them (or over). Whatever fails is a warning."""
+        projection = self.projection
+        if projection.pictures == 0 or self._mirror is None or not (over or self._due(projection.ended)):
+            return
+        try:
+            if self._pictures is None:
+                from metasearch.track.pictures import Pictures
+
+                self._pictures = Pictures()
+            best = [done.trial for done in projection.best(projection.pictures)]
+            with patience(120 if over else 20):
+                self._pictures.store(self.ledger, self._mirror, best, projection.ended)
+        except Exception as error:  # of any artifact store; rows are all there
+            self._unpictured = True
+            log.warning("pictures were not stored in MLflow: %s", redact(str(error)))
+
+    def _due(self, ended: int) -> bool:
+        return not self._unpictured and (ended >= FIRST_DRAWN if self._pictures is None else self._pictures.due(ended))
+
 
 def batches(ledger: Ledger, after: int, last: int | None = None) -> Iterator[list[Row]]:
     """Rows with after < seq <= last, in portions."""
@@ -255,6 +283,7 @@ def sync(folder: Path, uri: str, *, wait: float = 10.0, seconds: int = 60) -> Sy
             if box.refused:
                 raise TrackingError("; ".join(box.refused.values()), passing=False)
             box.upload_best()
+            box.draw(over=True)
             return Synced(box.seq, len(wanted), wrong)
         finally:
             box.close()
@@ -306,6 +335,7 @@ def _until_done(box: Outbox, gone: Callable[[], bool], stop: _Signals) -> bool:
             log.warning("MLflow answers again")
             pause, deadline = 0.0, float("inf")
         if not moved:
+            box.draw()  # rows first
             stop.sleep(POLL)
     return False
 
@@ -320,6 +350,7 @@ def _finish(box: Outbox) -> None:
     except Exception as error:  # of any artifact store; rows are all there
         log.warning("the best trials' weights were not stored in MLflow: %s", redact(str(error)))
         box.trouble(redact(f"weights not stored: {error}"))
+    box.draw(over=True)
 
 
 def behind(folder: Path) -> int:

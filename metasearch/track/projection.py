@@ -30,6 +30,7 @@ from metasearch.track.statistics import mean_interval
 
 PIECE = 4_000  # characters a tag; MLflow's limit is 8,000
 PARAM = 6_000  # characters a param
+PICTURES = 5  # of studies whose ledgers were begun before there were pictures
 FACTS = ("space_digest", "data_digest", "bank_digest", "code")  # of the study row, on every run
 NORM = "norm/"  # metrics are numbers: {"norm/transductive": 1.0} says how the net used batch statistics
 STUDY = None  # the study's own run, among the trials' numbers
@@ -91,6 +92,7 @@ class Projection:
         self.name = ""
         self.study_id = ""
         self.top = 0  # the parcels of the best so many trials become artifacts
+        self.pictures = 0  # so many of the best trials are drawn
         self.stopped = False
         self.done: dict[int, Done] = {}
         self._common: dict[str, str] = {}
@@ -120,6 +122,11 @@ class Projection:
     def run_name(self, key: Key) -> str:
         return self.name if key is STUDY else f"{self.name}/{key}"
 
+    @property
+    def ended(self) -> int:
+        """So many trials have ended."""
+        return sum(self._counts.values())
+
     def best(self, count: int) -> list[Done]:
         """The best trials, best first; of a lineage only its last segment."""
         return sorted(self.done.values(), key=lambda d: (d.order, -d.trial), reverse=True)[:count]
@@ -131,6 +138,7 @@ class Projection:
         self.name = str(study["name"])
         self.study_id = study_id(row)
         self.top = int((study.get("track") or {}).get("top", 3))
+        self.pictures = int((study.get("track") or {}).get("pictures", PICTURES))
         self._common = {
             tag("study"): self.name,
             tag("study_id"): self.study_id,

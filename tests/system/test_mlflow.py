@@ -22,8 +22,9 @@ from made_ledgers import end, fill, make, propose, report, stop, study
 from metasearch.driver.clean import clean
 from metasearch.ledger import Ledger
 from metasearch.track import leaderboard as boards
-from metasearch.track import outbox
+from metasearch.track import outbox, pictures
 from metasearch.track.leaderboard import leaderboard, rows_from_ledger, rows_from_mlflow, unseen
+from metasearch.track.pictures import Pictures
 from metasearch.track.store import TrackingError, connect, tracking_uri
 from metasearch.track.where import WhereError
 
@@ -478,6 +479,151 @@ def test_the_best_trials_weights_are_artifacts_of_the_study(tmp_path: Path, uri:
     assert not list(folder.glob(f"parcels/{trials[1]}/*")), "it was removed here, and stays stored there"
     outbox.sync(folder, uri)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+# -- pictures -------------------------------------------------------------------------------------------------------------
+
+DRAWN = {"architecture.png", "architecture.svg", "learning.png"}
+CELLS = Path(__file__).with_name("cells_space.py")
+
+
+def cells(folder: Path, trials: int, *, space: Path = CELLS, stopped: bool = True, **track: Any) -> Path:
+    """A search of cells: the later a trial, the better it is."""
+    first = study(folder.name, pictures=2, **track)
+    first["study"]["space"] = str(space)
+    with Ledger.create(folder / "ledger.sqlite", first) as ledger, ledger.together():
+        more_cells(ledger, range(1, trials + 1))
+        if stopped:
+            stop(ledger)
+    return folder
+
+
+def more_cells(ledger: Ledger, numbers: range) -> None:
+    for trial in numbers:
+        proposal = propose(ledger, trial, dict.fromkeys(("e10", "e20", "e21"), "skip_connect" if trial % 2 else "nor_conv_3x3"))
+        report(ledger, trial, 100, train_loss=1 / trial)
+        end(ledger, trial, proposal, np.array([0.4, 0.6]) + trial / 1000)
+
+
+def stored(uri: str) -> dict[str, dict[str, int]]:
+    """The pictures of every run, with the times at which they were written."""
+    client = connect(uri, create=False)
+    roots = {run.info.run_name: Path(run.info.artifact_uri.removeprefix("file://")) for run in client.search_runs(["1"])}
+    found = {name: {p.name: p.stat().st_mtime_ns for p in (root / "pictures").glob("*")} for name, root in roots.items()}
+    return {name: files for name, files in found.items() if files}
+
+
+def test_the_search_and_the_best_trials_have_pictures_and_are_not_drawn_twice(tmp_path: Path, uri: str) -> None:
+    folder = cells(tmp_path / "made", 6)
+    assert outbox.follow(folder, uri, None)
+    first = stored(uri)
+    assert {name: set(files) for name, files in first.items()} == {"made": {"history.png"}, "made/5": DRAWN, "made/6": DRAWN}
+    client = connect(uri, create=False)
+    (run,) = client.search_runs(["1"], "tags.`metasearch.trial` = 'made/6'")
+    root = Path(run.info.artifact_uri.removeprefix("file://")) / "pictures"
+    assert (root / "architecture.svg").read_text().count(">conv<") == 3
+    assert (root / "learning.png").read_bytes()[:4] == b"\x89PNG"
+    for again in (lambda: outbox.follow(folder, uri, None), lambda: outbox.sync(folder, uri)):
+        assert again()
+        assert stored(uri) == first
+    client.delete_run(run.info.run_id)
+    with sqlite3.connect(uri.removeprefix("sqlite:///")) as db:
+        db.execute("DELETE FROM runs WHERE run_uuid = ?", [run.info.run_id])
+    outbox.sync(folder, uri)  # the run is made again, and so are its pictures
+    assert set(stored(uri)["made/6"]) == DRAWN
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_an_outbox_that_is_killed_between_two_pictures_stores_the_rest_later(tmp_path: Path, uri: str, count: int) -> None:
+    folder = cells(tmp_path / "made", 6)
+    command = [sys.executable, "-m", "metasearch.track.outbox", str(folder), "--uri", uri]
+    killed = subprocess.run(command, env={**os.environ, "METASEARCH_CRASH_AT": f"outbox.pictured:{count}"}, timeout=120)
+    assert killed.returncode == 137
+    assert len(stored(uri)) == count
+    assert outbox.follow(folder, uri, None)
+    assert {name: set(files) for name, files in stored(uri).items()} == {
+        "made": {"history.png"}, "made/5": DRAWN, "made/6": DRAWN}
+
+
+def test_pictures_are_drawn_while_a_study_runs_now_and_then(tmp_path: Path, uri: str) -> None:
+    folder = cells(tmp_path / "made", 19, stopped=False)
+    box = outbox.Outbox(folder, uri)
+
+    def on() -> dict[str, dict[str, int]]:
+        while box.step():
+            pass
+        box.draw()
+        return stored(uri)
+
+    with Ledger.open(folder / "ledger.sqlite", write=True) as ledger:
+        assert on() == {}
+        more_cells(ledger, range(20, 21))
+        first = on()
+        assert set(first) == {"made", "made/19", "made/20"}
+        more_cells(ledger, range(21, 40))
+        assert on() == first
+        more_cells(ledger, range(40, 41))
+        second = on()
+        assert set(second) == {*first, "made/39", "made/40"}
+        assert second["made"] != first["made"]
+        assert second["made/20"] == first["made/20"]
+    box.close()
+
+
+def test_a_study_of_two_thousand_trials_is_drawn_some_thirty_times() -> None:
+    pictures = Pictures()
+    looks = 0
+    for ended in range(1, 2001):
+        if pictures.due(ended):
+            pictures.at, looks = ended, looks + 1
+    assert looks == 33
+
+
+FAILING = """
+def graph(config):
+    {}
+"""
+
+
+@pytest.mark.parametrize(("body", "said"), [
+    ("raise RuntimeError('canary')", "RuntimeError: canary"), ("raise SystemExit(3)", "SystemExit"),
+    ("return 3", "must return a list"),
+    ("while True: pass", "TimeoutError: it took more than"),
+])
+def test_a_graph_of_a_users_that_fails_or_never_ends_is_a_warning(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, body: str, said: str
+) -> None:
+    if "while" in body:
+        monkeypatch.setattr(pictures, "PATIENCE", 1.0)
+    (tmp_path / "mine.py").write_text(FAILING.format(body))
+    folder = cells(tmp_path / "made", 3, space=tmp_path / "mine.py")
+    with caplog.at_level(logging.WARNING, "metasearch"):
+        assert outbox.follow(folder, uri, None)
+    assert said in caplog.text
+    assert {name: set(files) for name, files in stored(uri).items()} == {
+        "made": {"history.png"}, "made/2": {"learning.png"}, "made/3": {"learning.png"}}
+    assert set(in_mlflow(uri)) == {"made", "made/1", "made/2", "made/3"}
+    assert outbox.read_cursor(folder).trouble is None
+
+
+def test_a_store_that_takes_no_files_is_a_warning_and_all_rows_are_there(
+    tmp_path: Path, uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = cells(tmp_path / "made", 3)
+    (tmp_path / "mlartifacts").write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING, "metasearch"):
+        assert outbox.follow(folder, uri, None)
+    assert "pictures were not stored in MLflow" in caplog.text
+    assert set(in_mlflow(uri)) == {"made", "made/1", "made/2", "made/3"}
+    (tmp_path / "mlartifacts").unlink()
+    outbox.sync(folder, uri)
+    assert set(stored(uri)) == {"made", "made/2", "made/3"}
+
+
+def test_a_study_may_do_without_pictures(folder: Path, uri: str) -> None:
+    assert outbox.follow(folder, uri, None)
+    assert stored(uri) == {}
+    assert "metasearch.pictures" not in in_mlflow(uri)["made"]["tags"]
 
 
 # -- the leaderboard ------------------------------------------------------------------------------------------------------

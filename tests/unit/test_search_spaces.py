@@ -217,7 +217,11 @@ def test_a_layer_reads_what_it_skips_to_or_the_picture_and_what_is_unused_is_con
     inputs = [params[f"net/layer.{i}/weight"].shape[1] for i in range(4)]
     assert inputs == [SHAPE.x[0], 24, SHAPE.x[0], 24 + 36]
     assert net.features == 48 + 64
-    assert [edge[:2] for edge in conv_chain.graph(config)].count(("2: 3x3, 48, /1", "output")) == 1
+    (drawn,) = conv_chain.graph(config)
+    assert {edge.source for edge in drawn.edges if edge.target == "output"} == {"layer 2", "layer 3"}
+    assert {edge.source for edge in drawn.edges if edge.target == "layer 3"} == {"layer 0", "layer 1"}
+    assert {edge.target for edge in drawn.edges if edge.source == "picture"} == {"layer 0", "layer 2"}
+    assert drawn.nodes[3].operation == "conv 3x3, 48, /1"
 
 
 def test_smaller_maps_are_padded_with_zeros() -> None:

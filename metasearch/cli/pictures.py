@@ -1,0 +1,102 @@
+"""What `metasearch show` draws: an architecture in the terminal, and pictures as files."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from metasearch.cli.failures import Refused, talk
+from metasearch.cli.show import console, printable
+from metasearch.plugins import reason
+
+if TYPE_CHECKING:
+    from metasearch.driver.study import Study
+    from metasearch.graph import Graph
+    from metasearch.ledger import Ledger, TrialRow
+
+Picture = Annotated[Path | None, typer.Option(
+    help="Draws into this file: a .svg, .png or .pdf (a trial's learning curve goes beside it).",
+    show_default="in the study's folder",
+)]
+FORMS = (".svg", ".png")  # both are drawn into the study's folder
+
+
+def check(picture: Path | None) -> None:
+    """Raises Refused for a path that nothing can be drawn into."""
+    if picture is None:
+        return
+    if picture.suffix.lower() not in (".svg", ".png", ".pdf") or not picture.absolute().parent.is_dir():
+        raise Refused(f"--picture needs a .svg, .png or .pdf in a folder that is there, but got {printable(str(picture))}")
+
+
+def graphs_of(study: Study, row: TrialRow, *, wanted: bool) -> tuple[Graph, ...]:
+    """The architecture of a trial, as its space draws it. A file of a user's that fails takes nothing else away, unless the
+    picture is what is wanted: then it raises Refused."""
+    from metasearch.track.pictures import architecture_of, found_by
+
+    try:
+        return architecture_of(study.space_name, found_by(row))
+    except (Exception, SystemExit) as error:
+        said = f"the architecture cannot be drawn: {reason(error, study.space_name)}"
+        if wanted:
+            raise Refused(said) from error
+        talk(f"metasearch: {said}")
+        return ()
+
+
+def as_text(graphs: tuple[Graph, ...], row: TrialRow) -> None:
+    """Prints an architecture, if there is one."""
+    if graphs:
+        from metasearch.track import architecture
+
+        screen = console()
+        screen.print("\nWhat it found:" if _found(row) else "")
+        screen.print(architecture.as_text(graphs, width=min(screen.width, 160)))
+        screen.print("")
+
+
+def of_trial(ledger: Ledger, row: TrialRow, graphs: tuple[Graph, ...], picture: Path | None) -> list[Path]:
+    """Writes the architecture and the learning curve of a trial: into `picture` and beside it, or into the study's folder.
+    Where the space draws nothing, `picture` is the curve. Returns what was written."""
+    from metasearch.track import architecture, plots
+
+    one = plots.course(ledger, row.id)
+    title = one.trial + (" (what it found)" if _found(row) else "")
+    draws: list[tuple[str, Callable[[Path], object]]] = []
+    if graphs:
+        draws.append(("architecture", lambda path: architecture.picture(graphs, title=title, path=path)))
+    if one.scores or one.losses or any(one.before) or not graphs:
+        draws.append(("learning", lambda path: plots.learning(one, path=path)))
+    return _written(draws, picture, ledger.path.parent / "pictures", f"{row.id}-")
+
+
+def of_study(ledger: Ledger, picture: Path | None) -> list[Path]:
+    """Writes the history of the search. Returns what was written."""
+    from metasearch.track import plots
+
+    one = plots.history(ledger)
+    return _written([("history", lambda path: plots.searched(one, path=path))], picture, ledger.path.parent / "pictures", "")
+
+
+def _written(draws: list[tuple[str, Callable[[Path], object]]], picture: Path | None, folder: Path, prefix: str) -> list[Path]:
+    written: list[Path] = []
+    try:
+        for at, (name, draw) in enumerate(draws):
+            beside = [folder / f"{prefix}{name}{form}" for form in FORMS] if picture is None else [
+                picture if at == 0 else picture.with_name(f"{picture.stem}-{name}{picture.suffix}")]
+            for path in beside:
+                draw(path)
+                written.append(path)
+    except OSError as error:
+        if picture is not None:
+            raise
+        talk(f"metasearch: nothing more is drawn into {folder}: {error}")  # a folder of others, say
+    if written:
+        talk(f"drawn: {', '.join(map(str, written))}")
+    return written
+
+
+def _found(row: TrialRow) -> bool:
+    return row.report is not None and row.report.found is not None
