@@ -260,6 +260,7 @@ def _about(study: Study) -> dict[str, Any]:
     from metasearch.objectives.train import Train
 
     objective = study.objective()
+    objective = getattr(objective, "train", objective)  # of a one-shot search: how what it finds is trained and scored
     data: dict[str, Any] = {"data_digest": None, "bank_digest": None, "bank_episodes": None, "unit": "score"}
     if isinstance(objective, Train):
         bank = objective.bank

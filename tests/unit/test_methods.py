@@ -33,7 +33,9 @@ def test_a_study_runs_from_its_text_to_the_found_architectures(tmp_path: Path, o
     assert study.problems() == []
     launch.run(study, home=tmp_path)
     with Ledger.open(tmp_path / "one-shot" / "ledger.sqlite") as ledger:
-        trials = ledger.trials()
+        trials, about = ledger.trials(), ledger.study()
+    assert about["unit"] == "accuracy"
+    assert about["bank_episodes"] == 20
     assert [row.status for row in trials.values()] == ["done", "done"], "equal configs under other seeds are other trials"
     for number, row in trials.items():
         assert row.report is not None
