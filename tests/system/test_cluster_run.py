@@ -2,6 +2,7 @@
 stops nothing out here."""
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -43,8 +44,9 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="msn-", dir="/tmp") as short:  # a socket's path has at most 107 bytes
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "METASEARCH_", "SLURM_"))}
         yield {
-            **kept, "HOME": str(tmp_path), "PATH": f"{BIN}:/usr/sbin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "RAY_TMPDIR": short,
-            "METASEARCH_HOME": str(tmp_path / "studies"), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
+            **kept, "HOME": str(tmp_path), "PATH": f"{BIN}:/usr/sbin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
+            "RAY_TMPDIR": short, "METASEARCH_HOME": str(tmp_path / "studies"),
+            "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
         }
 
 
@@ -88,7 +90,8 @@ enabled = false
 
 
 def submitted(environment: dict[str, str], tmp_path: Path, *, trials: int, steps: int) -> subprocess.Popen[str]:
-    for name, body in (("srun", SRUN.format(log=tmp_path / "log")), ("scontrol", f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol\n')):
+    requeue = f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol\n'
+    for name, body in (("srun", SRUN.format(log=tmp_path / "log")), ("scontrol", requeue)):
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(body)
         (tmp_path / "bin" / name).chmod(0o755)
@@ -109,19 +112,13 @@ def said(tmp_path: Path, process: subprocess.Popen[str]) -> str:
     return "\n".join([told, *logs])
 
 
-def script_of(process: subprocess.Popen[str]) -> int:
-    """The process of metasearch.sbatch, seen from out here."""
+def script_of(study: Path) -> int:
+    """The process of metasearch.sbatch with this study, seen from out here."""
     for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdecimal() and b"metasearch.sbatch" in (folder / "cmdline").read_bytes():
-                parents, at = [], int(folder.name)
-                while at > 1:
-                    at = int((Path("/proc") / str(at) / "stat").read_text().rpartition(")")[2].split()[1])
-                    parents.append(at)
-                if process.pid in parents and b"bash" in (folder / "cmdline").read_bytes().split(b"\0")[0]:
-                    return int(folder.name)
-        except OSError:
-            continue
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0") if folder.name.isdecimal() else []
+            if len(words) > 3 and words[1].endswith(b"metasearch.sbatch") and words[3] == bytes(study):
+                return int(folder.name)
     raise AssertionError("metasearch.sbatch is not there")
 
 
@@ -144,7 +141,7 @@ def test_a_slurm_job_whose_time_is_over_goes_on_in_the_next_one(environment: dic
         assert time.monotonic() < end, said(tmp_path, job)
         assert job.poll() is None, said(tmp_path, job)
         time.sleep(0.2)
-    os.kill(script_of(job), signal.SIGUSR1)
+    os.kill(script_of(tmp_path / "study.toml"), signal.SIGUSR1)
     told = said(tmp_path, job)
     assert job.returncode == 143, told
     assert (tmp_path / "scontrol").read_text() == "requeue 7\n"

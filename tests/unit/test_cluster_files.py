@@ -128,7 +128,8 @@ def test_a_ray_up_file_fits_rays_own_schema_and_rays_own_preparation(path: Path)
 @pytest.mark.parametrize("path", RAY_UP, ids=lambda path: path.stem)
 def test_every_ray_that_is_started_has_a_token_and_shows_its_dashboard_to_itself_alone(path: Path) -> None:
     config = one(path)
-    starts = [line for key in ("head_start_ray_commands", "worker_start_ray_commands") for line in config[key] if "ray start" in line]
+    commands = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
+    starts = [line for line in commands if "ray start" in line]
     assert len(starts) == 2
     for line in starts:
         assert "RAY_AUTH_MODE=token" in line.partition("ray start")[0], "each command has a shell of its own"
@@ -270,11 +271,13 @@ def test_kustomize_finds_what_it_names_and_the_study_is_one() -> None:
     assert "secret.example.yaml" not in wanted["resources"]
     (image,) = wanted["images"]
     assert image["newTag"] == f"{VERSION}-cuda"
-    assert {container["image"] for pod in pods() for container in pod["spec"]["containers"]} == {f"{image['name']}:{image['newTag']}"}
+    used = {container["image"] for pod in pods() for container in pod["spec"]["containers"]}
+    assert used == {f"{image['name']}:{image['newTag']}"}
     (generated,) = wanted["configMapGenerator"]
     head = pods()[0]["spec"]
     assert generated["name"] in [volume.get("configMap", {}).get("name") for volume in head["volumes"]]
-    claims = {v["persistentVolumeClaim"]["claimName"] for p in pods() for v in p["spec"].get("volumes", []) if "persistentVolumeClaim" in v}
+    volumes = [volume for pod in pods() for volume in pod["spec"].get("volumes", [])]
+    claims = {volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume}
     assert claims == {one(folder / "pvc.yaml")["metadata"]["name"]}
     script, name, study, *changes = shlex.split(ray_clusters()[1]["entrypoint"])
     assert script == "run-or-resume"
@@ -328,9 +331,11 @@ def test_there_are_no_default_credentials_and_new_env_makes_those_that_are_asked
 
 def test_the_mlflow_server_gets_its_passwords_by_files_and_environment_and_not_on_its_command_line(tmp_path: Path) -> None:
     program = tmp_path / "mlflow"
-    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\necho "store=$MLFLOW_BACKEND_STORE_URI config=$MLFLOW_AUTH_CONFIG_PATH"\n')
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\necho "$MLFLOW_BACKEND_STORE_URI $MLFLOW_AUTH_CONFIG_PATH"\n')
     program.chmod(0o755)
-    names = ("POSTGRES_PASSWORD", "MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY")
+    names = (
+        "POSTGRES_PASSWORD", "MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    )
     given = {**{name: f"{name.lower()}-value" for name in names}, "MLFLOW_ARTIFACTS_DESTINATION": "s3://mlflow"}
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "MLFLOW_RUN_FOLDER": str(tmp_path), **given}
     done = subprocess.run([CLUSTER / "mlflow" / "serve"], env=environment, capture_output=True, text=True, check=True)
@@ -378,7 +383,7 @@ def test_an_image_is_pinned_runs_as_nobody_special_and_takes_its_package_index_f
 # -- versions, secrets, hosts --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [CLUSTER / "requirements.txt", CLUSTER / "mlflow" / "requirements.txt"], ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("path", sorted(CLUSTER.rglob("requirements.txt")), ids=lambda path: path.parent.name)
 def test_requirements_of_clusters_are_pinned_and_agree_with_the_constraints(path: Path) -> None:
     lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
     lines = [line for line in lines if line]
@@ -410,7 +415,10 @@ def test_versions_agree_and_no_image_is_without_one() -> None:
     assert labels == [VERSION, VERSION]
 
 
-HOSTS = r"pypi|pythonhosted|npmjs|registry\.npm|anaconda|conda-forge|download\.pytorch|docker\.io|ghcr\.io|quay\.io|gcr\.io|--index-url"
+HOSTS = (
+    r"pypi|pythonhosted|npmjs|registry\.npm|anaconda|conda-forge|download\.pytorch"
+    r"|docker\.io|ghcr\.io|quay\.io|gcr\.io|--index-url"
+)
 
 
 def test_no_file_names_the_host_of_a_registry() -> None:
@@ -419,9 +427,12 @@ def test_no_file_names_the_host_of_a_registry() -> None:
 
 def credentials(text: str) -> list[str]:
     """What looks like a credential: keys of known shapes, long random words, and values given to secret names."""
-    known = re.findall(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[pousr]_\w{20,}|\bAIza[\w-]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY", text)
-    random = [word for word in re.findall(r"[0-9a-f]{32,}|[A-Za-z0-9+/]{40,}={0,2}", text) if re.search(r"\d", word) and "/" not in word]
-    values = re.findall(r"(?:password|passwd|secret_?key|access_?key|auth_?token)[\"']?[ \t]*[:=][ \t]*[\"']?([^\s\"',}]+)", text, re.I)
+    shapes = r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[pousr]_\w{20,}|\bAIza[\w-]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY"
+    known = re.findall(shapes, text)
+    long = re.findall(r"[0-9a-f]{32,}|[A-Za-z0-9+/]{40,}={0,2}", text)
+    random = [word for word in long if re.search(r"\d", word) and "/" not in word]
+    names = r"(?:password|passwd|secret_?key|access_?key|auth_?token)"
+    values = re.findall(names + r"[\"']?[ \t]*[:=][ \t]*[\"']?([^\s\"',}]+)", text, re.IGNORECASE)
     given = [v for v in values if not re.match(r"[$?~]|REPLACE_", v)]
     urls = [word for word in re.findall(r"://[^\s/:@]+:([^\s/@]+)@", text) if not word.startswith("$")]
     return known + random + given + urls
@@ -429,7 +440,10 @@ def credentials(text: str) -> list[str]:
 
 def test_what_looks_like_a_credential_is_found() -> None:
     hexadecimal = "0123456789abcdef" * 3
-    samples = ["AKIA" + "Q7" * 8, hexadecimal, "POSTGRES_PASSWORD: " + "hunter" + "2", "s3://user:" + "pass" + "@host", "auth_token=" + "x1y2"]
+    samples = [
+        "AKIA" + "Q7" * 8, hexadecimal, "POSTGRES_PASSWORD: " + "hunter" + "2", "s3://user:" + "pass" + "@host",
+        "auth_token=" + "x1y2",
+    ]
     assert [len(credentials(sample)) >= 1 for sample in samples] == [True] * len(samples)
     assert credentials("POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:?run new-env first}") == []
 
@@ -578,7 +592,8 @@ def submitted(told: Path, srun: str, **more: str) -> tuple[subprocess.Popen[str]
         (told / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
         (told / "bin" / name).chmod(0o755)
     environment = {
-        "PATH": f"{told / 'bin'}:/usr/bin:/bin", "METASEARCH_ENV": str(told), "METASEARCH_HOME": str(told / "studies"), **SLURM, **more,
+        "PATH": f"{told / 'bin'}:/usr/bin:/bin", "METASEARCH_ENV": str(told), "METASEARCH_HOME": str(told / "studies"),
+        **SLURM, **more,
     }
     script = CLUSTER / "slurm" / "metasearch.sbatch"
     return subprocess.Popen(["bash", script, "s", "study.toml"], env=environment, stderr=subprocess.PIPE, text=True), called
@@ -596,7 +611,8 @@ def test_a_slurm_job_in_which_ray_never_starts_fails_although_symmetric_run_says
 def test_a_slurm_job_ends_as_its_study_does_and_leaves_no_token(told: Path) -> None:
     (told / "bin" / "metasearch").write_text(
         f'#!/bin/bash\n[ "$RAY_AUTH_MODE" = token ] && cp "$RAY_AUTH_TOKEN_PATH" {told}/token\n'
-        f'stat -c %a "$RAY_AUTH_TOKEN_PATH" "$(dirname "$RAY_AUTH_TOKEN_PATH")" > {told}/modes\necho "$@" > {told}/words\nexit 4\n'
+        f'stat -c %a "$RAY_AUTH_TOKEN_PATH" "$(dirname "$RAY_AUTH_TOKEN_PATH")" > {told}/modes\n'
+        f'echo "$@" > {told}/words\nexit 4\n'
     )
     job, called = submitted(told, TASK, RAY_AUTH_TOKEN="x", RAY_ADDRESS="elsewhere:1")
     job.communicate(timeout=20)
@@ -636,11 +652,12 @@ def test_a_slurm_job_whose_time_is_over_stops_its_study_once_and_is_queued_again
 
 def test_the_slurm_job_asks_for_what_symmetric_run_needs(told: Path) -> None:
     text = (CLUSTER / "slurm" / "metasearch.sbatch").read_text()
-    asked = dict((line.partition("=") + ("",))[::2][:2] for line in re.findall(r"^#SBATCH --(\S+)$", text, re.M))
+    asked = dict(re.findall(r"^#SBATCH --([\w-]+)=?(\S*)$", text, re.M))
     assert {"exclusive", "requeue", "no-kill"} <= asked.keys()
     assert asked["ntasks-per-node"] == "1"
     assert re.fullmatch(r"B:USR1@\d+", asked["signal"]), "to the script alone"
-    job, _ = submitted(told, f'printf "%s\\n" "$@" > {told}/srun; env > {told}/env', SLURM_JOB_NUM_NODES="3", SLURM_GPUS_ON_NODE="8")
+    srun = f'printf "%s\\n" "$@" > {told}/srun; env > {told}/env'
+    job, _ = submitted(told, srun, SLURM_JOB_NUM_NODES="3", SLURM_GPUS_ON_NODE="8")
     job.communicate(timeout=20)
     words = (told / "srun").read_text().split("\n")
     assert words[words.index("ray"):words.index("--")] == [
