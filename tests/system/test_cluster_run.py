@@ -91,7 +91,8 @@ enabled = false
 
 def submitted(environment: dict[str, str], tmp_path: Path, *, trials: int, steps: int) -> subprocess.Popen[str]:
     requeue = f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol\n'
-    for name, body in (("srun", SRUN.format(log=tmp_path / "log")), ("scontrol", requeue)):
+    squeue = "#!/bin/sh\necho UNLIMITED\n"
+    for name, body in (("srun", SRUN.format(log=tmp_path / "log")), ("scontrol", requeue), ("squeue", squeue)):
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(body)
         (tmp_path / "bin" / name).chmod(0o755)

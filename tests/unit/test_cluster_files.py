@@ -157,6 +157,14 @@ def test_the_options_of_ray_start_and_of_mlflow_server_exist_in_the_pinned_versi
         assert used <= known, used - known
 
 
+def test_a_job_that_is_stopped_has_time_to_stop_cleanly() -> None:
+    from ray.dashboard.modules.job.job_supervisor import JobSupervisor
+
+    assert JobSupervisor.DEFAULT_RAY_JOB_STOP_WAIT_TIME_S < 30, "then Ray's own would do"
+    for path in [*RAY_UP, CLUSTER / "kuberay" / "raycluster.yaml"]:
+        assert re.search(r"RAY_JOB_STOP_WAIT_TIME_S(=|, value: \")120", path.read_text()), path
+
+
 # -- Kubernetes ----------------------------------------------------------------------------------------------------------------
 
 
@@ -380,6 +388,17 @@ def test_an_image_is_pinned_runs_as_nobody_special_and_takes_its_package_index_f
     assert all((ROOT / name).exists() for name in copied)
 
 
+def test_a_login_shell_finds_ray_in_the_images_since_ray_up_runs_all_its_commands_in_one() -> None:
+    from ray.autoscaler._private.command_runner import _with_interactive
+
+    assert "--login" in _with_interactive("ray stop")
+    for path in DOCKERFILES[:2]:
+        text = path.read_text()
+        assert "echo 'export PATH=/opt/metasearch/bin:$PATH' > /etc/profile.d/" in text
+        assert "HOME=/home/metasearch" in text, "where Ray expands ~"
+        assert {"rsync", "openssh-client", "wget"} <= set(text.split())
+
+
 # -- versions, secrets, hosts --------------------------------------------------------------------------------------------------
 
 
@@ -585,10 +604,11 @@ SLURM = {
 }
 
 
-def submitted(told: Path, srun: str, **more: str) -> tuple[subprocess.Popen[str], Path]:
+def submitted(told: Path, srun: str, left: str = "UNLIMITED", **more: str) -> tuple[subprocess.Popen[str], Path]:
     """metasearch.sbatch with stand-ins for Slurm's own commands: `srun` is the given script."""
     called = told / "called"
-    for name, body in (("srun", srun), ("scontrol", f'echo "scontrol $*" >> {called}')):
+    own = (("srun", srun), ("scontrol", f'echo "scontrol $*" >> {called}'), ("squeue", f"echo {left}"))
+    for name, body in own:
         (told / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
         (told / "bin" / name).chmod(0o755)
     environment = {
@@ -630,21 +650,40 @@ def test_a_slurm_job_does_not_wait_for_nodes_that_never_notice_that_the_study_ha
     assert job.returncode == 0
 
 
-def test_a_slurm_job_whose_time_is_over_stops_its_study_once_and_is_queued_again(told: Path) -> None:
+@pytest.mark.parametrize("how", ["signal", "signals", "clock", "end time"])
+def test_a_slurm_job_whose_time_is_over_stops_its_study_once_and_is_queued_again(told: Path, how: str) -> None:
     program = told / "bin" / "metasearch"
-    program.write_text("#!/bin/bash\n" + GENTLE.format(told / "up") + "\n")
-    job, called = submitted(told, TASK)
+    once = f"trap 'echo >> {told}/terms; sleep 1; exit 143' TERM; echo up > {told}/up; while :; do sleep 0.05; done"
+    program.write_text(f"#!/bin/bash\n{once}\n")
+    more = {"SLURM_JOB_END_TIME": str(int(time.time()) + 4)} if how == "end time" else {}
+    job, called = submitted(told, TASK, left="0:03" if how == "clock" else "2-00:00:00", **more)
     until(told / "up")
-    until(told / "studies" / ".slurm" / "7" / "pid")
-    job.send_signal(signal.SIGUSR1)
+    if how == "signal":
+        job.send_signal(signal.SIGUSR1)
+    elif how == "signals":  # the second one of a study's own would end it at once
+        job.send_signal(signal.SIGUSR1)
+        time.sleep(0.2)
+        job.send_signal(signal.SIGTERM)
     assert "queued again" in job.communicate(timeout=20)[1]
     assert (job.returncode, called.read_text()) == (143, "scontrol requeue 7\n")
-    program.write_text(f"#!/bin/bash\ntrap 'exit 0' TERM; echo up > {told / 'up'}; while :; do sleep 0.05; done\n")
-    (told / "up").unlink()
-    called.unlink()
+    assert (told / "terms").read_text() == "\n"
+
+
+@pytest.mark.parametrize(("left", "stops"), [
+    ("UNLIMITED", None), ("10:00", 300), ("8:00:00", 8 * 3600 - 300), ("2-04:00:00", 52 * 3600 - 300), ("4:00", 120),
+    ("30", 15),
+])
+def test_a_slurm_job_stops_its_study_minutes_before_its_end_or_in_the_middle(told: Path, left: str, stops: int | None) -> None:
+    job, _ = submitted(told, "exit 0", left=left)
+    words = job.communicate(timeout=20)[1]
+    assert ("no time limit" in words) if stops is None else (f"stops in {stops} s" in words), words
+
+
+def test_a_slurm_job_whose_study_ended_while_it_was_asked_to_stop_is_not_queued_again(told: Path) -> None:
+    ended = f"trap 'exit 0' TERM; echo up > {told}/up; while :; do sleep 0.05; done"
+    (told / "bin" / "metasearch").write_text(f"#!/bin/bash\n{ended}\n")
     job, called = submitted(told, TASK)
     until(told / "up")
-    until(told / "studies" / ".slurm" / "7" / "pid")
     job.send_signal(signal.SIGUSR1)
     job.communicate(timeout=20)
     assert (job.returncode, called.exists()) == (0, False), "it ended by itself: there is nothing to go on with"
@@ -655,7 +694,7 @@ def test_the_slurm_job_asks_for_what_symmetric_run_needs(told: Path) -> None:
     asked = dict(re.findall(r"^#SBATCH --([\w-]+)=?(\S*)$", text, re.M))
     assert {"exclusive", "requeue", "no-kill"} <= asked.keys()
     assert asked["ntasks-per-node"] == "1"
-    assert re.fullmatch(r"B:USR1@\d+", asked["signal"]), "to the script alone"
+    assert "signal" not in asked, "Slurm sends it only to the first run of a job, and at once where the limit is shorter"
     srun = f'printf "%s\\n" "$@" > {told}/srun; env > {told}/env'
     job, _ = submitted(told, srun, SLURM_JOB_NUM_NODES="3", SLURM_GPUS_ON_NODE="8")
     job.communicate(timeout=20)
