@@ -11,7 +11,7 @@ Published sizes (8 cells of 16 channels in the search, 20 of 36 in the end) are 
 own makes smaller ones:
 
     from functools import partial
-    from search_spaces.darts_cells import RELAXED, SPACE, Stack, derive, graph
+    from search_spaces.darts_cells import NODE_INPUTS, RELAXED, SPACE, Stack, derive, graph
     from search_spaces import darts_cells
     recipe, relaxed = (partial(f, stack=Stack(2, 8), way="maml") for f in (darts_cells.recipe, darts_cells.relaxed))
 """
@@ -46,6 +46,7 @@ NORM = Norm("batch")
 
 RELAXED = tuple(f"{kind}_e{node}{source}" for kind in KINDS for node, source in EDGES)
 SPACE = Space({path: Choice(PRIMITIVES) for path in RELAXED})
+NODE_INPUTS = tuple(tuple(f"{kind}_e{node}{source}" for source in range(node)) for kind in KINDS for node in NODES)
 
 
 def recipe(config: Config, shape: TaskShape, *, stack: Stack = Stack(), way: Way = "prototypical") -> Recipe:

@@ -45,7 +45,7 @@ class Reptile(Learner):
             raise ValueError(f"optimizer is 'adam' or 'sgd', but got {self.optimizer!r}")
 
     def adapt(self, net: Net, loss: Loss, meta: Params, support_x: Tensor, support_y: Tensor) -> Params:
-        order = _fixed_order(support_x.shape[0], support_x.device)
+        order = inner.fixed_order(support_x.shape[0], support_x.device)
         return self._train(net, loss, meta, support_x, support_y, order)[0]
 
     def predict(self, net: Net, meta: Params, task: Params, query_x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Reptile(Learner):
         x = torch.cat([episode.support_x, episode.query_x])
         y = torch.cat([episode.support_y, episode.query_y])
         if self.inner_batch is None:
-            order = _fixed_order(x.shape[0], x.device)
+            order = inner.fixed_order(x.shape[0], x.device)
         elif "order" in episode.noise:
             order = episode.noise["order"][:, : x.shape[0]].argsort(-1).flatten()
         else:
@@ -71,7 +71,7 @@ class Reptile(Learner):
         v = {k: torch.zeros_like(p) for k, p in w.items()}
         total = torch.zeros((), dtype=x.dtype, device=x.device)
         for step in range(self.inner_steps):
-            bx, by = (x, y) if rows >= x.shape[0] else _batch(x, y, order, step * rows, rows)
+            bx, by = (x, y) if rows >= x.shape[0] else inner.minibatch(x, y, order, step * rows, rows)
 
             def objective(p: Params, bx: Tensor = bx, by: Tensor = by) -> tuple[Tensor, tuple[()]]:
                 return loss(net.apply({**meta, **p}, bx), by), ()
@@ -81,7 +81,7 @@ class Reptile(Learner):
             if self.optimizer == "sgd":
                 w = {k: inner.descend(p, grads[k], self.inner_lr) for k, p in w.items()}
             else:
-                w, v = _adam(w, v, grads, self.inner_lr, step + 1)
+                w, v = inner.adam(w, v, grads, self.inner_lr, step + 1)
         return w, total / max(self.inner_steps, 1)
 
     def at_test(self) -> Reptile:
@@ -94,23 +94,3 @@ class Reptile(Learner):
             return {}
         least, most = shape.shots + shape.queries, shape.ways * (shape.shots + shape.queries)  # regression, classes
         return {"order": (-(-self.inner_steps * self.inner_batch // least), most)}
-
-
-def _batch(x: Tensor, y: Tensor, order: Tensor, start: int, rows: int) -> tuple[Tensor, Tensor]:
-    places = torch.arange(start, start + rows, device=x.device) % order.shape[0]
-    chosen = order[places]
-    return x[chosen], y[chosen]
-
-
-def _fixed_order(count: int, device: torch.device) -> Tensor:
-    """0 ... count - 1 in golden-ratio strides, so that a minibatch of class-sorted rows holds many classes."""
-    ratios = torch.arange(count, dtype=torch.float64) * 0.6180339887498949
-    return (ratios % 1).argsort().to(device)
-
-
-def _adam(w: Params, v: Params, grads: Params, lr: float | Tensor, t: int) -> tuple[Params, Params]:
-    """Kingma, Ba. ICLR 2015, algorithm 1 with beta1 = 0, beta2 = 0.999, eps = 1e-8."""
-    beta2, eps = 0.999, 1e-8
-    v = {k: beta2 * s + (1 - beta2) * grads[k] ** 2 for k, s in v.items()}
-    w = {k: p - lr * grads[k] / ((v[k] / (1 - beta2**t)).sqrt() + eps) for k, p in w.items()}
-    return w, v

@@ -1,7 +1,8 @@
 """FUNCTIONS WHOSE WEIGHTS LIVE OUTSIDE: a Net is a pair of functions; its weights are an argument, one flat dict.
 
 Keys say what becomes of a tensor: `net/...` is adapted in an inner loop, `net/**/norm/...` is learnt but not adapted,
-`stat/...` (statistics of an inductive norm) is neither, and learners add their own (`lr/...`, `arch/...`): learnt, not adapted.
+`stat/...` (statistics of an inductive norm) is neither, and learners add their own (`lr/...`, `arch/...`): learnt, not adapted,
+but for an architecture where a learner says so (MetaNAS, T-NAS).
 """
 from __future__ import annotations
 

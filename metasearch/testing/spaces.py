@@ -16,6 +16,8 @@ of tasks that at least half of the configs can be built for; a ValueError says t
 error is a mistake. Optional names:
 
     RELAXED, relaxed(config, shape) -> Recipe    the paths that relaxed reads from params["arch/<path>"] instead of the config
+    derive(shares) -> config                     what a one-shot search finds, of the share of every option of RELAXED
+    NODE_INPUTS                                  groups of RELAXED, the edges into one node, of which two keep an operation
     canonical(config) -> config                  the one representative of configs that mean the same
     mutations(config, rng) -> (config, moved)    the space's own mutation, as Space.mutate
     graph(config) -> list[Graph]                 the architecture, for pictures (metasearch/graph.py)

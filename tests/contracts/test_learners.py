@@ -29,6 +29,18 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
         {"arguments": {"inner_lr": 0.01, "test_steps": 20}, "exact": False, "norms": ("none", "layer")},
         {"arguments": {"inner_lr": 0.1, "optimizer": "sgd", "inner_batch": 4, "test_steps": 20}, "exact": False, "sets": False},
     ],
+    # without an architecture these are Reptile and MAML; with one: tests/unit/test_learners_metanas.py
+    "metanas": [
+        {"arguments": {"inner_lr": 0.01, "test_steps": 20}, "exact": False, "norms": ("none", "layer")},
+        {
+            "arguments": {"inner_lr": 0.1, "optimizer": "sgd", "arch_rows": "half", "inner_batch": 4, "test_steps": 20},
+            "exact": False, "sets": False, "asked": None,  # half of the supports of one shot
+        },
+    ],
+    "t-nas": [
+        {"arguments": {"inner_lr": 0.2, "inner_steps": 3, "first_order": False, "tune_steps": 2}},
+        {"arguments": {"inner_lr": 0.2, "inner_steps": 3, "update": "alternately"}, "exact": False, "asked": None},
+    ],
     "maml-rl": [{
         # trajectories are data, so the gradient is no derivative; their order enters no sum, but a walk's rows belong together
         "arguments": {"horizon": 4, "inner_steps": 2}, "exact": False, "sets": False, "norms": ("none", "layer"),
