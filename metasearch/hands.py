@@ -204,6 +204,9 @@ def export(reference: str, folder: str | Path, *, home: Path | None = None) -> P
         raise ValueError(f"{folder} must be a new or an empty folder, but there is something in it")
     if not _same_loss(trained.tasks, trained.shape):
         raise ValueError(f"{type(trained.tasks).__name__} has a loss of its own, which a folder cannot hold. Use load().")
+    net, learner = _builder(study.space_module().recipe, trained.config, trained.shape)(trained.shape.ways)
+    if _shapes(learner.init(net, Generator().manual_seed(0))) != _shapes(trained.meta):
+        raise ValueError(f"{reference} cannot be exported: its method changed what the search space builds. Use load().")
     space: dict[str, str] = {"name": study.space_name}
     folder.mkdir(parents=True, exist_ok=True)
     if study.space_name.endswith(".py"):
@@ -227,7 +230,8 @@ def export(reference: str, folder: str | Path, *, home: Path | None = None) -> P
 def _from_study(reference: str, home: Path | None) -> Loaded:
     trained, study = restore(reference, home=home), _study(reference, home)
     objective = study.objective() if study.has_own_method else None
-    recipe = objective.recipe if isinstance(objective, Train) else study.space_module().recipe
+    train = objective if isinstance(objective, Train) else getattr(objective, "train", None)
+    recipe = train.recipe if isinstance(train, Train) else study.space_module().recipe
     return Loaded(
         reference, trained.net, trained.learner.at_test(), trained.meta, trained.tasks.kind, trained.shape,
         _inputs(trained.tasks), trained.tasks.loss, trained.tasks.standardised, _builder(recipe, trained.config, trained.shape),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metasearch.nets import Params
+from metasearch.nets.discrete import ARCH
 from metasearch.objectives import Diverged, Infeasible, Mode, Trial, parcel
 from metasearch.objectives.episodic import block_steps, draw_block
 from metasearch.objectives.evaluation import scores
@@ -28,9 +29,7 @@ from metasearch.records import Config, Proposal, Report
 from metasearch.space import Choice, Space
 from metasearch.tasks import Episode, TaskDistribution, TaskShape, concatenate
 
-__all__ = ["ARCH", "Last", "OneShot", "parted", "rank_correlation"]
-
-ARCH = "arch/"
+__all__ = ["ARCH", "Last", "OneShot", "by_itself", "options_of", "parted", "rank_correlation", "searched"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,20 +81,19 @@ class OneShot(ABC):
         """The architecture that the search found, and what else is worth telling."""
 
     def __call__(self, proposal: Proposal, trial: Trial) -> Iterator[Report]:
-        begun = _alone(trial)
+        begun = searched(trial)
         if begun is None:
             end, told, config = yield from self._searched(proposal, trial)
             start = None
         else:
             end, told, config, start = begun["searched"], begun["supernet"], begun["config"], trial.start
-        yield from self._by_itself(proposal, trial, end, told, config, start)
+        yield from by_itself(self.train, proposal, trial, end, told, config, start)
 
     # -- the search ----------------------------------------------------------------------------------------------------------
 
     def options(self) -> dict[str, tuple[Any, ...]]:
         """The options of every relaxed dimension, in the order of its logits."""
-        columns = dict(self.space.columns())
-        return {path: dim.values for path in self.dims if isinstance(dim := columns[path], Choice)}
+        return options_of(self.space, self.dims)
 
     def supernet(self, config: Config) -> Recipe:
         """The recipe of the mixture; the study's limits and number of steps are those of a single architecture."""
@@ -115,7 +113,7 @@ class OneShot(ABC):
     ) -> Generator[Report, None, tuple[int, dict[str, float], Config]]:
         """Reports of the search; returns (the step it ended at, its metrics, the config that was found)."""
         recipe, last = self.supernet(proposal.config), Last(trial.save)
-        study = replace(self.train, recipe=self.relaxed, steps=recipe.steps, keep="last", limits={})
+        study = replace(self.train, recipe=self.relaxed, steps=recipe.steps, keep="last", limits={}, looks=False)
         report, told = Report(0), dict[str, float]()
         for report in training(recipe, study, proposal, replace(trial, save=last), self._course):
             told = {f"supernet/{k}": v for k, v in report.metrics.items()}
@@ -188,21 +186,32 @@ class OneShot(ABC):
             return -math.inf
         return -math.inf if reports[-1].score is None else reports[-1].score
 
-    # -- the found one ---------------------------------------------------------------------------------------------------------
 
-    def _by_itself(
-        self, proposal: Proposal, trial: Trial, end: int, told: Mapping[str, float], config: Config, start: Path | None
-    ) -> Iterator[Report]:
-        """`train` on what was found, from the beginning; its steps are counted on from those of the search."""
-        save = trial.save
+# -- the found one ---------------------------------------------------------------------------------------------------------------
 
-        def later(step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
-            assert save is not None
-            return save(end + step, tensors, {**facts, "searched": end, "supernet": dict(told)})
 
-        lent = replace(trial, start=start, own=start is not None, save=None if save is None else later)
-        for report in self.train(Proposal(config, seed=proposal.seed), lent):
-            yield replace(report, step=end + report.step, metrics={**report.metrics, **told}, found=config)
+def by_itself(
+    train: Train, proposal: Proposal, trial: Trial, end: int, told: Mapping[str, float], config: Config, start: Path | None
+) -> Iterator[Report]:
+    """`train` on what was found, from the beginning; its steps are counted on from those of the search, which ended at `end`.
+    told: metrics of the search. start: its own parcel, if it had begun already (see `searched`)."""
+    save = trial.save
+
+    def later(step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+        assert save is not None
+        return save(end + step, tensors, {**facts, "searched": end, "supernet": dict(told)})
+
+    lent = replace(trial, start=start, own=start is not None, save=None if save is None else later)
+    for report in train(Proposal(config, seed=proposal.seed), lent):
+        yield replace(report, step=end + report.step, metrics={**report.metrics, **told}, found=config)
+
+
+def searched(trial: Trial) -> dict[str, Any] | None:
+    """The facts of the parcel that a trial goes on from, if it had found its architecture already."""
+    if trial.start is None or not trial.own:
+        return None
+    facts = parcel.read(trial.start)[1]
+    return facts if "searched" in facts else None
 
 
 # -- small parts -----------------------------------------------------------------------------------------------------------------
@@ -223,25 +232,27 @@ def _ranks(values: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[A
 
 
 class Last:
-    """A trial's `save` that also keeps the last tensors at hand."""
+    """A trial's `save` that also keeps the last tensors and facts at hand."""
 
     def __init__(self, save: Callable[[int, Mapping[str, Tensor], Mapping[str, Any]], str] | None) -> None:
         self._save = save
         self.meta: Params = {}
         self.state: Params = {}
+        self.best: Params = {}
+        self.facts: dict[str, Any] = {}
 
     def __call__(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
-        self.meta = {k.removeprefix("meta/"): v for k, v in tensors.items() if k.startswith("meta/")}
-        self.state = {k.removeprefix("state/"): v for k, v in tensors.items() if k.startswith("state/")}
+        self.meta, self.state, self.best = (
+            {k[len(part):]: v for k, v in tensors.items() if k.startswith(part)} for part in ("meta/", "state/", "best/")
+        )
+        self.facts = dict(facts)
         return "" if self._save is None else self._save(step, tensors, facts)
 
 
-def _alone(trial: Trial) -> dict[str, Any] | None:
-    """The facts of the parcel that a trial goes on from, if it had found its architecture already."""
-    if trial.start is None or not trial.own:
-        return None
-    facts = parcel.read(trial.start)[1]
-    return facts if "searched" in facts else None
+def options_of(space: Space, dims: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """The options of every relaxed dimension, in the order of its logits."""
+    columns = dict(space.columns())
+    return {path: dim.values for path in dims if isinstance(dim := columns[path], Choice)}
 
 
 def parted(params: Params) -> tuple[Params, Params]:

@@ -26,6 +26,7 @@ class Train:
     mode: "auto" measures once per net shape and study. expected_trials: of the study's budget (a long study earns a compilation).
     limits: the most that an architecture may have of what measure.looks says of it ("params", "flops", "latency_ms"); a config
     beyond one is infeasible and is not trained.
+    looks: False: only "params" and "flops" are measured (to count the operations of a mixture's inner loop takes long).
     facts: what the parcels should say of the study (plain JSON: the space's and the tasks' names and arguments).
     """
 
@@ -43,6 +44,7 @@ class Train:
     expected_trials: int = 1
     facts: dict[str, Any] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
+    looks: bool = True
 
     @cached_property
     def bank(self) -> Bank:

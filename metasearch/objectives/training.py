@@ -220,6 +220,8 @@ def _curve(losses: list[Tensor], metrics: dict[str, Tensor], meta: Params, step:
 
 def _looks(recipe: Recipe, study: Train, tasks: TaskDistribution, meta: Params, seed: int) -> dict[str, float]:
     """What can be said of an architecture before it is trained (measure.py)."""
+    if not study.looks:
+        return {"params": float(measure.parameters(meta)), "flops": float(measure.flops(recipe.net, meta, study.shape.x))}
     one = tasks.sample_episodes(1, split="train", shape=study.shape, generator=generator(seed, "looks")).select(0)
     x = torch.cat([one.support_x, one.query_x])[:64]
     return measure.looks(recipe.net, recipe.learner, tasks, meta, study.shape, x)

@@ -1,0 +1,62 @@
+"""Auto-MAML: one architecture for all tasks, learnt by the gradient of what MAML loses after its inner steps.
+
+Lian et al. "Towards Fast Adaptation of Neural Architectures with Meta Learning." ICLR 2020, where it is what T-NAS must beat.
+https://openreview.net/forum?id=r1eowANFvr. This is DARTS of first order with MAML for a learner (objectives/relaxed.py,
+metasearch/learners/maml.py): an outer step of the architecture on tasks of one half of the training classes, at the weights
+that these tasks adapted, then one of the weights on tasks of the other half. (The authors' code puts the weights back before it
+takes that gradient of the architecture; here it is that of the adapted ones.) Every trial is a whole search from another seed;
+its score is that of the architecture it found, trained from the beginning as the space says; published: by MAML.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from metasearch.learners.maml import MAML
+from metasearch.methods import Study, relaxation
+from metasearch.objectives import Objective
+from metasearch.objectives.optimizer import adam
+from metasearch.objectives.per_task import adapting, buildable
+from metasearch.objectives.relaxed import Relaxed
+from metasearch.strategies import Strategy
+from metasearch.strategies._seeds import Seeds
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """inner_lr, inner_steps, test_steps: MAML's.
+    first_order:  FOMAML, as in the authors' code; false: the architecture's gradient, too, goes through the inner steps.
+    meta_lr, arch_lr: of the outer Adams of weights and architecture.
+    search_steps: outer steps of the search; None: those of the space's mixture. `train.steps` are those of what is found.
+    share:        of the training classes, for the weights; published: half of the training set.
+    check:        so many random architectures are trained for `check_steps` to see whether the mixture ranks them rightly.
+    """
+
+    inner_lr: float = 0.01
+    inner_steps: int = 5
+    test_steps: int = 10
+    first_order: bool = True
+    meta_lr: float = 1e-3
+    arch_lr: float = 3e-4
+    search_steps: int | None = None
+    share: float = 0.5
+    check: int = 0
+    check_steps: int = 50
+
+
+def method(study: Study) -> tuple[Strategy, Objective]:
+    module, dims = relaxation(study)
+    given = Hyperparameters(**study.method.arguments)
+    if not (given.arch_lr > 0 and given.meta_lr > 0):
+        raise ValueError(f"`arch_lr > 0` and `meta_lr > 0` must hold, but got arch_lr={given.arch_lr}, meta_lr={given.meta_lr}")
+    learner = MAML(given.inner_lr, given.inner_steps, given.test_steps, given.first_order)
+    space = study.space()
+    objective = Relaxed(
+        train=study.training(), relaxed=partial(adapting, module.relaxed, learner, adam(given.meta_lr), None), space=space,
+        dims=dims, steps=given.search_steps, share=given.share, check=given.check, check_steps=given.check_steps,
+        derive=getattr(module, "derive", None), hypergradient="first",
+        arch=adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
+    )
+    buildable(objective.supernet, space, dims, study.method.name)
+    objective.check_classes(space.decode([0.5] * space.width))
+    return Seeds(space, dims, seed=study.seed), objective
