@@ -23,8 +23,8 @@ TRIES = 10  # random logits on which two rules must agree
 def choices_of(study: Study, module: ModuleType, dims: Sequence[str], *, pairs: bool) -> Choices:
     """How a space's logits become an architecture: of each group of NODE_INPUTS, the edges into one node, two are kept.
 
-    Raises ValueError for NODE_INPUTS that are not of RELAXED, and for a rule of the space's own (`derive`) that is another one: it
-    is code for one architecture, and cannot run inside every task.
+    Raises ValueError for NODE_INPUTS that are not of RELAXED, and for a rule of the space's own (`derive`) that is another
+    one: it is code for one architecture, and cannot run inside every task.
     """
     inputs = tuple(tuple(group) for group in getattr(module, "NODE_INPUTS", ()))
     options = options_of(study.space(), dims)

@@ -27,7 +27,7 @@ class Hyperparameters:
     warm_up:        share of the outer steps in which the architecture stays.
     t_max, t_min:   temperature at a task's first and last step; published: t_min 0.1 on miniImageNet, 0.05 on Omniglot.
     prune:          shares below it are left away.
-    pairs:          where the space names NODE_INPUTS: a softmax over pairs of inputs; false: DARTS' rule, with a gap at the end.
+    pairs:          where a space has NODE_INPUTS: a softmax over pairs of them; false: DARTS' rule, with a gap at the end.
     shots:          of training tasks, beside the queries, which training counts among them; None: the space's (published: 15).
     search_steps:   outer steps; None: `train.steps` (without `alone`), or those of the space's mixture.
     alone:          the score is that of the meta-architecture, trained for `train.steps`.

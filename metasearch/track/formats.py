@@ -89,6 +89,8 @@ def as_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
         columns["step"] = [_cell(row["step"]) for row in rows]
     if any(row["norm"] for row in rows):
         columns["norm"] = [_cell(row["norm"]) for row in rows]
+    if any(row["nets"] for row in rows):
+        columns["nets"] = [_cell(row["nets"]) for row in rows]
 
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for head in columns:
@@ -116,6 +118,8 @@ def captions(frame: pd.DataFrame) -> list[str]:
         said.append("* is on the front: no trial scores as high at a lower cost (in params, unless another was asked for).")
     if (frame["tied"].fillna(value=False) & (frame["rank"] != 1)).any():
         said.append("= cannot be told from the first: paired tests on the same episodes, 5 %, Holm.")
+    if (frame["nets"] == "per task").any():
+        said.append("per task: every task chose an architecture for itself; params and FLOPs are means over those nets.")
     if (frame["rank"].isna() & (frame["status"] == "done")).any():
         said.append("No rank: trained for fewer steps than the first.")
     units = list(dict.fromkeys(frame["unit"].dropna()))

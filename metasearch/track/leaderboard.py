@@ -24,7 +24,7 @@ from metasearch.home import home_of, study_folder
 from metasearch.ledger import Ledger
 from metasearch.plugins import did_you_mean
 from metasearch.records import ERRORS, LOOKED_AT, Config
-from metasearch.track.projection import SEQ, is_number, joined, norm_mode, scores_of, spelled, study_id, tag, unit
+from metasearch.track.projection import SEQ, is_number, joined, nets_of, norm_mode, scores_of, spelled, study_id, tag, unit
 from metasearch.track.redact import redact
 from metasearch.track.statistics import mean_interval, tail, told_from_first
 from metasearch.track.store import PAGE, TrackingError, connect, pages, patience, said, tracking_uri
@@ -39,7 +39,7 @@ ALPHA = 0.05
 READING = 30  # seconds that a server may take for one page
 Cost = Literal["params", "flops", "seconds"]
 COSTS: tuple[Cost, ...] = ("params", "flops", "seconds")
-LAST = ("params", "flops", "seconds", "step", "status", "norm", "unit", "seed", "parent", "until", "reason")
+LAST = ("params", "flops", "seconds", "step", "status", "norm", "nets", "unit", "seed", "parent", "until", "reason")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Row:
     """One trial. score: larger is better, None unless it is done; episodes: its scores on the bank, in the bank's order.
 
     superseded: the trial that went on with this one's config and weights, or None.
+    nets: "per task" if every task has an architecture of its own; params and flops are then means.
     """
 
     study: str
@@ -64,6 +65,7 @@ class Row:
     seconds: float | None = None
     seed: int | None = None
     norm: str | None = None
+    nets: str | None = None
     unit: str = "score"
     bank: str | None = None
     reason: str | None = None
@@ -214,7 +216,7 @@ _TYPES = {
     **dict.fromkeys(("rank", "episodes", "step", "seed", "parent", "until"), "Int64"),
     **dict.fromkeys(("tied", "front"), "boolean"),
     **dict.fromkeys(("score", "low", "high", "median", "params", "flops", "seconds"), "float64"),
-    **dict.fromkeys(("trial", "status", "norm", "unit", "reason"), "str"),
+    **dict.fromkeys(("trial", "status", "norm", "nets", "unit", "reason"), "str"),
 }
 
 
@@ -266,8 +268,8 @@ def rows_from_ledger(folder: Path, *, where: str | None = None) -> list[Row]:
             study=name, trial=trial.id, config=proposal.config, status=trial.status, until=proposal.until, parent=proposal.parent,
             score=outcome.score if outcome and trial.status == "done" else None, episodes=trial.episodes,
             step=outcome.step if outcome else None, seconds=trial.seconds if outcome else None,
-            params=metrics.get("params"), flops=metrics.get("flops"), norm=norm_mode(metrics), seed=proposal.seed,
-            unit=named, bank=bank, reason=outcome.reason if outcome else None,
+            params=metrics.get("params"), flops=metrics.get("flops"), norm=norm_mode(metrics), nets=nets_of(metrics),
+            seed=proposal.seed, unit=named, bank=bank, reason=outcome.reason if outcome else None,
         ))
     rows = _superseded(rows)
     return rows if where is None else filtered(rows, where)
@@ -396,8 +398,8 @@ def _row(run: Run) -> Row:
         score=metrics.get("score") if status == "done" else None, episodes=None if episodes is None else scores_of(episodes),
         step=_int(tags.get(tag("step"))), until=_int(tags.get(tag("until"))), parent=_int(tags.get(tag("parent"))),
         superseded=_int(tags.get(tag("superseded"))), seed=_int(tags.get(tag("seed"))), params=metrics.get("params"),
-        flops=metrics.get("flops"), seconds=metrics.get("seconds"), norm=tags.get(tag("norm")), bank=tags.get(tag("bank_digest")),
-        unit=tags.get(tag("unit"), "score"), reason=tags.get(tag("reason")),
+        flops=metrics.get("flops"), seconds=metrics.get("seconds"), norm=tags.get(tag("norm")), nets=tags.get(tag("nets")),
+        bank=tags.get(tag("bank_digest")), unit=tags.get(tag("unit"), "score"), reason=tags.get(tag("reason")),
     )
 
 

@@ -202,6 +202,8 @@ class Projection:
             tags[tag("reason")] = _cut(redact(str(body["reason"])), PIECE)
         if (norm := norm_mode(metrics)) is not None:
             tags[tag("norm")] = norm
+        if (nets := nets_of(metrics)) is not None:
+            tags[tag("nets")] = nets
         numbers: dict[str, Any] = {"step": step, "seconds": body.get("seconds")}
         numbers |= {key: metrics[key] for key in ("params", "flops") if key in metrics}
         if status == "done" and body.get("score") is not None:
@@ -321,6 +323,11 @@ def scores_of(text: str) -> NDArray[np.float32]:
 def norm_mode(metrics: Mapping[str, float]) -> str | None:
     """How a trial's net used batch statistics, out of its metrics."""
     return next((key.removeprefix(NORM) for key, value in metrics.items() if key.startswith(NORM) and value), None)
+
+
+def nets_of(metrics: Mapping[str, float]) -> str | None:
+    """"per task" where every task chose an architecture for itself, so that score and sizes are of many nets."""
+    return "per task" if metrics.get("per_task") else None
 
 
 def study_id(first: Row) -> str:

@@ -21,7 +21,9 @@ NUMBERS = {  # of every row -> the metric that holds it in MLflow
     "score": "score", "low": "score_low", "high": "score_high", "episodes": "episodes", "params": "params", "flops": "flops",
     "seconds": "seconds", "step": "step",
 }
-TEXTS = {"status": "status", "norm": "norm", "seed": "seed", "parent": "parent", "until": "until", "unit": "unit"}  # -> the tag
+TEXTS = {  # -> the tag
+    "status": "status", "norm": "norm", "nets": "nets", "seed": "seed", "parent": "parent", "until": "until", "unit": "unit",
+}
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq, "!=": operator.ne,
 }

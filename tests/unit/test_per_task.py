@@ -266,7 +266,7 @@ def test_a_study_runs_from_its_text_to_a_meta_learner_in_hand(tmp_path: Path, ho
     single = how in ("metanas-alone", "auto-maml")
     table = leaderboard("one-shot", home=tmp_path, source="ledger")
     assert ("per_task" in row.report.metrics) == (not single) == (table["nets"][0] == "per task")
-    assert table["params"][0] == row.report.metrics["params"]
+    assert (table["params"][0], table["unit"][0]) == (row.report.metrics["params"], "accuracy")
     assert any("per task" in said for said in captions(table)) == (not single)
     trained = restore("one-shot/1", home=tmp_path)
     assert any(key.startswith("arch/") for key in trained.meta) == (not single)

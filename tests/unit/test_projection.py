@@ -68,6 +68,12 @@ def test_a_trial_that_is_not_done_has_no_score() -> None:
         assert "best" not in {point.key for point in found[STUDY].points}
 
 
+def test_a_row_says_that_every_task_had_a_net_of_its_own() -> None:
+    for metrics, nets in (({"per_task": 1.0, "params": 10.0}, "per task"), ({"params": 10.0}, None)):
+        found = Projection().take(rows_of(("proposed", 1, proposal({"lr": 0.1})), ("ended", 1, ended(metrics=metrics))))
+        assert found[1].tags.get(tag("nets")) == nets
+
+
 def test_configs_and_scores_travel_exactly_however_long() -> None:
     config = {"text": "x" * 9_000, "unicode": "ü→", "flag": True, "none": "None", "whole": 3, "lr": 0.1}
     scores = np.random.default_rng(0).random(10_000, dtype=np.float32)
