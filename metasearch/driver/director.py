@@ -18,7 +18,7 @@ import socket
 import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from metasearch.driver.worker import stack_file
 from metasearch.home import parcel_path
 from metasearch.ledger import Ledger, LedgerError, TrialRow, finite
 from metasearch.objectives import MODES, Mode
-from metasearch.records import LOOKED_AT, Outcome, Proposal
+from metasearch.records import LOOKED_AT, Config, Outcome, Proposal
 from metasearch.space import digest
 from metasearch.strategies import Strategy
 
@@ -48,6 +48,7 @@ INFEASIBLE = 1000  # so many proposals refused in a row end a study
 FAILED = frozenset({"error", "oom"})
 USED = frozenset({"done", "diverged", "reused"})  # what uses up a trial of the budget; the rest is replaced
 SNAPSHOT = 100  # outcomes between two snapshots of a strategy that offers them
+Key = tuple[str, int | None, int | None, tuple[tuple[str, str], ...]]  # digest of a config, parent, until, moved
 log = logging.getLogger("metasearch.driver")
 
 
@@ -131,6 +132,8 @@ class Director:
             self._lock = undo.enter_context(lock(self.folder, owner=owner))
             self.space = study.space()
             self.strategy: Strategy = study.strategy()
+            self._repeats = study.repeats or self.strategy.repeats
+            self._canonical = self._meanings()
             self.goal = _goal(study, self.strategy)
             self._needed = self.goal.needed if self.goal is not None and study.budget.coverage is not None else None
             self.ledger, new = self._opened(about or {})
@@ -149,7 +152,8 @@ class Director:
         self._looked: set[str] = set()  # distinct root configs that somebody looked at
         self._looked_open: Counter[str] = Counter()  # root configs on their way
         self._refused = 0  # infeasible ones in a row
-        self._same: dict[tuple[str, int | None, int | None], int] = {}  # what was proposed -> the trial that runs or ran it
+        self._keys: dict[int, Key] = {}  # of every trial: by what a repetition is known
+        self._same: dict[Key, int] = {}  # what was proposed -> the trial that runs or ran it
         self._twins: dict[int, list[int]] = {}  # trial -> later proposals of the same thing, which wait for its result
         self._open: dict[int, None] = {}  # proposed, not ended; in order
         self._orphans: deque[int] = deque()  # proposed or started, but nobody's now
@@ -379,9 +383,9 @@ class Director:
         if proposal.parent is None:
             self._open_roots.add(number)
             self._looked_open[digest(proposal.config)] += 1
-        key = _key(proposal)
+        key = self._keys[number] = self._key(proposal)
         first = self._same.get(key)
-        if first is None or self.strategy.repeats:
+        if first is None or self._repeats:
             self._same[key] = number
             self._orphans.append(number)
         elif first in self._open:
@@ -396,21 +400,46 @@ class Director:
         parent = proposal.parent
         if parent is not None and parent not in self._trials:
             return Ending(number, "error", reason=f"it goes on from trial {parent}, which this study does not have")
-        first = self._same[_key(proposal)]
+        first = self._same[self._keys[number]]
         if first == number or first in self._open:
             return None
-        return self._reuse(number, self._trials[first])
+        return self._reuse(number, proposal, self._trials[first])
+
+    # -- repetitions ------------------------------------------------------------------------------------------------------
+
+    def _meanings(self) -> Callable[[Config], Config] | None:
+        """The space's `canonical`, where configs that mean the same share a result: not where repeats are wanted, nor where
+        trials go on from others, since in isomorphic cells equal weights have other names."""
+        canonical = getattr(self.study.space_module(), "canonical", None)
+        return None if self._repeats or self.strategy.children or not callable(canonical) else canonical
+
+    def _key(self, proposal: Proposal) -> Key:
+        config = proposal.config
+        if self._canonical is not None and not self.space.problems(config):
+            try:
+                config = self._canonical(dict(config))
+            except Exception as error:  # a mistake in the space's file: this config then stands for itself
+                log.warning("canonical(%s) of space '%s' fails: %s", config, self.study.space_name, error)
+        return digest(config), proposal.parent, proposal.until, tuple(sorted(proposal.moved.items()))
+
+    def _tried_again(self, status: str) -> bool:
+        """Is a trial that ended so no answer to whoever asks for the same? Nor are the limits that one cell exceeds (with weights
+        that nothing reads) those of an isomorphic one."""
+        return status in FAILED or (status == "infeasible" and self._canonical is not None)
 
     @staticmethod
-    def _reuse(number: int, first: TrialRow) -> Ending:
-        outcome = first.outcome
+    def _reuse(number: int, proposal: Proposal, first: TrialRow) -> Ending:
+        """The recorded result. Of another config that means the same there is no parcel: its weights have other names."""
+        outcome, equal = first.outcome, proposal.config == first.proposal.config
         assert outcome is not None
-        same = "infeasible" if outcome.status == "infeasible" else "reused"
         return Ending(
-            number, "infeasible" if same == "infeasible" else "reused", score=outcome.score, metrics=outcome.metrics,
-            step=outcome.step, reason=f"the same as trial {first.id}, which is {outcome.status}", checkpoint=first.checkpoint,
+            number, "infeasible" if outcome.status == "infeasible" else "reused", score=outcome.score, metrics=outcome.metrics,
+            step=outcome.step, reason=f"{'' if equal else 'it means '}the same as trial {first.id}, which is {outcome.status}",
+            checkpoint=first.checkpoint if equal else None,
             episodes=None if first.episodes is None else first.episodes.tobytes(),
         )
+
+    # -- running ----------------------------------------------------------------------------------------------------------
 
     def _start(self, number: int, lane: str, process: str) -> None:
         row = self._trials[number]
@@ -479,15 +508,15 @@ class Director:
         twins = self._freed_twins(row)
         self.strategy.tell(outcome)
         for twin in twins:
-            self._write_end(self._reuse(twin, row), told)
+            self._write_end(self._reuse(twin, self._trials[twin].proposal, row), told)
 
     def _freed_twins(self, row: TrialRow) -> list[int]:
         """The trials that waited for this one and may now be answered; if it failed, the first of them runs in its place."""
         twins = [twin for twin in self._twins.pop(row.id, []) if twin in self._open]
-        if not twins or row.status not in FAILED:
+        if not twins or not self._tried_again(row.status):
             return twins
         first, rest = twins[0], twins[1:]
-        self._same[_key(row.proposal)] = first
+        self._same[self._keys[row.id]] = first
         self._orphans.append(first)
         if rest:
             self._twins[first] = rest
@@ -513,8 +542,8 @@ class Director:
                 self._used_roots += 1
             if status in LOOKED_AT:
                 self._looked.add(name)
-        if status in FAILED and self._same.get(_key(proposal)) == row.id:
-            del self._same[_key(proposal)]  # asked for again, it is tried again
+        if self._tried_again(status) and self._same.get(self._keys[row.id]) == row.id:
+            del self._same[self._keys[row.id]]
         self._refused = self._refused + 1 if status == "infeasible" else 0
         if status == "done" and (self._best is None or _rank(row) > _rank(self._best)):
             self._best = row
@@ -778,10 +807,6 @@ def _storage_error(error: Exception, path: Path) -> OSError | None:
             f"is in the ledger is whole."
         )
     return None
-
-
-def _key(proposal: Proposal) -> tuple[str, int | None, int | None]:
-    return digest(proposal.config), proposal.parent, proposal.until
 
 
 def _rank(row: TrialRow) -> tuple[float, float]:
