@@ -68,7 +68,7 @@ class Asha(Strategy):
     def ask(self) -> Proposal | None:
         proposal = self._promotion()
         if proposal is None and not self.closed:
-            proposal = self._inner.ask(self._rungs[0].steps)
+            proposal = self._inner.ask(self._rungs[0].steps, self.mutate)
         if proposal is not None:
             self._running.append(Key.of(proposal))
         return proposal

@@ -171,7 +171,7 @@ class Hyperband(Strategy):
         new = bracket is None
         if bracket is None:
             bracket = Bracket(self._plans[self._begun % len(self._plans)], self._eta)
-        proposal = self._inner.ask(until=bracket.plan[0][1])
+        proposal = self._inner.ask(bracket.plan[0][1], self.mutate)
         if proposal is None:
             return None
         if new:

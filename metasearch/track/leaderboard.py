@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metasearch.home import home_of, study_folder
-from metasearch.ledger import Ledger
+from metasearch.ledger import Ledger, LedgerError
 from metasearch.plugins import did_you_mean
 from metasearch.records import ERRORS, LOOKED_AT, Config
 from metasearch.track.projection import SEQ, is_number, joined, norm_mode, scores_of, spelled, study_id, tag, unit
@@ -113,7 +113,7 @@ def leaderboard(
     of them scores as high at a lower cost, or higher at as low a one.
     where: see where.py. sort: a column or a dimension, best or smallest first; "-params": largest first. top: so many rows.
     Accuracies are fractions, errors are positive. attrs: rows (of the whole board), source, unseen (ledger rows
-    that MLflow has not seen; None: not known).
+    that MLflow has not seen; None: not known), damaged (of all studies the ledgers that cannot be read: {study: why}).
     Raises WhereError, ValueError for an unknown key, TrackingError if MLflow does not answer, LedgerError.
     """
     if top is not None and top < 0:
@@ -418,9 +418,18 @@ def _read(
     home = home_of(home)
     folder = None if name is None else study_folder(name, home)
     if source == "ledger":
-        folders = [folder] if folder is not None else sorted(path.parent for path in home.glob("*/ledger.sqlite"))
-        rows = [row for one in folders for row in rows_from_ledger(one)]
-        return rows if where is None else filtered(rows, where), {"source": f"ledger in {folder or home}", "unseen": 0}
+        found, damaged = [], dict[str, str]()
+        for one in [folder] if folder is not None else sorted(path.parent for path in home.glob("*/ledger.sqlite")):
+            try:
+                found += rows_from_ledger(one)
+            except LedgerError as error:
+                if folder is not None:
+                    raise
+                damaged[one.name] = str(error)  # the others are whole
+        if damaged and not found:
+            raise LedgerError("; ".join(damaged.values()))
+        attrs = {"source": f"ledger in {folder or home}", "unseen": 0, "damaged": damaged}
+        return found if where is None else filtered(found, where), attrs
     if source != "mlflow":
         raise ValueError(f"rows come from 'mlflow' or from a 'ledger', but source is {source!r}")
     own_uri, identity = _own(folder)
