@@ -140,9 +140,10 @@ class Controller:
                     row, mix = ANCHOR, ()
             if found := _skip(path, leaf):
                 repeat, item, earlier = found
-                if item not in anchors[repeat]:
-                    anchors[repeat][item] = step()
-                    row, mix = ANCHOR, ()
+                for number in range(item + 1):  # an item before it may have had nothing to decide
+                    if number not in anchors[repeat]:
+                        anchors[repeat][number] = step()
+                        row, mix = ANCHOR, ()
                 here, there = anchors[repeat][item], anchors[repeat][earlier]
                 option = choose(plan, (here, there), path, leaf)
                 plan.skips.append((here, there, option))
