@@ -44,10 +44,12 @@ __all__ = ["Director", "LockedError", "Status", "StudyMismatch", "trial_seed"]
 
 DEATHS = 2  # a worker that dies so often in one trial, without a report in between, takes the trial with it
 OVERDUE = 8.0  # seconds after a watchdog should have ended a hung worker
-INFEASIBLE = 1000  # so many proposals refused in a row end a study
+INFEASIBLE = 1000  # so many proposals refused in a row end a study;
+NEVER = 200  # so many are enough where none was ever feasible: with 95 % confidence fewer than 1.5 % of its proposals are
 FAILED = frozenset({"error", "oom"})
 USED = frozenset({"done", "diverged", "reused"})  # what uses up a trial of the budget; the rest is replaced
-SNAPSHOT = 100  # outcomes between two snapshots of a strategy that offers them
+SNAPSHOT = 100  # outcomes between two snapshots of a strategy that offers them,
+SLOW = 0.5  # or seconds that it has spent since the last one: as much as has to be spent again after a kill
 Key = tuple[str, int | None, int | None, tuple[tuple[str, str], ...]]  # digest of a config, parent, until, moved
 log = logging.getLogger("metasearch.driver")
 
@@ -121,6 +123,7 @@ class Director:
         self._began = time.monotonic()
         self._earlier = 0.0  # seconds of earlier sessions
         self._since_snapshot = 0
+        self._spent_since = 0.0  # seconds of the strategy, since its last snapshot
         self._stopping: str | None = None
         self._broken: Exception | None = None
         self._calls = 0
@@ -338,10 +341,17 @@ class Director:
         for outcome in told:
             self._prune(outcome.trial)
         self._since_snapshot += len(told)
-        if self._since_snapshot >= SNAPSHOT:
-            self._since_snapshot = 0
+        if self._since_snapshot >= SNAPSHOT or (told and self._spent_since >= SLOW):
+            self._since_snapshot, self._spent_since = 0, 0.0
             save_snapshot(self.folder, self.strategy, self.ledger.last)
         self._write_status()
+
+    @contextlib.contextmanager
+    def _thinking(self) -> Iterator[None]:
+        """Counts what the strategy costs. Nothing depends on it but how often its state is kept."""
+        began = time.thread_time()
+        yield
+        self._spent_since += time.thread_time() - began
 
     # -- rows and what follows from them ----------------------------------------------------------------------------------
 
@@ -359,7 +369,8 @@ class Director:
                 return None
             if self._idle_at == self._ended and self._open:
                 return None  # it had nothing to ask, and has been told nothing since
-            proposal = self.strategy.ask()
+            with self._thinking():
+                proposal = self.strategy.ask()
             if proposal is None:
                 self._idle_at = self._ended
                 if not self._open:
@@ -506,7 +517,8 @@ class Director:
         self._ended_here += 1
         told.append(outcome)
         twins = self._freed_twins(row)
-        self.strategy.tell(outcome)
+        with self._thinking():
+            self.strategy.tell(outcome)
         for twin in twins:
             self._write_end(self._reuse(twin, self._trials[twin].proposal, row), told)
 
@@ -545,8 +557,16 @@ class Director:
         if self._tried_again(status) and self._same.get(self._keys[row.id]) == row.id:
             del self._same[self._keys[row.id]]
         self._refused = self._refused + 1 if status == "infeasible" else 0
-        if status == "done" and (self._best is None or _rank(row) > _rank(self._best)):
+        if status == "done" and (self._best is None or self._rank(row) > self._rank(self._best)):
             self._best = row
+
+    def _rank(self, row: TrialRow) -> tuple[float, float]:
+        """Only equal lengths compare: a full training beats a shorter segment, then the score counts. Where children inherit, a
+        length is that of a lineage, and only the score counts."""
+        assert row.outcome is not None
+        whole = row.proposal.until is None or self.strategy.inherits
+        score = row.outcome.score
+        return (math.inf if whole else float(row.proposal.until or 0)), -math.inf if score is None else score
 
     def _died(self, number: int, told: list[Outcome]) -> None:
         """The process that ran a trial is gone: adopt its letter, or let the trial go on, or give it up."""
@@ -604,9 +624,26 @@ class Director:
         failed = sum(self.counts[status] for status in FAILED)
         if failed > self._errors_allowed:
             return "errors"
-        if self._refused >= INFEASIBLE:
+        if self._refused >= (NEVER if self._refused == self._ended else INFEASIBLE):
             return "infeasible"
         return None
+
+    def _never_met(self) -> str:
+        """Why a study ends in which nothing is feasible, and what to do."""
+        refused = [row.outcome for row in self._trials.values() if row.outcome is not None and row.status == "infeasible"]
+        refused = refused[-self._refused:]
+        said = []
+        for name, most in self.study.limits.measured().items():
+            found = [outcome.metrics[name] for outcome in refused if name in outcome.metrics]
+            if found and min(found) > most:
+                said.append(f"none meets limits.max_{name} = {most:,g}: the least was {min(found):,g}")
+        if not said:
+            said.append(f"the last one: {refused[-1].reason}")
+        out = "Raise the limit" if self.study.limits.measured() else "Correct that"
+        return (
+            f"the last {self._refused} proposals were all infeasible; {'; '.join(said)}. {out}, or let the space offer what fits, in a "
+            f"study of another name."
+        )
 
     @property
     def _errors_allowed(self) -> int:
@@ -638,6 +675,8 @@ class Director:
 
     def _stop_row(self, reason: str, *, final: bool) -> None:
         """Why the study stops, and the coverage that it really reached."""
+        if reason == "infeasible":
+            self.note(None, self._never_met())
         reached = {"coverage": self.coverage, "wanted": self.study.budget.coverage}
         self.ledger.append("stopped", {"reason": reason, **reached, "final": final, **self._limits()})
         if final:
@@ -678,7 +717,7 @@ class Director:
     def _facts(self) -> dict[str, Any]:
         return {
             "study": self.study.to_json(), "digest": self.study.digest,
-            "space": self.space.to_json(), "space_digest": self.space.digest,
+            "space": self.space.to_json(), "space_digest": self.space.digest, "inherits": self.strategy.inherits,
         }
 
     def _same_study(self, then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
@@ -807,12 +846,6 @@ def _storage_error(error: Exception, path: Path) -> OSError | None:
             f"is in the ledger is whole."
         )
     return None
-
-
-def _rank(row: TrialRow) -> tuple[float, float]:
-    """Only equal lengths compare: a full training beats a shorter segment, then the score counts."""
-    assert row.outcome is not None
-    return (math.inf if row.proposal.until is None else row.proposal.until), row.outcome.score or -math.inf
 
 
 def _goal(study: Study, strategy: Strategy) -> Coverage | None:

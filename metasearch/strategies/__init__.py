@@ -49,6 +49,8 @@ class Strategy(ABC):
     adaptive: ClassVar[bool] = True  # False if proposals depend on nothing that is told (random, grid, qmc)
     repeats: ClassVar[bool] = False  # True if it asks for the same config again on purpose (the driver then runs it again)
     children: ClassVar[bool] = False  # True if it may propose trials that go on from a parent
+    inherits: ClassVar[bool] = False  # True if a child is a config of its own, that only begins with its parent's weights: then
+    # `until` says how long a lineage has trained, and all trials compare; otherwise it is a rung, and only equal ones do
     example: ClassVar[Mapping[str, Any]] = {}  # hyper-parameters that tests and docs use, where some have no default
     closed: bool = False
 

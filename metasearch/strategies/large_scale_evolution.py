@@ -54,6 +54,7 @@ class LargeScaleEvolution(Strategy):
     """
 
     children = True
+    inherits = True
     repeats = True  # equal founders begin with different weights, and IDENTITY trains the same net on
     example: ClassVar[Mapping[str, Any]] = {"steps": 10, "evaluations": 40, "population": 6}
 

@@ -4,7 +4,8 @@
     leaderboard(rows_from_ledger(folder))                             # the same from rows
 
 One row is one lineage: a segment that another one went on from (the same config, its parent's weights) is not shown. Only
-trials that are done are ranked; whole trainings come before those stopped early, and only equally long ones are compared.
+trials that are done are ranked; whole trainings come before those stopped early, and only equally long ones are compared. Where
+children are configs of their own that inherit weights (large-scale evolution), every trial is an individual: all are compared.
 "Cannot be told from the first" is a paired test on the same episodes with Holm's correction, never overlapping intervals.
 """
 from __future__ import annotations
@@ -46,7 +47,8 @@ LAST = ("params", "flops", "seconds", "step", "status", "norm", "unit", "seed", 
 class Row:
     """One trial. score: larger is better, None unless it is done; episodes: its scores on the bank, in the bank's order.
 
-    superseded: the trial that went on with this one's config and weights, or None.
+    superseded: the trial that went on with this one's config and weights, or None. inherits: its study's trials are individuals,
+    and `until` is no rung.
     """
 
     study: str
@@ -59,6 +61,7 @@ class Row:
     until: int | None = None
     parent: int | None = None
     superseded: int | None = None
+    inherits: bool = False
     params: float | None = None
     flops: float | None = None
     seconds: float | None = None
@@ -80,7 +83,12 @@ class Row:
     def order(self) -> tuple[Any, ...]:
         """Best first: whole trainings, then longer ones, then by score; what is not ranked comes last."""
         score = self.score if self.ranked and self.score is not None else -math.inf
-        return not self.ranked, self.until is not None, -(self.until or 0), -score, self.trial
+        return not self.ranked, self.rung is not None, -(self.rung or 0), -score, self.trial
+
+    @property
+    def rung(self) -> int | None:
+        """The length of training at which it compares; None: a whole one."""
+        return None if self.inherits else self.until
 
     @cached_property
     def shown(self) -> dict[str, Any]:
@@ -141,7 +149,7 @@ def ranked(rows: Iterable[Row]) -> list[tuple[Row, int | None, bool | None]]:
     here = {(row.study, row.trial): row for row in rows}
     gone_on = {
         (row.study, row.parent) for row in rows
-        if row.parent is not None and row.status in LOOKED_AT and (row.study, row.parent) in here
+        if row.parent is not None and not row.inherits and row.status in LOOKED_AT and (row.study, row.parent) in here
         and here[row.study, row.parent].config == row.config
     }
     left = [row for row in rows if row.superseded is None and row.status != "reused" and (row.study, row.trial) not in gone_on]
@@ -157,7 +165,7 @@ def _ranked_study(rows: list[Row]) -> list[tuple[Row, int | None, bool | None]]:
     if not rows or not rows[0].ranked:
         return [(row, None, None) for row in rows]
     first = rows[0]
-    equal = [row for row in rows if row.ranked and row.until == first.until]
+    equal = [row for row in rows if row.ranked and row.rung == first.rung]
     paired = [row for row in equal[1:] if _paired(first, row)]
     p_values: dict[int, float] = {}
     if first.episodes is not None:
@@ -267,7 +275,7 @@ def rows_from_ledger(folder: Path, *, where: str | None = None) -> list[Row]:
             score=outcome.score if outcome and trial.status == "done" else None, episodes=trial.episodes,
             step=outcome.step if outcome else None, seconds=trial.seconds if outcome else None,
             params=metrics.get("params"), flops=metrics.get("flops"), norm=norm_mode(metrics), seed=proposal.seed,
-            unit=named, bank=bank, reason=outcome.reason if outcome else None,
+            unit=named, bank=bank, reason=outcome.reason if outcome else None, inherits=bool(about.get("inherits")),
         ))
     rows = _superseded(rows)
     return rows if where is None else filtered(rows, where)
@@ -278,7 +286,7 @@ def _superseded(rows: list[Row]) -> list[Row]:
     by_trial = {row.trial: row for row in rows}
     by_parent = {
         row.parent: row.trial for row in rows
-        if row.parent in by_trial and row.status in LOOKED_AT and by_trial[row.parent].config == row.config
+        if row.parent in by_trial and not row.inherits and row.status in LOOKED_AT and by_trial[row.parent].config == row.config
     }
     return [replace(row, superseded=by_parent.get(row.trial)) for row in rows]
 
@@ -397,7 +405,7 @@ def _row(run: Run) -> Row:
         step=_int(tags.get(tag("step"))), until=_int(tags.get(tag("until"))), parent=_int(tags.get(tag("parent"))),
         superseded=_int(tags.get(tag("superseded"))), seed=_int(tags.get(tag("seed"))), params=metrics.get("params"),
         flops=metrics.get("flops"), seconds=metrics.get("seconds"), norm=tags.get(tag("norm")), bank=tags.get(tag("bank_digest")),
-        unit=tags.get(tag("unit"), "score"), reason=tags.get(tag("reason")),
+        unit=tags.get(tag("unit"), "score"), reason=tags.get(tag("reason")), inherits=tags.get(tag("inherits")) == "true",
     )
 
 
