@@ -83,8 +83,8 @@ CHAIN: Form = tuple(int(source == target - 1) for source, target in _edges(MOTIF
 
 
 def canonical(config: Config) -> Config:
-    """The first of the configs whose cells differ only in the numbers of nodes and motifs: equal motifs are one, what lies on no
-    way from input to output is none, and motifs that the cell does not use are chains of identities."""
+    """The first of the configs whose cells differ only in the numbers of nodes and motifs: equal motifs are one, what lies on
+    no way from input to output is none, and motifs that the cell does not use are chains of identities."""
     numbers = {operation: number for number, operation in enumerate(PRIMITIVES.values(), 1)}
     cell = between(_cell(config)) or Motif(CELL_NODES, {})
     forms = {edge: _form(what, {e: numbers[str(w)] for e, w in what.edges.items()})
@@ -92,10 +92,10 @@ def canonical(config: Config) -> Config:
     motifs = sorted(set(forms.values()))
     top = _form(cell, {edge: motifs.index(form) + 1 for edge, form in forms.items()})
     motifs += [CHAIN] * (len(MOTIFS) - len(motifs))
-    return SPACE.normal({
-        "motif.count": len(MOTIFS), "cell.count": 1, **_entered("cell.0", CELL_NODES, top, MOTIFS),
-        **{k: v for i, form in enumerate(motifs) for k, v in _entered(f"motif.{i}", MOTIF_NODES, form, tuple(PRIMITIVES)).items()},
-    })
+    found = {"motif.count": len(MOTIFS), "cell.count": 1, **_entered("cell.0", CELL_NODES, top, MOTIFS)}
+    for i, form in enumerate(motifs):
+        found |= _entered(f"motif.{i}", MOTIF_NODES, form, tuple(PRIMITIVES))
+    return SPACE.normal(found)
 
 
 def _form(motif: Motif, numbers: dict[Edge, int]) -> Form:

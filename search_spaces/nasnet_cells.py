@@ -92,7 +92,7 @@ def canonical(config: Config) -> Config:
 
 
 def _renumbered(blocks: list[Config], order: tuple[int, ...]) -> list[tuple[list[tuple[int, int]], str]]:
-    """order: blocks by their new numbers. Of every block: (what it reads, number of the operation) twice, and how they combine."""
+    """order: blocks by their new numbers. Of every block: (what it reads, its operation's number) twice, and the combination."""
     new = {0: 0, 1: 1} | {block + 2: place + 2 for place, block in enumerate(order)}
     return [
         (sorted((new[int(blocks[i][side])], OPERATIONS.index(str(blocks[i][f"{side}_op"]))) for side in SIDES),

@@ -76,7 +76,7 @@ class Status:
     best_low: float | None  # 95 % over the bank's episodes; None if the trial has no per-episode scores
     best_high: float | None
     eta_seconds: float | None
-    coverage: float | None  # probability that one of the top was looked at; None: the strategy draws nothing uniformly
+    coverage: float | None  # probability that one of the top was looked at; None: the strategy drew nothing at random
     coverage_wanted: float | None
     top: int | str | None  # what `coverage` counts as top
     elapsed_seconds: float
@@ -85,6 +85,7 @@ class Status:
     pid: int = 0
     host: str = ""
     calls: int = 0  # of lanes, in this session
+    random_part: bool = False  # `coverage` is that of the random draws among an adaptive strategy's proposals
     overdue: tuple[str, ...] = ()  # lanes that should have reported, or ended themselves, some time ago
 
     def to_json(self) -> dict[str, Any]:
@@ -152,7 +153,7 @@ class Director:
         self.counts: Counter[str] = Counter()  # ended trials by status
         self._open_roots: set[int] = set()
         self._used_roots = 0
-        self._looked: set[str] = set()  # distinct root configs that somebody looked at
+        self._looked: set[str] = set()  # distinct root configs that were drawn, and that somebody looked at
         self._looked_open: Counter[str] = Counter()  # root configs on their way
         self._refused = 0  # infeasible ones in a row
         self._keys: dict[int, Key] = {}  # of every trial: by what a repetition is known
@@ -264,7 +265,7 @@ class Director:
 
             found = mean_interval(best.episodes)
             interval = (float(found.low), float(found.high))
-        used, elapsed = self._used_roots, self.elapsed
+        used, elapsed, coverage = self._used_roots, self.elapsed, self.coverage
         planned = self.planned
         return Status(
             name=self.study.name, planned=planned, used=used, done=self.counts["done"], running=len(self._holder),
@@ -272,9 +273,9 @@ class Director:
             reused=self.counts["reused"], best_trial=best.id if best else None,
             best_score=best.outcome.score if best and best.outcome else None,
             best_low=interval[0] if interval else None, best_high=interval[1] if interval else None,
-            eta_seconds=self._eta(planned, used, elapsed), coverage=self.coverage,
+            eta_seconds=self._eta(planned, used, elapsed), coverage=coverage,
             coverage_wanted=self.study.budget.coverage, top=self.goal.top if self.goal else None,
-            elapsed_seconds=elapsed, reason=self.reason, lanes=tuple(sorted(self._holder)), pid=self._owner,
+            random_part=not self.strategy.uniform, elapsed_seconds=elapsed, reason=self.reason, lanes=tuple(sorted(self._holder)), pid=self._owner,
             host=socket.gethostname(), calls=self._calls, overdue=self._overdue(),
         )
 
@@ -299,7 +300,11 @@ class Director:
 
     @property
     def coverage(self) -> float | None:
-        return self.goal.reached(len(self._looked)) if self.goal else None
+        """Of a strategy that adapts that of its random part; None where it drew nothing."""
+        if self.goal is None and self._looked:
+            size = self.strategy.drawn_from
+            self.goal = Coverage(size, _top(size), 0.9)
+        return None if self.goal is None else self.goal.reached(len(self._looked))
 
     def close(self, reason: str | None = None) -> None:
         """Ends this session. A study that is not finished gets a `stopped` row with the reason and the coverage that it has."""
@@ -434,8 +439,8 @@ class Director:
         return digest(config), proposal.parent, proposal.until, tuple(sorted(proposal.moved.items()))
 
     def _tried_again(self, status: str) -> bool:
-        """Is a trial that ended so no answer to whoever asks for the same? Nor are the limits that one cell exceeds (with weights
-        that nothing reads) those of an isomorphic one."""
+        """Is a trial that ended so no answer to whoever asks for the same? Nor are the limits that one cell exceeds (with
+        weights that nothing reads) those of an isomorphic one."""
         return status in FAILED or (status == "infeasible" and self._canonical is not None)
 
     @staticmethod
@@ -552,7 +557,7 @@ class Director:
                 del self._looked_open[name]
             if status in USED:
                 self._used_roots += 1
-            if status in LOOKED_AT:
+            if status in LOOKED_AT and (self.strategy.uniform or proposal.drawn):
                 self._looked.add(name)
         if self._tried_again(status) and self._same.get(self._keys[row.id]) == row.id:
             del self._same[self._keys[row.id]]
@@ -641,8 +646,8 @@ class Director:
             said.append(f"the last one: {refused[-1].reason}")
         out = "Raise the limit" if self.study.limits.measured() else "Correct that"
         return (
-            f"the last {self._refused} proposals were all infeasible; {'; '.join(said)}. {out}, or let the space offer what fits, in a "
-            f"study of another name."
+            f"the last {self._refused} proposals were all infeasible; {'; '.join(said)}. {out}, or let the space offer what "
+            f"fits, in a study of another name."
         )
 
     @property
@@ -857,9 +862,11 @@ def _goal(study: Study, strategy: Strategy) -> Coverage | None:
                 f"budget.coverage counts uniform draws, and '{study.method.name}' makes none. Use budget.trials or budget.hours."
             )
         return None
-    size: int | float = strategy.population
-    top = budget.top if budget.top is not None else ("1%" if math.isinf(size) or size >= 100 else 1)
-    return Coverage(size, top, budget.coverage or 0.9)
+    return Coverage(strategy.population, budget.top or _top(strategy.population), budget.coverage or 0.9)
+
+
+def _top(size: int | float) -> int | str:
+    return "1%" if math.isinf(size) or size >= 100 else 1
 
 
 def _difference(then: Any, now: Any) -> str:

@@ -59,7 +59,8 @@ def method(study: Study) -> tuple[Strategy, Objective]:
         raise ValueError(f"`every >= 1` must hold, but got every={given.every}. Without a controller it is random-sharing.")
     knobs = {
         "batch": given.aggregate, "lr": given.lr, "clip": given.clip, "entropy": given.entropy, "hidden": given.hidden,
-        "layers": 1, "init": given.init, "decay": given.decay, "skip_weight": given.skip_weight, "skip_target": given.skip_target,
+        "layers": 1, "init": given.init, "decay": given.decay, "skip_weight": given.skip_weight,
+        "skip_target": given.skip_target,
     }
     space = study.space()
     objective = Shared(

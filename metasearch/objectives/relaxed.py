@@ -126,9 +126,9 @@ class Relaxed(OneShot):
             return  # another config may not be
         if learner.episode_gradient is not Learner.episode_gradient and learner.episode_loss is Learner.episode_loss:
             raise ValueError(
-                f"darts follows the gradient of the loss on queries, but {learner.__name__} learns by none (it has an episode_gradient "
-                "of its own). Give the mixture a learner that does, such as prototypical or maml, or take a method that wants scores "
-                "only: enas, random-sharing, regularized-evolution, reinforce or random."
+                f"darts follows the gradient of the loss on queries, but {learner.__name__} learns by none (it has an "
+                "episode_gradient of its own). Give the mixture a learner that does, such as prototypical or maml, or take a "
+                "method that wants scores only: enas, random-sharing, regularized-evolution, reinforce or random."
             )
 
     def start(self, setting: Setting) -> Params:

@@ -101,7 +101,8 @@ def only(space: Space, paths: Collection[str], prefix: str = "") -> Space:
             bodies = tuple(only(body, paths, f"{path}.{i}.") for i, body in enumerate(dim.bodies))
             if any(body.dims for body in bodies):
                 if dim.count.low != dim.count.high:
-                    raise ValueError(f"RELAXED names decisions of '{path}', but how many items that has is itself one: fix its count")
+                    said = f"RELAXED names decisions of '{path}', but how many items that has is itself one"
+                    raise ValueError(f"{said}: fix its count")
                 found[name] = Repeat(dim.count, bodies)
         elif path in paths:
             found[name] = dim

@@ -5,6 +5,7 @@ replaying the ledger rebuilds it.
 """
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -59,6 +60,12 @@ class Strategy(ABC):
         self.hyperparameters = hyperparameters
         self.seed = seed
         self.mutate: Mutate = space.mutate
+
+    @property
+    def drawn_from(self) -> int | float:
+        """Of how many configs what a strategy marks as `drawn` is a uniform draw; math.inf: it is one of `Space.sample`, which
+        is not uniform over configs where a decision opens others."""
+        return self.space.size if self.space.flat else math.inf
 
     @property
     def population(self) -> int | float:

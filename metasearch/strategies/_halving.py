@@ -104,7 +104,11 @@ class Inner:
         if proposal is None:
             return None
         self.waiting.setdefault(digest(proposal.config), []).append(proposal)
-        return Proposal(proposal.config, until=until)
+        return Proposal(proposal.config, until=until, drawn=self.strategy.uniform or proposal.drawn)
+
+    @property
+    def drawn_from(self) -> int | float:
+        return self.strategy.population if self.strategy.uniform else self.strategy.drawn_from
 
     def state_dict(self) -> dict[str, Any] | None:
         state = self.strategy.state_dict()

@@ -89,8 +89,8 @@ class ByPath:
 class ByColumn:
     """Parameters are the columns of an encoded config, so all trials have the same; those not in force are silent.
 
-    genes: silent columns keep what was drawn for them; otherwise, and in a config from elsewhere, they hold the middle, so that a
-    model sees no difference there. Floats are given on [0, 1], in encoded space.
+    genes: silent columns keep what was drawn for them; otherwise, and in a config from elsewhere, they hold the middle, so that
+    a model sees no difference there. Floats are given on [0, 1], in encoded space.
     """
 
     def __init__(self, space: Space, *, genes: bool = True) -> None:
@@ -176,12 +176,18 @@ class OptunaStrategy(Strategy):
         self._worst: list[float] | None = None
         self._bad: list[int] = []  # trials that went wrong before any score was known: they run until there is a worst one
 
+    @property
+    def random_until(self) -> int:
+        """Of how many results the sampler draws at random while it has fewer."""
+        return 0
+
     @abstractmethod
     def _sampler(self, seed: int) -> BaseSampler: ...
 
     def ask(self) -> Proposal | None:
         if self._seen.everything:
             return None
+        drawn = len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < self.random_until
         view = View(self._study, None if self._most is None else self.kept(self._most))
         config = next(filter(None, (self._drawn(attempt, view) for attempt in range(REDRAWS))), None)
         if config is None:
@@ -189,7 +195,7 @@ class OptunaStrategy(Strategy):
             self._add(config)
         self._asked += 1
         self._seen.add(config)
-        return Proposal(config)
+        return Proposal(config, drawn=drawn)
 
     def tell(self, outcome: Outcome) -> None:
         config, key = outcome.proposal.config, digest(outcome.proposal.config)
@@ -282,8 +288,8 @@ class OptunaStrategy(Strategy):
         return [min(max(v, -HUGE), HUGE) for v in values] if all(map(math.isfinite, values)) else None
 
     def kept(self, most: int) -> set[int]:
-        """Numbers of at most so many told trials: the third that is best, and a sample of the rest, spread evenly over the order in
-        which they came, so that what was ruled out early stays ruled out."""
+        """Numbers of at most so many told trials: the third that is best, and a sample of the rest, spread evenly over the order
+        in which they came, so that what was ruled out early stays ruled out."""
         told = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if len(told) <= most:
             return {t.number for t in told}
@@ -301,8 +307,8 @@ class OptunaStrategy(Strategy):
 
 
 class View:
-    """A study as a sampler is shown it during one ask: of the told trials only some (None: all), and what it marks its own trial
-    with is kept here, for that one is in no study yet."""
+    """A study as a sampler is shown it during one ask: of the told trials only some (None: all), and what it marks its own
+    trial with is kept here, for that one is in no study yet."""
 
     def __init__(self, study: optuna.Study, kept: set[int] | None) -> None:
         self._study, self._kept = study, kept
@@ -337,7 +343,7 @@ class Marking:
 
 
 class Draw:
-    """What a sampler suggests, as an `optuna.Trial` does, but without entering a study: a config that was had leaves no trace."""
+    """What a sampler suggests, as an `optuna.Trial` does, but without entering a study: what was had leaves no trace."""
 
     def __init__(self, view: Any, sampler: BaseSampler, distributions: Mapping[str, BaseDistribution]) -> None:
         self.params: Params = {}

@@ -65,6 +65,10 @@ class Asha(Strategy):
         self._inner = Inner.build(space, h.inner, seed)
         self._running: list[Key] = []
 
+    @property
+    def drawn_from(self) -> int | float:
+        return self._inner.drawn_from
+
     def ask(self) -> Proposal | None:
         proposal = self._promotion()
         if proposal is None and not self.closed:

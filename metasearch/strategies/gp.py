@@ -34,6 +34,10 @@ class Gp(OptunaStrategy):
     def __init__(self, space: Space, *, hyperparameters: Hyperparameters, seed: int) -> None:
         super().__init__(space, hyperparameters=hyperparameters, seed=seed, spelling=ByColumn(space, genes=False), most=MOST)
 
+    @property
+    def random_until(self) -> int:
+        return int(self.hyperparameters.startup)
+
     def _sampler(self, seed: int) -> BaseSampler:
         return GPSampler(
             n_startup_trials=self.hyperparameters.startup,

@@ -111,6 +111,10 @@ class Hyperband(Strategy):
         self._open: list[Bracket] = []  # oldest first
         self._running: dict[Key, list[tuple[Bracket, int]]] = {}  # where each running trial belongs
 
+    @property
+    def drawn_from(self) -> int | float:
+        return self._inner.drawn_from
+
     def ask(self) -> Proposal | None:
         proposal = self._promotion(short=self.closed)
         if proposal is None and not self.closed:

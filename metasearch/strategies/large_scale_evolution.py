@@ -49,8 +49,8 @@ class LargeScaleEvolution(Strategy):
     asked for do not enter: their weights need not be here. Founders are the budget's roots; everything after them costs none,
     so that `evaluations` says when it ends.
 
-    `generation = n`: children come in broods of n (_brood.py), whose deaths, too, are those of the time when the brood before was
-    complete, and the number of workers changes nothing.
+    `generation = n`: children come in broods of n (_brood.py), whose deaths, too, are those of the time when the brood before
+    was complete, and the number of workers changes nothing.
     """
 
     children = True
@@ -80,7 +80,7 @@ class LargeScaleEvolution(Strategy):
             if self.founders not in ("simplest", "random"):
                 raise ValueError(f"founders are 'simplest' or 'random', but got {self.founders!r}")
             if not 0 <= self.generation < self.population:
-                raise ValueError(f"`0 <= generation < population` must hold, for each child takes somebody's place, but got {self}")
+                raise ValueError(f"`0 <= generation < population` must hold: each child takes somebody's place, but got {self}")
 
     def __init__(self, space: Space, *, hyperparameters: Hyperparameters, seed: int) -> None:
         super().__init__(space, hyperparameters=hyperparameters, seed=seed)
@@ -99,7 +99,7 @@ class LargeScaleEvolution(Strategy):
         founding = sum(n for key, n in self._running.items() if key.parent is None)
         nobody = not self.alive and not running
         if not self.closed and (self._founded + founding < h.population or nobody):
-            proposal = Proposal(self._founder(rng), until=h.steps)
+            proposal = Proposal(self._founder(rng), until=h.steps, drawn=h.founders == "random")
         elif not self._brood.ready(running > 0):
             return None
         elif len(self.alive) >= 2:

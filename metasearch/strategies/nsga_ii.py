@@ -63,6 +63,10 @@ class NsgaII(OptunaStrategy):
             marks={NSGAIISampler._get_generation_key(): 0},
         )
 
+    @property
+    def random_until(self) -> int:
+        return int(self.hyperparameters.population)
+
     def _sampler(self, seed: int) -> BaseSampler:
         h = self.hyperparameters
         return _Sampler(

@@ -122,7 +122,7 @@ class RegularizedEvolution(Strategy):
             config = self._child(rng)
         self._seen.add(config)
         self._running.setdefault(digest(config), []).append(self._asked)
-        return Proposal(config)
+        return Proposal(config, drawn=self._asked in self._founding)
 
     @property
     def _founders_missing(self) -> int:

@@ -47,8 +47,8 @@ LAST = ("params", "flops", "seconds", "step", "status", "norm", "unit", "seed", 
 class Row:
     """One trial. score: larger is better, None unless it is done; episodes: its scores on the bank, in the bank's order.
 
-    superseded: the trial that went on with this one's config and weights, or None. inherits: its study's trials are individuals,
-    and `until` is no rung.
+    superseded: the trial that went on with this one's config and weights, or None. inherits: its study's trials are
+    individuals, and `until` is no rung.
     """
 
     study: str

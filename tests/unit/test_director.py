@@ -21,6 +21,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from metasearch.budget import Coverage
+from metasearch.cli.live import Unit, in_a_line
 from metasearch.driver import launch, letters
 from metasearch.driver.director import Director, StudyMismatch, trial_seed
 from metasearch.driver.folder import LockedError
@@ -399,6 +401,32 @@ def test_where_children_inherit_the_best_trial_is_that_of_the_best_score(folder:
     assert board["trial"][0] == f"t/{best.id}"
     assert board["rank"].notna().all()
     assert len(board) == len(done)
+
+
+@pytest.mark.parametrize(("inner", "drawn"), [
+    ({"name": "regularized-evolution", "population": 8}, 8), ({"name": "tpe"}, 10),
+    ({"name": "guided-evolution", "startup": 5}, 5),
+    ({"name": "asha", "min_steps": 1, "max_steps": 4, "eta": 2}, 20), ({"name": "cma-es"}, None),
+    ({"name": "reinforce", "bins": 4}, None),
+    ({"name": "large-scale-evolution", "steps": 3, "evaluations": 30, "population": 6, "founders": "random"}, 6),
+])
+def test_a_strategy_that_adapts_shows_the_coverage_of_its_random_part(
+    folder: Path, inner: dict[str, Any], drawn: int | None
+) -> None:
+    """The space is flat and has 1,000 configs, so that draws are counted as those of random search; top is 1 % of them."""
+    wanted = study(20, method={"inner": inner})
+    director = Director(wanted, folder)
+    to_the_end(director)
+    status = director.status()
+    goal = Coverage(1000, "1%", 0.9)
+    assert status.random_part
+    assert status.coverage == (None if drawn is None else goal.reached(drawn))
+    kill(director)
+    again = Director(wanted, folder)
+    assert again.status().coverage == status.coverage, "it is in the ledger"
+    said = in_a_line(again.status(), Unit("accuracy"))
+    assert ("by its random draws alone" in said) == (drawn is not None)
+    again.close()
 
 
 def test_the_first_measurement_of_a_mode_counts(folder: Path) -> None:

@@ -55,7 +55,9 @@ class Scripted(Strategy):
         self.told.append((outcome.trial, outcome.status, outcome.score))
 
 
-def open_(folder: Path, script: list[Config], monkeypatch: pytest.MonkeyPatch, wanted: Study | None = None, **more: Any) -> Director:
+def open_(
+    folder: Path, script: list[Config], monkeypatch: pytest.MonkeyPatch, wanted: Study | None = None, **more: Any
+) -> Director:
     monkeypatch.setattr(Study, "strategy", lambda self: Scripted(script, **more))
     return Director(wanted or study(), folder)
 

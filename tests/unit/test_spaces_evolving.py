@@ -124,7 +124,8 @@ def test_a_mutation_is_known_by_what_it_left_behind() -> None:
     rng = np.random.default_rng(1)
     for seed in range(20):
         parent = _grown(3 * seed, seed)
-        dna = DNA(float(parent["learning_rate"]), int(parent["weights"]), tuple(map(evolving_nets._read, items(parent, "layers"))))
+        layers = tuple(map(evolving_nets._read, items(parent, "layers")))
+        dna = DNA(float(parent["learning_rate"]), int(parent["weights"]), layers)
         for name, change in MUTATIONS.items():
             made = change(dna, rng)
             if made is not None and made[0] != dna:
@@ -134,7 +135,7 @@ def test_a_mutation_is_known_by_what_it_left_behind() -> None:
 
 @pytest.mark.slow
 def test_all_eleven_mutations_are_in_the_ledger_of_a_real_study(tmp_path: Path) -> None:
-    """300 nets of which each trains for one step on real tasks; with 288 children the rarest, removing a skip, comes some ten times."""
+    """300 nets of which each trains for one step; among 288 children the rarest, removing a skip, comes some ten times."""
     study = Study.from_json({
         "name": "t", "space": "evolving-nets", "seed": 1, "budget": {"trials": 12}, "validation": {"episodes": 2},
         "method": {"name": "large-scale-evolution", "steps": 1, "evaluations": 300, "population": 12},

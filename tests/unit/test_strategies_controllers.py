@@ -110,7 +110,7 @@ def test_a_skip_has_the_probability_of_the_paper() -> None:
 
 
 def test_the_divergence_of_skips_is_that_of_enas() -> None:
-    """KL(p || rate), summed over the skips of an item, averaged over the items that have some; p read off the log-probabilities."""
+    """KL(p || rate), summed over the skips of an item, averaged over the items that have some; p from the log-probabilities."""
     controller = Controller(SKIPS, hidden=9)
     weights = wide(controller)
     plan = controller.plan({
@@ -140,7 +140,9 @@ def skip_rate(policy: PolicyGradient) -> float:
     return sum(map(bool, skips)) / len(skips)
 
 
-@pytest.mark.parametrize(("weight", "target", "low", "high"), [(0.0, 0.4, 0.45, 0.56), (0.8, 0.4, 0.34, 0.44), (0.8, 0.15, 0.08, 0.24)])
+@pytest.mark.parametrize(("weight", "target", "low", "high"), [
+    (0.0, 0.4, 0.45, 0.56), (0.8, 0.4, 0.34, 0.44), (0.8, 0.15, 0.08, 0.24),
+])
 def test_the_prior_moves_the_rate_of_skips(weight: float, target: float, low: float, high: float) -> None:
     """Rewards that say nothing: without the prior a controller stays where it began, at 1/2 (some 600 skips: 0.02)."""
     policy = made("reinforce", SKIPS, batch=4, lr=0.02, hidden=12, layers=1, skip_weight=weight, skip_target=target)
@@ -156,7 +158,8 @@ def test_the_prior_holds_against_rewards_that_want_every_skip() -> None:
         policy = made("reinforce", SKIPS, batch=4, lr=0.02, hidden=12, layers=1, skip_weight=weight)
         for _ in range(60):
             drawn = [policy.sample() for _ in range(4)]
-            policy.update(drawn, [0.5 * float(np.mean([bool(v) for k, v in s.config.items() if "skip_" in k] or [0])) for s in drawn])
+            skips = [[bool(v) for k, v in sample.config.items() if "skip_" in k] for sample in drawn]
+            policy.update(drawn, [0.5 * sum(taken) / max(1, len(taken)) for taken in skips])
         rates.append(skip_rate(policy))
     assert rates[0] > 0.9
     assert rates[1] < 0.75

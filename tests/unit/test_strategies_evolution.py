@@ -239,7 +239,8 @@ def test_in_generation_mode_workers_of_a_study_change_nothing(case: str, tmp_pat
             lane = order.choice(sorted(held))
             said = held.pop(lane)
             score = float(said.proposal.config["x"]) + math.sin(said.trial)  # type: ignore[arg-type]
-            ending = Ending(said.trial, "error", reason="no") if said.trial % 9 == 0 else Ending(said.trial, "done", score, step=3)
+            bad = said.trial % 9 == 0
+            ending = Ending(said.trial, "error", reason="no") if bad else Ending(said.trial, "done", score, step=3)
             director.end(lane, f"{call >= 30}", ending)
         assert director.finished
         director.close()
