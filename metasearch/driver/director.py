@@ -275,7 +275,8 @@ class Director:
             best_low=interval[0] if interval else None, best_high=interval[1] if interval else None,
             eta_seconds=self._eta(planned, used, elapsed), coverage=coverage,
             coverage_wanted=self.study.budget.coverage, top=self.goal.top if self.goal else None,
-            random_part=not self.strategy.uniform, elapsed_seconds=elapsed, reason=self.reason, lanes=tuple(sorted(self._holder)), pid=self._owner,
+            random_part=not self.strategy.uniform, elapsed_seconds=elapsed,
+            reason=self.reason, lanes=tuple(sorted(self._holder)), pid=self._owner,
             host=socket.gethostname(), calls=self._calls, overdue=self._overdue(),
         )
 

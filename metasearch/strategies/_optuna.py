@@ -363,6 +363,7 @@ class Draw:
 
     def _suggested(self, name: str) -> int | float:
         distribution: Any = self._distributions[name]
+        value: int | float
         if distribution.single():
             value = distribution.choices[0] if isinstance(distribution, CategoricalDistribution) else distribution.low
         elif name in self._together and distribution._contains(distribution.to_internal_repr(self._together[name])):

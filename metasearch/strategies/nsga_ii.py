@@ -75,7 +75,7 @@ class NsgaII(OptunaStrategy):
         )
 
 
-class _Sampler(NSGAIISampler):
+class _Sampler(NSGAIISampler):  # type: ignore[misc]  # it says nothing of its types
     """All trials have the same parameters, so that the first one that is complete says what all have in common."""
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
