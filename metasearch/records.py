@@ -26,6 +26,7 @@ class Proposal:
     until:  absolute outer step at which the trial ends, or None for the recipe's own number of steps.
     moved:  path prefixes of this config -> those of the parent's, so that inherited weights follow moved layers.
     seed:   None from `ask`; the driver stamps hash(study seed, trial number).
+    drawn:  the config is a random draw that depends on no score, so that coverage counts it in a strategy that adapts.
     """
 
     config: Config
@@ -33,6 +34,7 @@ class Proposal:
     until: int | None = None
     moved: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
+    drawn: bool = field(default=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -446,6 +446,14 @@ class Space:
 
     # -- drawing and changing --------------------------------------------------------------------------------------------
 
+    @property
+    def flat(self) -> bool:
+        """Whether no decision opens others and all values are alike, so that a sample is uniform over configs."""
+        return all(
+            not any(space.dims for space in dim.spaces) if isinstance(dim, Choice) else isinstance(dim, Int) and not dim.log
+            for dim in self.dims.values()
+        )
+
     def sample(self, rng: np.random.Generator) -> Config:
         """Draws every decision in force independently, uniformly in encoded space (for a Choice: each option alike)."""
         return self._completed({}, rng)

@@ -34,6 +34,7 @@ from metasearch.records import Config
 from metasearch.space import Choice, Space
 from metasearch.tasks import TaskShape
 from search_spaces._few_shot import Way, few_shot
+from search_spaces._orders import orders
 
 PRIMITIVES = (
     "none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5",
@@ -88,6 +89,42 @@ def graph(config: Config) -> list[Graph]:
 
 def _name(node: int) -> str:
     return INPUTS[node] if node < 2 else f"node {node - 2}"
+
+
+Edges = dict[tuple[int, int], str]  # (node, source) -> operation
+OF_ZEROS = ("max_pool_3x3", "avg_pool_3x3", "skip_connect")  # are zeros; a convolution has its norm's shift
+
+
+def canonical(config: Config) -> Config:
+    """The first of the configs whose cells differ only in the numbers of their nodes, whose order is that of the channels behind
+    them. What pools or copies a node without inputs is none."""
+    found: Config = {}
+    for kind in KINDS:
+        cell = _without_zeros({(node, source): str(config[f"{kind}_e{node}{source}"]) for node, source in EDGES})
+        reads = [[source - 2 for source in range(2, node) if cell[node, source] != "none"] for node in NODES]
+        first = min(
+            (_renumbered(cell, order) for order in orders(reads)),
+            key=lambda cell: [PRIMITIVES.index(cell[edge]) for edge in EDGES],
+        )
+        found |= {f"{kind}_e{node}{source}": first[node, source] for node, source in EDGES}
+    return found
+
+
+def _without_zeros(cell: Edges) -> Edges:
+    zeros, found = set[int](), dict(cell)
+    for node in NODES:
+        for source in range(node):
+            if source in zeros and found[node, source] in OF_ZEROS:
+                found[node, source] = "none"
+        if all(found[node, source] == "none" for source in range(node)):
+            zeros.add(node)
+    return found
+
+
+def _renumbered(cell: Edges, order: tuple[int, ...]) -> Edges:
+    """order: nodes, less 2, by their new numbers, less 2."""
+    old = {0: 0, 1: 1} | {place + 2: node + 2 for place, node in enumerate(order)}
+    return {(node, source): cell.get((old[node], old[source]), "none") for node, source in EDGES}
 
 
 def _net(config: Config, shape: TaskShape, outputs: int | None, stack: Stack, *, relaxed: bool) -> Net:

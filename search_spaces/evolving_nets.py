@@ -28,7 +28,7 @@ from metasearch.records import Config
 from metasearch.space import Choice, Float, Int, Repeat, Space, items
 from metasearch.tasks import TaskShape
 
-__all__ = ["MUTATIONS", "SPACE", "graph", "mutations", "recipe"]
+__all__ = ["MUTATIONS", "SPACE", "between", "graph", "mutations", "recipe"]
 
 DEPTH = 16  # layers at most
 SIZES = (1, 3, 5, 7)
@@ -185,6 +185,28 @@ MUTATIONS: dict[str, Callable[[DNA, np.random.Generator], Change | None]] = {
     "remove-convolution": remove_convolution, "alter-stride": alter_stride, "alter-number-of-channels": alter_channels,
     "filter-size": filter_size, "insert-one-to-one": insert_one_to_one, "add-skip": add_skip, "remove-skip": remove_skip,
 }
+
+
+
+def between(parent: Config, child: Config) -> str:
+    """The name of the mutation that led from the one to the other, as a ledger has them; "identity" if they are equal."""
+    a, b = items(parent, "layers"), items(child, "layers")
+    if len(b) < len(a):
+        return "remove-convolution"
+    if len(b) > len(a):
+        convolutions = [sum(layer["kind"] == "conv" for layer in layers) for layers in (a, b)]
+        return "insert-convolution" if convolutions[1] > convolutions[0] else "insert-one-to-one"
+    changed = {path.rpartition(".")[2]: path for path in (*parent, *child) if parent.get(path) != child.get(path)}
+    if not changed:
+        return "identity"
+    name, path = changed.popitem()
+    if name == "skip":
+        return "add-skip" if child[path] else "remove-skip"
+    return {
+        "learning_rate": "alter-learning-rate", "weights": "reset-weights", "stride": "alter-stride",
+        "channels": "alter-number-of-channels", "height": "filter-size", "width": "filter-size",
+    }[name]
+
 
 FIRST = 16  # channels of a convolution of the picture itself, whose own number (1 or 3) no mutation would leave soon
 

@@ -20,6 +20,7 @@ from metasearch.records import Config
 from metasearch.space import Choice, Int, Repeat, Space
 from metasearch.tasks import TaskShape
 from search_spaces._few_shot import Way, few_shot
+from search_spaces._orders import orders
 
 __all__ = ["SPACE", "Design", "canonical", "flattened", "graph", "mutations", "recipe"]
 
@@ -75,12 +76,42 @@ def mutations(config: Config, rng: np.random.Generator) -> tuple[Config, dict[st
     return {**config, path: others[int(rng.integers(len(others)))]}, {}
 
 
+Form = tuple[int, ...]  # of every edge: 0 for none, else 1 + the number of what is on it
+
+
+CHAIN: Form = tuple(int(source == target - 1) for source, target in _edges(MOTIF_NODES))
+
+
 def canonical(config: Config) -> Config:
-    """Motifs that the cell does not use are chains of identities."""
-    used = {config[f"cell.0.e{t}{s}"] for s, t in _edges(CELL_NODES)}
-    first = {f"motif.{i}.e{t}{s}": "identity" if s == t - 1 else "none"
-             for i, name in enumerate(MOTIFS) if name not in used for s, t in _edges(MOTIF_NODES)}
-    return {**config, **first}
+    """The first of the configs whose cells differ only in the numbers of nodes and motifs: equal motifs are one, what lies on
+    no way from input to output is none, and motifs that the cell does not use are chains of identities."""
+    numbers = {operation: number for number, operation in enumerate(PRIMITIVES.values(), 1)}
+    cell = between(_cell(config)) or Motif(CELL_NODES, {})
+    forms = {edge: _form(what, {e: numbers[str(w)] for e, w in what.edges.items()})
+             for edge, what in cell.edges.items() if isinstance(what, Motif)}
+    motifs = sorted(set(forms.values()))
+    top = _form(cell, {edge: motifs.index(form) + 1 for edge, form in forms.items()})
+    motifs += [CHAIN] * (len(MOTIFS) - len(motifs))
+    found = {"motif.count": len(MOTIFS), "cell.count": 1, **_entered("cell.0", CELL_NODES, top, MOTIFS)}
+    for i, form in enumerate(motifs):
+        found |= _entered(f"motif.{i}", MOTIF_NODES, form, tuple(PRIMITIVES))
+    return SPACE.normal(found)
+
+
+def _form(motif: Motif, numbers: dict[Edge, int]) -> Form:
+    """The first over all numberings of the nodes between input and output."""
+    last = motif.nodes - 1
+    reads = [[source - 1 for source, target in numbers if target == node and source > 0] for node in range(1, last)]
+    found: list[Form] = []
+    for order in orders(reads):
+        old = [0, *(node + 1 for node in order), last]
+        found.append(tuple(numbers.get((old[source], old[target]), 0) for source, target in _edges(motif.nodes)))
+    return min(found)
+
+
+def _entered(path: str, nodes: int, form: Form, below: tuple[str, ...]) -> Config:
+    edges = zip(_edges(nodes), form, strict=True)
+    return {f"{path}.e{target}{source}": ("none", *below)[number] for (source, target), number in edges}
 
 
 def graph(config: Config) -> list[Graph]:

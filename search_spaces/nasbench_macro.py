@@ -19,9 +19,10 @@ from metasearch.space import Choice, Space
 from metasearch.tasks import TaskShape
 from search_spaces._few_shot import Way, few_shot
 
-__all__ = ["SPACE", "Macro", "arch", "from_arch", "graph", "recipe"]
+__all__ = ["SPACE", "Macro", "arch", "canonical", "from_arch", "graph", "recipe"]
 
 LAYERS = tuple(f"layer{i}" for i in range(8))
+KEEPING = ((1,), (3, 4), (6, 7))  # the layers of each stage that keep their input's shape, where an identity does nothing
 
 SPACE = Space({layer: Choice(BLOCKS) for layer in LAYERS})
 
@@ -42,6 +43,16 @@ def from_arch(text: str) -> Config:
     if len(text) != len(LAYERS) or not set(text) <= set("012"):
         raise ValueError(f"a net of NAS-Bench-Macro is {len(LAYERS)} digits of 0, 1 and 2, but got {text!r}")
     return {layer: BLOCKS[int(digit)] for layer, digit in zip(LAYERS, text, strict=True)}
+
+
+def canonical(config: Config) -> Config:
+    """Layers that do nothing come last among those of one shape: 3,969 nets are left."""
+    found = dict(config)
+    for layers in KEEPING:
+        blocks = [config[LAYERS[i]] for i in layers]
+        busy = [block for block in blocks if block != "identity"]
+        found |= zip((LAYERS[i] for i in layers), busy + ["identity"] * (len(blocks) - len(busy)), strict=True)
+    return found
 
 
 def graph(config: Config) -> list[Graph]:

@@ -27,6 +27,7 @@ from metasearch.records import Config
 from metasearch.space import Choice, Int, Repeat, Space, items, origin
 from metasearch.tasks import TaskShape
 from search_spaces._few_shot import Way, few_shot
+from search_spaces._orders import orders
 
 OPERATIONS = (
     "skip_connect", "conv_3x1_1x3", "conv_7x1_1x7", "dil_conv_3x3", "avg_pool_3x3", "max_pool_3x3", "max_pool_5x5",
@@ -73,6 +74,31 @@ def mutations(config: Config, rng: np.random.Generator) -> tuple[Config, dict[st
                 if read in now:  # else the block that it read is gone, and it reads what mutate chose
                     child[f"{kind}.{i}.{side}"] = now[read]
     return child, moved
+
+
+def canonical(config: Config) -> Config:
+    """The first of the configs whose cells differ only in the numbers of their blocks, or in the order of a block's two sides:
+    whoever reads what is concatenated has a weight for every channel."""
+    found: Config = {}
+    for kind in KINDS:
+        blocks = items(config, kind)
+        reads = [[int(block[side]) - 2 for side in SIDES if int(block[side]) > 1] for block in blocks]
+        found[f"{kind}.count"] = len(blocks)
+        for i, (sides, combine) in enumerate(min(_renumbered(blocks, order) for order in orders(reads))):
+            for name, (source, number) in zip(SIDES, sides, strict=True):
+                found |= {f"{kind}.{i}.{name}": source, f"{kind}.{i}.{name}_op": OPERATIONS[number]}
+            found[f"{kind}.{i}.combine"] = combine
+    return SPACE.normal(found)
+
+
+def _renumbered(blocks: list[Config], order: tuple[int, ...]) -> list[tuple[list[tuple[int, int]], str]]:
+    """order: blocks by their new numbers. Of every block: (what it reads, its operation's number) twice, and the combination."""
+    new = {0: 0, 1: 1} | {block + 2: place + 2 for place, block in enumerate(order)}
+    return [
+        (sorted((new[int(blocks[i][side])], OPERATIONS.index(str(blocks[i][f"{side}_op"]))) for side in SIDES),
+         str(blocks[i]["combine"]))
+        for i in order
+    ]
 
 
 def graph(config: Config) -> list[Graph]:

@@ -16,13 +16,15 @@ Format = Literal["table", "csv", "json", "parquet"]
 
 def write(board: DataFrame, form: Format, output: Path | None) -> None:
     """To a file, or to stdout."""
-    from metasearch.track.formats import as_csv, as_json, as_parquet, save
+    from metasearch.track.formats import as_csv, as_json, as_parquet, missing, save
 
     if form == "table":
         if output is not None:
             raise Refused("a table is for people: with --output, --format is csv, json or parquet")
         show(board)
         return
+    for line in missing(board):
+        talk(line)
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise Refused("Parquet is no text: name a file with --output, or send stdout to one")
     content = as_csv(board) if form == "csv" else as_json(board) + "\n" if form == "json" else as_parquet(board)

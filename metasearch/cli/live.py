@@ -148,7 +148,8 @@ def _coverage(status: Status) -> str:
     if status.coverage is None:
         return ""
     wanted = "" if status.coverage_wanted is None else f" of {status.coverage_wanted:.2f}"
-    return f", coverage {status.coverage:.2f}{wanted} for the top {status.top}"
+    part = " by its random draws alone" if status.random_part else ""
+    return f", coverage {status.coverage:.2f}{wanted} for the top {status.top}{part}"
 
 
 def _left(status: Status) -> str:

@@ -175,7 +175,8 @@ def _concluded(study: Study, result: Result, home: Path, as_json: bool) -> None:
         board.show(found)
     if one.coverage is not None:
         wanted = "" if one.coverage_wanted is None else f" (wanted: {one.coverage_wanted:g})"
-        talk(f"coverage: one of the top {one.top} was tried with probability {one.coverage:.3f}{wanted}")
+        part = ", by the random draws of the strategy alone" if one.random_part else ""
+        talk(f"coverage: one of the top {one.top} was tried with probability {one.coverage:.3f}{wanted}{part}")
     if study.track.enabled:
         from metasearch.track.store import sqlite_path, tracking_uri
 

@@ -18,7 +18,7 @@ import socket
 import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from metasearch.driver.worker import stack_file
 from metasearch.home import parcel_path
 from metasearch.ledger import Ledger, LedgerError, TrialRow, finite
 from metasearch.objectives import MODES, Mode
-from metasearch.records import LOOKED_AT, Outcome, Proposal
+from metasearch.records import LOOKED_AT, Config, Outcome, Proposal
 from metasearch.space import digest
 from metasearch.strategies import Strategy
 
@@ -44,10 +44,13 @@ __all__ = ["Director", "LockedError", "Status", "StudyMismatch", "trial_seed"]
 
 DEATHS = 2  # a worker that dies so often in one trial, without a report in between, takes the trial with it
 OVERDUE = 8.0  # seconds after a watchdog should have ended a hung worker
-INFEASIBLE = 1000  # so many proposals refused in a row end a study
+INFEASIBLE = 1000  # so many proposals refused in a row end a study;
+NEVER = 200  # so many are enough where none was ever feasible: with 95 % confidence fewer than 1.5 % of its proposals are
 FAILED = frozenset({"error", "oom"})
 USED = frozenset({"done", "diverged", "reused"})  # what uses up a trial of the budget; the rest is replaced
-SNAPSHOT = 100  # outcomes between two snapshots of a strategy that offers them
+SNAPSHOT = 100  # outcomes between two snapshots of a strategy that offers them,
+SLOW = 0.5  # or seconds that it has spent since the last one: as much as has to be spent again after a kill
+Key = tuple[str, int | None, int | None, tuple[tuple[str, str], ...]]  # digest of a config, parent, until, moved
 log = logging.getLogger("metasearch.driver")
 
 
@@ -73,7 +76,7 @@ class Status:
     best_low: float | None  # 95 % over the bank's episodes; None if the trial has no per-episode scores
     best_high: float | None
     eta_seconds: float | None
-    coverage: float | None  # probability that one of the top was looked at; None: the strategy draws nothing uniformly
+    coverage: float | None  # probability that one of the top was looked at; None: the strategy drew nothing at random
     coverage_wanted: float | None
     top: int | str | None  # what `coverage` counts as top
     elapsed_seconds: float
@@ -82,6 +85,7 @@ class Status:
     pid: int = 0
     host: str = ""
     calls: int = 0  # of lanes, in this session
+    random_part: bool = False  # `coverage` is that of the random draws among an adaptive strategy's proposals
     overdue: tuple[str, ...] = ()  # lanes that should have reported, or ended themselves, some time ago
 
     def to_json(self) -> dict[str, Any]:
@@ -120,6 +124,7 @@ class Director:
         self._began = time.monotonic()
         self._earlier = 0.0  # seconds of earlier sessions
         self._since_snapshot = 0
+        self._spent_since = 0.0  # seconds of the strategy, since its last snapshot
         self._stopping: str | None = None
         self._broken: Exception | None = None
         self._calls = 0
@@ -131,6 +136,8 @@ class Director:
             self._lock = undo.enter_context(lock(self.folder, owner=owner))
             self.space = study.space()
             self.strategy: Strategy = study.strategy()
+            self._repeats = study.repeats or self.strategy.repeats
+            self._canonical = self._meanings()
             self.goal = _goal(study, self.strategy)
             self._needed = self.goal.needed if self.goal is not None and study.budget.coverage is not None else None
             self.ledger, new = self._opened(about or {})
@@ -146,10 +153,11 @@ class Director:
         self.counts: Counter[str] = Counter()  # ended trials by status
         self._open_roots: set[int] = set()
         self._used_roots = 0
-        self._looked: set[str] = set()  # distinct root configs that somebody looked at
+        self._looked: set[str] = set()  # distinct root configs that were drawn, and that somebody looked at
         self._looked_open: Counter[str] = Counter()  # root configs on their way
         self._refused = 0  # infeasible ones in a row
-        self._same: dict[tuple[str, int | None, int | None], int] = {}  # what was proposed -> the trial that runs or ran it
+        self._keys: dict[int, Key] = {}  # of every trial: by what a repetition is known
+        self._same: dict[Key, int] = {}  # what was proposed -> the trial that runs or ran it
         self._twins: dict[int, list[int]] = {}  # trial -> later proposals of the same thing, which wait for its result
         self._open: dict[int, None] = {}  # proposed, not ended; in order
         self._orphans: deque[int] = deque()  # proposed or started, but nobody's now
@@ -257,7 +265,7 @@ class Director:
 
             found = mean_interval(best.episodes)
             interval = (float(found.low), float(found.high))
-        used, elapsed = self._used_roots, self.elapsed
+        used, elapsed, coverage = self._used_roots, self.elapsed, self.coverage
         planned = self.planned
         return Status(
             name=self.study.name, planned=planned, used=used, done=self.counts["done"], running=len(self._holder),
@@ -265,9 +273,10 @@ class Director:
             reused=self.counts["reused"], best_trial=best.id if best else None,
             best_score=best.outcome.score if best and best.outcome else None,
             best_low=interval[0] if interval else None, best_high=interval[1] if interval else None,
-            eta_seconds=self._eta(planned, used, elapsed), coverage=self.coverage,
+            eta_seconds=self._eta(planned, used, elapsed), coverage=coverage,
             coverage_wanted=self.study.budget.coverage, top=self.goal.top if self.goal else None,
-            elapsed_seconds=elapsed, reason=self.reason, lanes=tuple(sorted(self._holder)), pid=self._owner,
+            random_part=not self.strategy.uniform, elapsed_seconds=elapsed,
+            reason=self.reason, lanes=tuple(sorted(self._holder)), pid=self._owner,
             host=socket.gethostname(), calls=self._calls, overdue=self._overdue(),
         )
 
@@ -292,7 +301,11 @@ class Director:
 
     @property
     def coverage(self) -> float | None:
-        return self.goal.reached(len(self._looked)) if self.goal else None
+        """Of a strategy that adapts that of its random part; None where it drew nothing."""
+        if self.goal is None and self._looked:
+            size = self.strategy.drawn_from
+            self.goal = Coverage(size, _top(size), 0.9)
+        return None if self.goal is None else self.goal.reached(len(self._looked))
 
     def close(self, reason: str | None = None) -> None:
         """Ends this session. A study that is not finished gets a `stopped` row with the reason and the coverage that it has."""
@@ -334,10 +347,17 @@ class Director:
         for outcome in told:
             self._prune(outcome.trial)
         self._since_snapshot += len(told)
-        if self._since_snapshot >= SNAPSHOT:
-            self._since_snapshot = 0
+        if self._since_snapshot >= SNAPSHOT or (told and self._spent_since >= SLOW):
+            self._since_snapshot, self._spent_since = 0, 0.0
             save_snapshot(self.folder, self.strategy, self.ledger.last)
         self._write_status()
+
+    @contextlib.contextmanager
+    def _thinking(self) -> Iterator[None]:
+        """Counts what the strategy costs. Nothing depends on it but how often its state is kept."""
+        began = time.thread_time()
+        yield
+        self._spent_since += time.thread_time() - began
 
     # -- rows and what follows from them ----------------------------------------------------------------------------------
 
@@ -355,7 +375,8 @@ class Director:
                 return None
             if self._idle_at == self._ended and self._open:
                 return None  # it had nothing to ask, and has been told nothing since
-            proposal = self.strategy.ask()
+            with self._thinking():
+                proposal = self.strategy.ask()
             if proposal is None:
                 self._idle_at = self._ended
                 if not self._open:
@@ -379,9 +400,9 @@ class Director:
         if proposal.parent is None:
             self._open_roots.add(number)
             self._looked_open[digest(proposal.config)] += 1
-        key = _key(proposal)
+        key = self._keys[number] = self._key(proposal)
         first = self._same.get(key)
-        if first is None or self.strategy.repeats:
+        if first is None or self._repeats:
             self._same[key] = number
             self._orphans.append(number)
         elif first in self._open:
@@ -396,21 +417,46 @@ class Director:
         parent = proposal.parent
         if parent is not None and parent not in self._trials:
             return Ending(number, "error", reason=f"it goes on from trial {parent}, which this study does not have")
-        first = self._same[_key(proposal)]
+        first = self._same[self._keys[number]]
         if first == number or first in self._open:
             return None
-        return self._reuse(number, self._trials[first])
+        return self._reuse(number, proposal, self._trials[first])
+
+    # -- repetitions ------------------------------------------------------------------------------------------------------
+
+    def _meanings(self) -> Callable[[Config], Config] | None:
+        """The space's `canonical`, where configs that mean the same share a result: not where repeats are wanted, nor where
+        trials go on from others, since in isomorphic cells equal weights have other names."""
+        canonical = getattr(self.study.space_module(), "canonical", None)
+        return None if self._repeats or self.strategy.children or not callable(canonical) else canonical
+
+    def _key(self, proposal: Proposal) -> Key:
+        config = proposal.config
+        if self._canonical is not None and not self.space.problems(config):
+            try:
+                config = self._canonical(dict(config))
+            except Exception as error:  # a mistake in the space's file: this config then stands for itself
+                log.warning("canonical(%s) of space '%s' fails: %s", config, self.study.space_name, error)
+        return digest(config), proposal.parent, proposal.until, tuple(sorted(proposal.moved.items()))
+
+    def _tried_again(self, status: str) -> bool:
+        """Is a trial that ended so no answer to whoever asks for the same? Nor are the limits that one cell exceeds (with
+        weights that nothing reads) those of an isomorphic one."""
+        return status in FAILED or (status == "infeasible" and self._canonical is not None)
 
     @staticmethod
-    def _reuse(number: int, first: TrialRow) -> Ending:
-        outcome = first.outcome
+    def _reuse(number: int, proposal: Proposal, first: TrialRow) -> Ending:
+        """The recorded result. Of another config that means the same there is no parcel: its weights have other names."""
+        outcome, equal = first.outcome, proposal.config == first.proposal.config
         assert outcome is not None
-        same = "infeasible" if outcome.status == "infeasible" else "reused"
         return Ending(
-            number, "infeasible" if same == "infeasible" else "reused", score=outcome.score, metrics=outcome.metrics,
-            step=outcome.step, reason=f"the same as trial {first.id}, which is {outcome.status}", checkpoint=first.checkpoint,
+            number, "infeasible" if outcome.status == "infeasible" else "reused", score=outcome.score, metrics=outcome.metrics,
+            step=outcome.step, reason=f"{'' if equal else 'it means '}the same as trial {first.id}, which is {outcome.status}",
+            checkpoint=first.checkpoint if equal else None,
             episodes=None if first.episodes is None else first.episodes.tobytes(),
         )
+
+    # -- running ----------------------------------------------------------------------------------------------------------
 
     def _start(self, number: int, lane: str, process: str) -> None:
         row = self._trials[number]
@@ -477,17 +523,18 @@ class Director:
         self._ended_here += 1
         told.append(outcome)
         twins = self._freed_twins(row)
-        self.strategy.tell(outcome)
+        with self._thinking():
+            self.strategy.tell(outcome)
         for twin in twins:
-            self._write_end(self._reuse(twin, row), told)
+            self._write_end(self._reuse(twin, self._trials[twin].proposal, row), told)
 
     def _freed_twins(self, row: TrialRow) -> list[int]:
         """The trials that waited for this one and may now be answered; if it failed, the first of them runs in its place."""
         twins = [twin for twin in self._twins.pop(row.id, []) if twin in self._open]
-        if not twins or row.status not in FAILED:
+        if not twins or not self._tried_again(row.status):
             return twins
         first, rest = twins[0], twins[1:]
-        self._same[_key(row.proposal)] = first
+        self._same[self._keys[row.id]] = first
         self._orphans.append(first)
         if rest:
             self._twins[first] = rest
@@ -511,13 +558,21 @@ class Director:
                 del self._looked_open[name]
             if status in USED:
                 self._used_roots += 1
-            if status in LOOKED_AT:
+            if status in LOOKED_AT and (self.strategy.uniform or proposal.drawn):
                 self._looked.add(name)
-        if status in FAILED and self._same.get(_key(proposal)) == row.id:
-            del self._same[_key(proposal)]  # asked for again, it is tried again
+        if self._tried_again(status) and self._same.get(self._keys[row.id]) == row.id:
+            del self._same[self._keys[row.id]]
         self._refused = self._refused + 1 if status == "infeasible" else 0
-        if status == "done" and (self._best is None or _rank(row) > _rank(self._best)):
+        if status == "done" and (self._best is None or self._rank(row) > self._rank(self._best)):
             self._best = row
+
+    def _rank(self, row: TrialRow) -> tuple[float, float]:
+        """Only equal lengths compare: a full training beats a shorter segment, then the score counts. Where children inherit, a
+        length is that of a lineage, and only the score counts."""
+        assert row.outcome is not None
+        whole = row.proposal.until is None or self.strategy.inherits
+        score = row.outcome.score
+        return (math.inf if whole else float(row.proposal.until or 0)), -math.inf if score is None else score
 
     def _died(self, number: int, told: list[Outcome]) -> None:
         """The process that ran a trial is gone: adopt its letter, or let the trial go on, or give it up."""
@@ -575,9 +630,26 @@ class Director:
         failed = sum(self.counts[status] for status in FAILED)
         if failed > self._errors_allowed:
             return "errors"
-        if self._refused >= INFEASIBLE:
+        if self._refused >= (NEVER if self._refused == self._ended else INFEASIBLE):
             return "infeasible"
         return None
+
+    def _never_met(self) -> str:
+        """Why a study ends in which nothing is feasible, and what to do."""
+        refused = [row.outcome for row in self._trials.values() if row.outcome is not None and row.status == "infeasible"]
+        refused = refused[-self._refused:]
+        said = []
+        for name, most in self.study.limits.measured().items():
+            found = [outcome.metrics[name] for outcome in refused if name in outcome.metrics]
+            if found and min(found) > most:
+                said.append(f"none meets limits.max_{name} = {most:,g}: the least was {min(found):,g}")
+        if not said:
+            said.append(f"the last one: {refused[-1].reason}")
+        out = "Raise the limit" if self.study.limits.measured() else "Correct that"
+        return (
+            f"the last {self._refused} proposals were all infeasible; {'; '.join(said)}. {out}, or let the space offer what "
+            f"fits, in a study of another name."
+        )
 
     @property
     def _errors_allowed(self) -> int:
@@ -609,6 +681,8 @@ class Director:
 
     def _stop_row(self, reason: str, *, final: bool) -> None:
         """Why the study stops, and the coverage that it really reached."""
+        if reason == "infeasible":
+            self.note(None, self._never_met())
         reached = {"coverage": self.coverage, "wanted": self.study.budget.coverage}
         self.ledger.append("stopped", {"reason": reason, **reached, "final": final, **self._limits()})
         if final:
@@ -649,7 +723,7 @@ class Director:
     def _facts(self) -> dict[str, Any]:
         return {
             "study": self.study.to_json(), "digest": self.study.digest,
-            "space": self.space.to_json(), "space_digest": self.space.digest,
+            "space": self.space.to_json(), "space_digest": self.space.digest, "inherits": self.strategy.inherits,
         }
 
     def _same_study(self, then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
@@ -780,16 +854,6 @@ def _storage_error(error: Exception, path: Path) -> OSError | None:
     return None
 
 
-def _key(proposal: Proposal) -> tuple[str, int | None, int | None]:
-    return digest(proposal.config), proposal.parent, proposal.until
-
-
-def _rank(row: TrialRow) -> tuple[float, float]:
-    """Only equal lengths compare: a full training beats a shorter segment, then the score counts."""
-    assert row.outcome is not None
-    return (math.inf if row.proposal.until is None else row.proposal.until), row.outcome.score or -math.inf
-
-
 def _goal(study: Study, strategy: Strategy) -> Coverage | None:
     """What coverage means for this study: one of `top` (default: the best hundredth) with the wanted probability."""
     budget = study.budget
@@ -799,9 +863,11 @@ def _goal(study: Study, strategy: Strategy) -> Coverage | None:
                 f"budget.coverage counts uniform draws, and '{study.method.name}' makes none. Use budget.trials or budget.hours."
             )
         return None
-    size: int | float = strategy.population
-    top = budget.top if budget.top is not None else ("1%" if math.isinf(size) or size >= 100 else 1)
-    return Coverage(size, top, budget.coverage or 0.9)
+    return Coverage(strategy.population, budget.top or _top(strategy.population), budget.coverage or 0.9)
+
+
+def _top(size: int | float) -> int | str:
+    return "1%" if math.isinf(size) or size >= 100 else 1
 
 
 def _difference(then: Any, now: Any) -> str:

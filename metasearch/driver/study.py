@@ -172,6 +172,7 @@ class Study(_Table):
     name: Annotated[str, AfterValidator(study_name)]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     space_name: Word = Field(alias="space")  # a name, a path.py or an importable module
+    repeats: bool = False  # train a configuration again that was trained before; otherwise its result is reused
     method: Method = Method()
     tasks: Tasks | None = None  # only a user's own method can do without
     train: Train = Train()
@@ -223,6 +224,8 @@ class Study(_Table):
         table = self.to_json()
         for key in ("name", "driver", "track"):
             del table[key]
+        if not self.repeats:
+            del table["repeats"]  # studies that were begun before there was the key go on
         table["space"] = _identity(self.space_name)
         table["method"]["name"] = _identity(self.method.name)
         text = json.dumps(table, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ class _Run:
         except Diverged as error:
             return self._ending("diverged", step=error.step, reason=f"step {error.step}: {error.reason}")
         except Infeasible as error:
-            return self._ending("infeasible", reason=str(error) or "infeasible")
+            return replace(self._ending("infeasible", reason=str(error) or "infeasible"), metrics=error.metrics)
         except (Lost, KeyboardInterrupt):
             raise
         except BaseException as error:

@@ -46,5 +46,7 @@ def method(study: Study) -> tuple[Strategy, Objective]:
         check=given.check, check_steps=given.check_steps, derive=getattr(module, "derive", None),
         hypergradient=given.hypergradient, xi=given.xi, arch=adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
     )
-    objective.check_classes(space.decode([0.5] * space.width))
+    middle = space.decode([0.5] * space.width)
+    objective.check_learner(middle)
+    objective.check_classes(middle)
     return Seeds(space, dims, seed=study.seed), objective

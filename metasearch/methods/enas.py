@@ -26,6 +26,7 @@ from metasearch.strategies._seeds import Seeds
 @dataclass(frozen=True)
 class Hyperparameters:
     """lr, clip, entropy, hidden, init, decay: of the controller; published for cells (1 layer of 64, Adam 3.5e-3, 1.1 tanh).
+    skip_weight, skip_target: where a space has skip connections (`skip_<j>`), they are held to this rate (published: 0.8, 0.4).
     every:        steps of the shared weights before one of the controller.
     aggregate:    samples in one step of the controller.
     candidates:   samples of the final controller, of which the best is trained.
@@ -40,6 +41,8 @@ class Hyperparameters:
     hidden: int = 64
     init: float = 0.1
     decay: float = 0.99
+    skip_weight: float = 0.8
+    skip_target: float = 0.4
     every: int = 1
     aggregate: int = 10
     candidates: int = 10
@@ -56,7 +59,8 @@ def method(study: Study) -> tuple[Strategy, Objective]:
         raise ValueError(f"`every >= 1` must hold, but got every={given.every}. Without a controller it is random-sharing.")
     knobs = {
         "batch": given.aggregate, "lr": given.lr, "clip": given.clip, "entropy": given.entropy, "hidden": given.hidden,
-        "layers": 1, "init": given.init, "decay": given.decay,
+        "layers": 1, "init": given.init, "decay": given.decay, "skip_weight": given.skip_weight,
+        "skip_target": given.skip_target,
     }
     space = study.space()
     objective = Shared(

@@ -31,7 +31,14 @@ class Diverged(Exception):
 
 
 class Infeasible(Exception):
-    """Raised by an objective, before it trains, for a config that means nothing trainable; says why."""
+    """Raised by an objective, before it trains, for a config that means nothing trainable; says why.
+
+    metrics: what was measured of it, if that is the reason.
+    """
+
+    def __init__(self, reason: str = "", metrics: Mapping[str, float] | None = None) -> None:
+        super().__init__(reason)
+        self.metrics = dict(metrics or {})
 
 
 @dataclass(frozen=True)

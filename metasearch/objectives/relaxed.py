@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from metasearch.learners import gradients
+from metasearch.learners import Learner, gradients
 from metasearch.nets import Params, learnt
 from metasearch.objectives import Infeasible, Mode, Trial
 from metasearch.objectives.episodic import mean_gradient
@@ -116,6 +116,20 @@ class Relaxed(OneShot):
         if self.xi is not None and self.xi < 0:
             said.append(f"`xi >= 0` must hold, but got xi={self.xi}")
         return said
+
+    def check_learner(self, config: Config) -> None:
+        """Raises ValueError for a learner that moves its weights by something else than the gradient of a loss on queries, as
+        Reptile does: then there is nothing to differentiate in the architecture."""
+        try:
+            learner = type(self.supernet(config).learner)
+        except Infeasible:
+            return  # another config may not be
+        if learner.episode_gradient is not Learner.episode_gradient and learner.episode_loss is Learner.episode_loss:
+            raise ValueError(
+                f"darts follows the gradient of the loss on queries, but {learner.__name__} learns by none (it has an "
+                "episode_gradient of its own). Give the mixture a learner that does, such as prototypical or maml, or take a "
+                "method that wants scores only: enas, random-sharing, regularized-evolution, reinforce or random."
+            )
 
     def start(self, setting: Setting) -> Params:
         weights, arch = parted(setting.meta)

@@ -13,7 +13,7 @@ of `candidates` samples is trained by itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,10 +30,10 @@ from metasearch.objectives.one_shot import Last, OneShot, parted
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.training import Setting, Step, generator, to
 from metasearch.records import Config, Proposal
-from metasearch.space import Space
+from metasearch.space import Dim, Repeat, Space
 from metasearch.tasks import Episode
 
-__all__ = ["Drawn", "Sampler", "Shared", "Uniform", "narrowed"]
+__all__ = ["Drawn", "Sampler", "Shared", "Uniform", "narrowed", "only"]
 
 WEIGHTS, SAMPLER = "weights/", "sampler/"
 CANDIDATE_EPISODES = 20
@@ -89,6 +89,26 @@ def narrowed(net: Net, numbers: Mapping[str, int]) -> Net:
     return net._replace(apply=fixed(net.apply), body=None if net.body is None else fixed(net.body), blocks=blocks)
 
 
+def only(space: Space, paths: Collection[str], prefix: str = "") -> Space:
+    """The space of some of its decisions. Those of a Repeat stay items of one, so that a controller knows skip connections.
+
+    Raises ValueError for decisions in a Repeat whose count is one, too: which of them are in force is then not known.
+    """
+    found: dict[str, Dim] = {}
+    for name, dim in space.dims.items():
+        path = prefix + name
+        if isinstance(dim, Repeat):
+            bodies = tuple(only(body, paths, f"{path}.{i}.") for i, body in enumerate(dim.bodies))
+            if any(body.dims for body in bodies):
+                if dim.count.low != dim.count.high:
+                    said = f"RELAXED names decisions of '{path}', but how many items that has is itself one"
+                    raise ValueError(f"{said}: fix its count")
+                found[name] = Repeat(dim.count, bodies)
+        elif path in paths:
+            found[name] = dim
+    return Space(found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shared(OneShot):
     """What a trial of `enas` or `random-sharing` does.
@@ -103,6 +123,10 @@ class Shared(OneShot):
     candidates: int = 10
 
     def wrong(self) -> list[str]:
+        try:
+            only(self.space, self.dims)
+        except ValueError as error:
+            return [str(error)]
         if self.every >= 0 and self.aggregate >= 1 and self.candidates >= 1:
             return []
         told = f"every={self.every}, aggregate={self.aggregate}, candidates={self.candidates}"
@@ -110,8 +134,7 @@ class Shared(OneShot):
 
     def started(self, seed: int, state: Params | None = None) -> Sampler:
         """The sampler of a trial, as a state of the search has it."""
-        columns = dict(self.space.columns())
-        sampler = self.sampler(Space({path: columns[path] for path in self.dims}), seed)
+        sampler = self.sampler(only(self.space, self.dims), seed)
         if state is not None:
             sampler.load({k[len(SAMPLER):]: v for k, v in state.items() if k.startswith(SAMPLER)})
         return sampler

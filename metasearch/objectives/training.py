@@ -230,7 +230,7 @@ def _looks(recipe: Recipe, study: Train, tasks: TaskDistribution, meta: Params, 
 def _within(limits: Mapping[str, float], looks: Mapping[str, float]) -> None:
     for name, most in limits.items():
         if looks.get(name, 0.0) > most:
-            raise Infeasible(f"{name} is {looks[name]:g}, but the study's limit is {most:g}")
+            raise Infeasible(f"{name} is {looks[name]:g}, but the study's limit is {most:g}", looks)
 
 
 def only_learnt(meta: Params) -> Params:

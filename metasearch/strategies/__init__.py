@@ -5,6 +5,7 @@ replaying the ledger rebuilds it.
 """
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -49,6 +50,8 @@ class Strategy(ABC):
     adaptive: ClassVar[bool] = True  # False if proposals depend on nothing that is told (random, grid, qmc)
     repeats: ClassVar[bool] = False  # True if it asks for the same config again on purpose (the driver then runs it again)
     children: ClassVar[bool] = False  # True if it may propose trials that go on from a parent
+    inherits: ClassVar[bool] = False  # True if a child is a config of its own, that only begins with its parent's weights: then
+    # `until` says how long a lineage has trained, and all trials compare; otherwise it is a rung, and only equal ones do
     example: ClassVar[Mapping[str, Any]] = {}  # hyper-parameters that tests and docs use, where some have no default
     closed: bool = False
 
@@ -57,6 +60,12 @@ class Strategy(ABC):
         self.hyperparameters = hyperparameters
         self.seed = seed
         self.mutate: Mutate = space.mutate
+
+    @property
+    def drawn_from(self) -> int | float:
+        """Of how many configs what a strategy marks as `drawn` is a uniform draw; math.inf: it is one of `Space.sample`, which
+        is not uniform over configs where a decision opens others."""
+        return self.space.size if self.space.flat else math.inf
 
     @property
     def population(self) -> int | float:

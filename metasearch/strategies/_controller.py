@@ -140,9 +140,10 @@ class Controller:
                     row, mix = ANCHOR, ()
             if found := _skip(path, leaf):
                 repeat, item, earlier = found
-                if item not in anchors[repeat]:
-                    anchors[repeat][item] = step()
-                    row, mix = ANCHOR, ()
+                for number in range(item + 1):  # an item before it may have had nothing to decide
+                    if number not in anchors[repeat]:
+                        anchors[repeat][number] = step()
+                        row, mix = ANCHOR, ()
                 here, there = anchors[repeat][item], anchors[repeat][earlier]
                 option = choose(plan, (here, there), path, leaf)
                 plan.skips.append((here, there, option))
@@ -223,6 +224,22 @@ class Controller:
             log_prob = log_prob.index_add(0, row, torch.where(taken == 1, yes, no))
             entropy = entropy.index_add(0, row, -(yes.exp() * yes + no.exp() * no))
         return log_prob, entropy
+
+    def skip_divergence(self, weights: Weights, plans: Sequence[Plan], rate: float) -> Tensor:
+        """How far the skip connections of every config are from being drawn with probability `rate`, [m]: KL(p || rate), summed
+        over the skips of an item and averaged over the items that have some, as in the code of ENAS. 0 without skips."""
+        steps = max((len(plan.inputs) for plan in plans), default=0)
+        found = torch.zeros(len(plans), dtype=torch.float64)
+        skips = [(row, here, there) for row, plan in enumerate(plans) for here, there, _ in plan.skips]
+        if not skips:
+            return found
+        h = self._states(weights, plans, steps)
+        row, here, there = torch.tensor(skips).unbind(1)
+        score = self._score(weights, h[row, here], h[row, there])  # [n]
+        yes, no = logsigmoid(score), logsigmoid(-score)
+        divergence = yes.exp() * (yes - math.log(rate)) + no.exp() * (no - math.log(1 - rate))
+        items = torch.tensor([max(1, len({here for here, _, _ in plan.skips})) for plan in plans])
+        return found.index_add(0, row, divergence) / items
 
     def _states(self, weights: Weights, plans: Sequence[Plan], steps: int) -> Tensor:
         """Of the last layer after every step, [m, steps, H]; what is behind the end of a shorter plan is never read."""

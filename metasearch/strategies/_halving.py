@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from metasearch.records import Outcome, Proposal
 from metasearch.space import Space, digest
-from metasearch.strategies import Strategy, build
+from metasearch.strategies import Mutate, Strategy, build
 
 __all__ = ["Inner", "Key", "Member", "best", "levels", "place", "problems"]
 
@@ -97,12 +97,18 @@ class Inner:
             raise ValueError(f"`inner` must propose configs only, but '{spec['name']}' lets trials go on from others. Use tpe.")
         return cls(strategy)
 
-    def ask(self, until: int) -> Proposal | None:
+    def ask(self, until: int, mutate: Mutate) -> Proposal | None:
+        """mutate: of the strategy around it, for the driver sets that of the space's file there."""
+        self.strategy.mutate = mutate
         proposal = self.strategy.ask()
         if proposal is None:
             return None
         self.waiting.setdefault(digest(proposal.config), []).append(proposal)
-        return Proposal(proposal.config, until=until)
+        return Proposal(proposal.config, until=until, drawn=self.strategy.uniform or proposal.drawn)
+
+    @property
+    def drawn_from(self) -> int | float:
+        return self.strategy.population if self.strategy.uniform else self.strategy.drawn_from
 
     def state_dict(self) -> dict[str, Any] | None:
         state = self.strategy.state_dict()

@@ -49,6 +49,9 @@ class Spelling(Protocol):
     def params(self, config: Config) -> Params:
         """A config as the parameters of a trial. Raises ValueError for an invalid config."""
 
+    def drawn(self, config: Config, params: Params) -> Params:
+        """The parameters of a config that was drawn with these."""
+
     @property
     def distributions(self) -> Mapping[str, BaseDistribution]:
         """Of every parameter that a trial may have, by name."""
@@ -79,16 +82,19 @@ class ByPath:
         self._space.validate(config)
         return {self._names[path, leaf]: _param(leaf, config[path]) for path, leaf in self._space.active(config)}
 
+    def drawn(self, config: Config, params: Params) -> Params:
+        return params
+
 
 class ByColumn:
     """Parameters are the columns of an encoded config, so all trials have the same; those not in force are silent.
 
-    Silent columns keep what was drawn for them, as silent genes do; those of a config from elsewhere hold the middle.
-    Floats are given on [0, 1], in encoded space.
+    genes: silent columns keep what was drawn for them; otherwise, and in a config from elsewhere, they hold the middle, so that
+    a model sees no difference there. Floats are given on [0, 1], in encoded space.
     """
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
+    def __init__(self, space: Space, *, genes: bool = True) -> None:
+        self._space, self._genes = space, genes
         self._columns = [(f"{i}:{path}", leaf) for i, (path, leaf) in enumerate(space.columns())]
         self.distributions = {
             name: FloatDistribution(0.0, 1.0) if isinstance(leaf, Float) else _distribution(leaf) for name, leaf in self._columns
@@ -106,6 +112,9 @@ class ByColumn:
         for u, (name, leaf) in zip(self._space.encode(config).tolist(), self._columns, strict=True):
             params[name] = u if isinstance(leaf, Float) else _param(leaf, leaf.decode(u))
         return params
+
+    def drawn(self, config: Config, params: Params) -> Params:
+        return params if self._genes else self.params(config)
 
 
 def _distribution(leaf: Leaf) -> BaseDistribution:
@@ -138,8 +147,7 @@ class OptunaStrategy(Strategy):
     """Everything but the sampler.
 
     objectives: what Optuna maximises, each "score" or a metric of the last report; "-params" is minimised.
-    most:       how many told trials a sampler sees at most: the third of them that is best, and a sample of the rest spread
-                evenly over the order in which they came. None: all.
+    most:       how many told trials a sampler is shown at most (`kept`). None: all.
     marks:      what a trial that was not asked for needs to be learnt from (nsga-ii: its generation).
     """
 
@@ -159,6 +167,7 @@ class OptunaStrategy(Strategy):
         self._objectives = tuple(objectives)
         self._most = most
         self._marks = dict(marks or {})
+        self._chosen: tuple[tuple[int, int], set[int]] = (0, 0), set()  # (most, how many were told) and those that were kept
         self._study = self._new_study()
         self._seen = Seen(space)
         self._asked = 0
@@ -167,19 +176,26 @@ class OptunaStrategy(Strategy):
         self._worst: list[float] | None = None
         self._bad: list[int] = []  # trials that went wrong before any score was known: they run until there is a worst one
 
+    @property
+    def random_until(self) -> int:
+        """Of how many results the sampler draws at random while it has fewer."""
+        return 0
+
     @abstractmethod
     def _sampler(self, seed: int) -> BaseSampler: ...
 
     def ask(self) -> Proposal | None:
         if self._seen.everything:
             return None
-        config = next(filter(None, map(self._drawn, range(REDRAWS))), None)
+        drawn = len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < self.random_until
+        view = View(self._study, None if self._most is None else self.kept(self._most))
+        config = next(filter(None, (self._drawn(attempt, view) for attempt in range(REDRAWS))), None)
         if config is None:
             config = self._seen.another(rng_of(self.seed, self._asked, REDRAWS))
             self._add(config)
         self._asked += 1
         self._seen.add(config)
-        return Proposal(config)
+        return Proposal(config, drawn=drawn)
 
     def tell(self, outcome: Outcome) -> None:
         config, key = outcome.proposal.config, digest(outcome.proposal.config)
@@ -230,28 +246,27 @@ class OptunaStrategy(Strategy):
         self._worst = state["worst"]
         self._bad = list(state["bad"])
 
-    def _drawn(self, attempt: int) -> Config | None:
-        """A new config, running in the study from now on; None if the sampler's was had before."""
-        study = self._study if self._most is None else self._thinned(self._most)
+    def _drawn(self, attempt: int, view: View) -> Config | None:
+        """A new config, running in the study from now on; None if the sampler's was had before, of which no trace is left."""
         with quiet():
-            study.sampler = self._sampler(seed_of(self.seed, self._asked, attempt))
-            trial = study.ask()
-            config = self._spelling.draw(trial)
-        new = config not in self._seen
-        if study is self._study:
-            if new:
-                self._running.setdefault(digest(config), []).append(trial.number)
-            else:
-                study.tell(trial, state=TrialState.FAIL)
-        elif new:
-            self._add(config)
-        return config if new else None
+            sampler = self._study.sampler = self._sampler(seed_of(self.seed, self._asked, attempt))
+            view.marks.clear()
+            draw: Any = Draw(view, sampler, self._spelling.distributions)
+            config = self._spelling.draw(draw)
+        if config in self._seen:
+            return None
+        self._run(config, self._spelling.drawn(config, draw.params), view.marks)
+        return config
+
+    def _run(self, config: Config, params: Params, marks: Mapping[str, Any]) -> None:
+        """A running trial, from now on."""
+        number = len(self._study.get_trials(deepcopy=False))
+        self._study.add_trial(self._trial(TrialState.RUNNING, params, None, dict(marks)))
+        self._running.setdefault(digest(config), []).append(number)
 
     def _add(self, config: Config, marks: Mapping[str, Any] | None = None) -> None:
-        """A running trial that was not drawn from the study."""
-        number = len(self._study.get_trials(deepcopy=False))
-        self._study.add_trial(self._trial(TrialState.RUNNING, self._spelling.params(config), None, dict(marks or {})))
-        self._running.setdefault(digest(config), []).append(number)
+        """A running trial that no sampler drew."""
+        self._run(config, self._spelling.params(config), marks or {})
 
     def _trial(self, state: TrialState, params: Params, values: list[float] | None, marks: dict[str, Any]) -> FrozenTrial:
         distributions = {name: self._spelling.distributions[name] for name in params}
@@ -272,22 +287,91 @@ class OptunaStrategy(Strategy):
         values = [sign * float(known[name]) for sign, name in zip(signs, wanted, strict=True)]
         return [min(max(v, -HUGE), HUGE) for v in values] if all(map(math.isfinite, values)) else None
 
-    def _thinned(self, most: int) -> optuna.Study:
-        """A study with what runs and at most so many of the told trials."""
-        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-        told = [t for t in trials if t.state == TrialState.COMPLETE]
+    def kept(self, most: int) -> set[int]:
+        """Numbers of at most so many told trials: the third that is best, and a sample of the rest, spread evenly over the order
+        in which they came, so that what was ruled out early stays ruled out."""
+        told = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if len(told) <= most:
+            return {t.number for t in told}
+        if self._chosen[0] == (most, len(told)):  # nothing was told since
+            return self._chosen[1]
         ranked = sorted(told, key=lambda t: (-_first(t), t.number))
         best, rest = ranked[:most // 3], sorted(ranked[most // 3:], key=lambda t: t.number)
         room = most - len(best)
-        spread = rest if len(rest) <= room else [rest[i * len(rest) // room] for i in range(room)]
-        keep = {t.number for t in (*best, *spread)}
-        study = self._new_study()
-        study.add_trials([t for t in trials if t.state == TrialState.RUNNING or t.number in keep])
-        return study
+        self._chosen = (most, len(told)), {t.number for t in (*best, *(rest[i * len(rest) // room] for i in range(room)))}
+        return self._chosen[1]
 
     def _new_study(self) -> optuna.Study:
         with quiet():
             return optuna.create_study(directions=["maximize"] * len(self._objectives))
+
+
+class View:
+    """A study as a sampler is shown it during one ask: of the told trials only some (None: all), and what it marks its own
+    trial with is kept here, for that one is in no study yet."""
+
+    def __init__(self, study: optuna.Study, kept: set[int] | None) -> None:
+        self._study, self._kept = study, kept
+        self.marks: dict[str, Any] = {}
+        self._storage = Marking(study._storage, self.marks)
+        self._found: dict[Any, list[FrozenTrial]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(self, deepcopy: bool = False, states: Any = None, use_cache: bool = False) -> list[FrozenTrial]:
+        key = None if states is None else tuple(states)
+        if key not in self._found:
+            found, kept = self._study._get_trials(deepcopy=False, states=states), self._kept
+            self._found[key] = [t for t in found if kept is None or t.state != TrialState.COMPLETE or t.number in kept]
+        return self._found[key]
+
+    get_trials = _get_trials
+
+
+class Marking:
+    """A study's storage, but for the marks of a trial."""
+
+    def __init__(self, storage: Any, marks: dict[str, Any]) -> None:
+        self._kept, self._marks = storage, marks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kept, name)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._marks[key] = value
+
+
+class Draw:
+    """What a sampler suggests, as an `optuna.Trial` does, but without entering a study: what was had leaves no trace."""
+
+    def __init__(self, view: Any, sampler: BaseSampler, distributions: Mapping[str, BaseDistribution]) -> None:
+        self.params: Params = {}
+        self._view, self._sampler, self._distributions = view, sampler, distributions
+        self._trial = create_trial(state=TrialState.RUNNING, params={}, distributions={})
+        sampler.before_trial(view, self._trial)
+        self._together = sampler.sample_relative(view, self._trial, sampler.infer_relative_search_space(view, self._trial))
+
+    def suggest_float(self, name: str, *_: Any, **__: Any) -> float:
+        return float(self._suggested(name))
+
+    def suggest_int(self, name: str, *_: Any, **__: Any) -> int:
+        return int(self._suggested(name))
+
+    def suggest_categorical(self, name: str, *_: Any) -> int:
+        return int(self._suggested(name))
+
+    def _suggested(self, name: str) -> int | float:
+        distribution: Any = self._distributions[name]
+        value: int | float
+        if distribution.single():
+            value = distribution.choices[0] if isinstance(distribution, CategoricalDistribution) else distribution.low
+        elif name in self._together and distribution._contains(distribution.to_internal_repr(self._together[name])):
+            value = self._together[name]
+        else:
+            value = self._sampler.sample_independent(self._view, self._trial, name, distribution)
+        self.params[name] = value
+        return value
 
 
 def _first(trial: FrozenTrial) -> float:

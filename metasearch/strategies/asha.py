@@ -65,10 +65,14 @@ class Asha(Strategy):
         self._inner = Inner.build(space, h.inner, seed)
         self._running: list[Key] = []
 
+    @property
+    def drawn_from(self) -> int | float:
+        return self._inner.drawn_from
+
     def ask(self) -> Proposal | None:
         proposal = self._promotion()
         if proposal is None and not self.closed:
-            proposal = self._inner.ask(self._rungs[0].steps)
+            proposal = self._inner.ask(self._rungs[0].steps, self.mutate)
         if proposal is not None:
             self._running.append(Key.of(proposal))
         return proposal

@@ -32,7 +32,11 @@ class Gp(OptunaStrategy):
                 raise ValueError(f"`startup >= 1` must hold, but got {self.startup}")
 
     def __init__(self, space: Space, *, hyperparameters: Hyperparameters, seed: int) -> None:
-        super().__init__(space, hyperparameters=hyperparameters, seed=seed, spelling=ByColumn(space), most=MOST)
+        super().__init__(space, hyperparameters=hyperparameters, seed=seed, spelling=ByColumn(space, genes=False), most=MOST)
+
+    @property
+    def random_until(self) -> int:
+        return int(self.hyperparameters.startup)
 
     def _sampler(self, seed: int) -> BaseSampler:
         return GPSampler(

@@ -74,7 +74,7 @@ class GuidedEvolution(Strategy):
         config = self._seen.another(rng) if founder else self._promising(rng)
         self._seen.add(config)
         self._running.setdefault(digest(config), []).append(dict(config))
-        return Proposal(config)
+        return Proposal(config, drawn=founder)
 
     def _promising(self, rng: np.random.Generator) -> Config:
         candidates = self._candidates(rng)

@@ -111,6 +111,10 @@ class Hyperband(Strategy):
         self._open: list[Bracket] = []  # oldest first
         self._running: dict[Key, list[tuple[Bracket, int]]] = {}  # where each running trial belongs
 
+    @property
+    def drawn_from(self) -> int | float:
+        return self._inner.drawn_from
+
     def ask(self) -> Proposal | None:
         proposal = self._promotion(short=self.closed)
         if proposal is None and not self.closed:
@@ -171,7 +175,7 @@ class Hyperband(Strategy):
         new = bracket is None
         if bracket is None:
             bracket = Bracket(self._plans[self._begun % len(self._plans)], self._eta)
-        proposal = self._inner.ask(until=bracket.plan[0][1])
+        proposal = self._inner.ask(bracket.plan[0][1], self.mutate)
         if proposal is None:
             return None
         if new:

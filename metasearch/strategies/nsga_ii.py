@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler
 from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
+from optuna.trial import FrozenTrial, TrialState
 
 from metasearch.space import Space
 from metasearch.strategies._optuna import ByColumn, OptunaStrategy
@@ -60,9 +63,22 @@ class NsgaII(OptunaStrategy):
             marks={NSGAIISampler._get_generation_key(): 0},
         )
 
+    @property
+    def random_until(self) -> int:
+        return int(self.hyperparameters.population)
+
     def _sampler(self, seed: int) -> BaseSampler:
         h = self.hyperparameters
-        return NSGAIISampler(
+        return _Sampler(
             population_size=h.population, crossover_prob=h.crossover, mutation_prob=h.mutation,
             crossover=SBXCrossover(eta=SPREAD), mutation=PolynomialMutation(eta=SPREAD), seed=seed,
         )
+
+
+class _Sampler(NSGAIISampler):  # type: ignore[misc]  # it says nothing of its types
+    """All trials have the same parameters, so that the first one that is complete says what all have in common."""
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        first = next((t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE), None)
+        common = {} if first is None else dict(sorted(first.distributions.items()))
+        return {name: distribution for name, distribution in common.items() if not distribution.single()}

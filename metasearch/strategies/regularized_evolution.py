@@ -20,6 +20,7 @@ import numpy as np
 from metasearch.records import Config, Outcome, Proposal
 from metasearch.space import Space, digest
 from metasearch.strategies import Mutate, Strategy
+from metasearch.strategies._brood import Brood
 from metasearch.strategies._draws import TRIES, Seen, rng_of
 
 __all__ = ["Individual", "RegularizedEvolution", "offspring", "tournament"]
@@ -74,9 +75,7 @@ class RegularizedEvolution(Strategy):
     never asked for are individuals like others. A child that repeats a config would not be trained again but get the recorded
     score, and use up a trial: unless `avoid_repeats` is off, it is mutated on until it is new.
 
-    `generation = n`: children come in broods of n. A brood's parents are those of the time when the brood before it was
-    complete, and its members enter the population in the order in which they were asked for: the number of workers changes
-    nothing.
+    `generation = n`: children come in broods of n (_brood.py), and the number of workers changes nothing.
     """
 
     @dataclass(frozen=True)
@@ -105,41 +104,29 @@ class RegularizedEvolution(Strategy):
         self._asked = 0
         self._running: dict[str, list[int]] = {}  # digest of a config -> the numbers of its asks
         self._founding: set[int] = set()  # running asks for random configs
-        self._wanted = 0  # of the present brood, still to be asked for
-        self._brood: dict[int, Individual | None] = {}  # the present brood's members that have ended
-        self._strangers: list[Individual] = []  # that came in the midst of a brood
+        self._brood = Brood[Individual](hyperparameters.generation)
 
     # -- asking --------------------------------------------------------------------------------------------------------------
 
     def ask(self) -> Proposal | None:
-        if self._seen.everything or not self._may_ask():
+        if self._seen.everything or not self._brood.ready(bool(self._running)):
             return None
+        missing = self._founders_missing
+        self._brood.asked(max(missing, 0) or self._brood.size)
         self._asked += 1
         rng = rng_of(self.seed, self._asked)
-        if self._founders_missing > 0 or not self.alive:
+        if missing > 0 or not self.alive:
             config = self._founder(rng)
             self._founding.add(self._asked)
         else:
             config = self._child(rng)
-        self._wanted = max(0, self._wanted - 1)
         self._seen.add(config)
         self._running.setdefault(digest(config), []).append(self._asked)
-        return Proposal(config)
+        return Proposal(config, drawn=self._asked in self._founding)
 
     @property
     def _founders_missing(self) -> int:
-        ended = sum(individual is not None for individual in self._brood.values())
-        return int(self.hyperparameters.population) - self.finished - len(self._founding) - ended
-
-    def _may_ask(self) -> bool:
-        """Always, or where children come in broods, while the present brood is not asked for or when it is complete."""
-        size = self.hyperparameters.generation
-        if size == 0 or self._wanted:
-            return True
-        if self._running:
-            return False
-        self._wanted = max(self._founders_missing, 0) or size
-        return True
+        return int(self.hyperparameters.population) - self.finished - len(self._founding)
 
     def _founder(self, rng: np.random.Generator) -> Config:
         return self._seen.another(rng) if self.hyperparameters.avoid_repeats else self.space.sample(rng)
@@ -160,26 +147,11 @@ class RegularizedEvolution(Strategy):
         if key in self._running and not numbers:
             del self._running[key]
         self._founding.discard(number or 0)
-        if self.hyperparameters.generation == 0:
-            self._enter(individual)
-        elif number is not None:
-            self._brood[number] = individual
-        elif individual is not None:
-            self._strangers.append(individual)
-        if not self._running and not self._wanted:
-            self._end_of_brood()
+        for one in self._brood.ended(outcome.trial, individual, own=number is not None, running=bool(self._running)):
+            self._enter(one)
 
-    def _end_of_brood(self) -> None:
-        for _, individual in sorted(self._brood.items()):
-            self._enter(individual)
-        for individual in self._strangers:
-            self._enter(individual)
-        self._brood, self._strangers = {}, []
-
-    def _enter(self, individual: Individual | None) -> None:
+    def _enter(self, individual: Individual) -> None:
         """A child comes in, and the oldest leaves."""
-        if individual is None:
-            return
         self.alive.append(individual)  # a deque with a longest length: the other end falls off
         self.finished += 1
         if self.best is None or individual.score > self.best.score:
@@ -192,20 +164,14 @@ class RegularizedEvolution(Strategy):
             "population": [individual.to_json() for individual in self.alive],
             "best": None if self.best is None else self.best.to_json(),
             "finished": self.finished, "seen": self._seen.digests(), "asked": self._asked, "running": self._running,
-            "founding": sorted(self._founding), "wanted": self._wanted,
-            "brood": [[number, None if one is None else one.to_json()] for number, one in sorted(self._brood.items())],
-            "strangers": [individual.to_json() for individual in self._strangers],
+            "founding": sorted(self._founding), "brood": self._brood.state_dict(Individual.to_json),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        def read(body: Sequence[Any] | None) -> Individual | None:
-            return None if body is None else Individual.from_json(body)
-
         self.alive = deque(map(Individual.from_json, state["population"]), maxlen=self.hyperparameters.population)
-        self.best = read(state["best"])
-        self.finished, self._asked, self._wanted = state["finished"], state["asked"], state["wanted"]
+        self.best = None if state["best"] is None else Individual.from_json(state["best"])
+        self.finished, self._asked = state["finished"], state["asked"]
         self._seen = Seen(self.space, state["seen"])
         self._running = {key: list(numbers) for key, numbers in state["running"].items()}
         self._founding = set(state["founding"])
-        self._brood = {number: read(body) for number, body in state["brood"]}
-        self._strangers = [Individual.from_json(body) for body in state["strangers"]]
+        self._brood.load_state_dict(state["brood"], Individual.from_json)

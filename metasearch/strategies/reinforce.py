@@ -37,6 +37,8 @@ class Reinforce(PolicyGradient):
         power:   of the reward; the paper cubes accuracies in [0, 1].
         entropy: weight of the entropy of the decisions, as a bonus (its gradient; ENAS shifts the reward by it instead).
         hidden, layers, init: of the LSTM; weights begin uniform in +-init.
+        skip_weight, skip_target: where a space has skip connections: weight of the divergence of their probabilities from a
+                 rate (ENAS: 0.8 and 0.4; NAS-RL has none). Without it a controller may soon take all of them, or none.
         temperature, clip: logits / temperature, then clip * tanh (ENAS: 5 and 2.5, for its recurrent cells); clip 0: no tanh.
         bins:    how many values of a Float, or of an Int with more than 64, are told apart; None: such a space is refused.
         """
@@ -46,6 +48,8 @@ class Reinforce(PolicyGradient):
         decay: float = 0.95
         power: float = 1.0
         entropy: float = 0.0
+        skip_weight: float = 0.0
+        skip_target: float = 0.4
         hidden: int = 35
         layers: int = 2
         init: float = 0.08
@@ -59,6 +63,9 @@ class Reinforce(PolicyGradient):
                 found.append(f"`hidden >= 1` and `layers >= 1` must hold, but got {self.hidden} and {self.layers}")
             if not self.temperature > 0 or self.clip < 0:
                 found.append(f"`temperature > 0` and `clip >= 0` must hold, but got {self.temperature} and {self.clip}")
+            if self.skip_weight < 0 or not 0 < self.skip_target < 1:
+                told = f"{self.skip_weight} and {self.skip_target}"
+                found.append(f"`skip_weight >= 0` and `0 < skip_target < 1` must hold, but got {told}")
             if found:
                 raise ValueError("; ".join(found))
 
@@ -67,6 +74,9 @@ class Reinforce(PolicyGradient):
         return Controller(space, h.hidden, h.layers, h.init, h.temperature, h.clip)
 
     def loss(self, weights: Weights, samples: Sequence[Sample], advantages: Tensor) -> Tensor:
-        log_prob, entropy = self.controller.log_probs(weights, [sample.plan for sample in samples])  # [m], [m]
-        weight: float = self.hyperparameters.entropy
-        return -(advantages * log_prob + weight * entropy).mean()
+        plans, h = [sample.plan for sample in samples], self.hyperparameters
+        log_prob, entropy = self.controller.log_probs(weights, plans)  # [m], [m]
+        loss: Tensor = -(advantages * log_prob + h.entropy * entropy).mean()
+        if h.skip_weight:
+            loss = loss + h.skip_weight * self.controller.skip_divergence(weights, plans, h.skip_target).mean()
+        return loss

@@ -130,7 +130,12 @@ def captions(frame: pd.DataFrame) -> list[str]:
     if frame.attrs.get("unseen"):
         unseen = frame.attrs["unseen"]
         said.append(f"MLflow has not seen the last {unseen:,} ledger rows yet: metasearch sync, or --source ledger.")
-    return said
+    return said + missing(frame)
+
+
+def missing(frame: pd.DataFrame) -> list[str]:
+    """Of all studies those that cannot be read, and why."""
+    return [f"'{study}' is missing here: {why}." for study, why in frame.attrs.get("damaged", {}).items()]
 
 
 def _heading(rows: list[dict[str, Any]]) -> str:

@@ -4,7 +4,8 @@
     leaderboard(rows_from_ledger(folder))                             # the same from rows
 
 One row is one lineage: a segment that another one went on from (the same config, its parent's weights) is not shown. Only
-trials that are done are ranked; whole trainings come before those stopped early, and only equally long ones are compared.
+trials that are done are ranked; whole trainings come before those stopped early, and only equally long ones are compared. Where
+children are configs of their own that inherit weights (large-scale evolution), every trial is an individual: all are compared.
 "Cannot be told from the first" is a paired test on the same episodes with Holm's correction, never overlapping intervals.
 """
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metasearch.home import home_of, study_folder
-from metasearch.ledger import Ledger
+from metasearch.ledger import Ledger, LedgerError
 from metasearch.plugins import did_you_mean
 from metasearch.records import ERRORS, LOOKED_AT, Config
 from metasearch.track.projection import SEQ, is_number, joined, nets_of, norm_mode, scores_of, spelled, study_id, tag, unit
@@ -46,8 +47,13 @@ LAST = ("params", "flops", "seconds", "step", "status", "norm", "nets", "unit", 
 class Row:
     """One trial. score: larger is better, None unless it is done; episodes: its scores on the bank, in the bank's order.
 
+<<<<<<< HEAD
     superseded: the trial that went on with this one's config and weights, or None.
     nets: "per task" if every task has an architecture of its own; params and flops are then means.
+=======
+    superseded: the trial that went on with this one's config and weights, or None. inherits: its study's trials are
+    individuals, and `until` is no rung.
+>>>>>>> nasrest
     """
 
     study: str
@@ -60,6 +66,7 @@ class Row:
     until: int | None = None
     parent: int | None = None
     superseded: int | None = None
+    inherits: bool = False
     params: float | None = None
     flops: float | None = None
     seconds: float | None = None
@@ -82,7 +89,12 @@ class Row:
     def order(self) -> tuple[Any, ...]:
         """Best first: whole trainings, then longer ones, then by score; what is not ranked comes last."""
         score = self.score if self.ranked and self.score is not None else -math.inf
-        return not self.ranked, self.until is not None, -(self.until or 0), -score, self.trial
+        return not self.ranked, self.rung is not None, -(self.rung or 0), -score, self.trial
+
+    @property
+    def rung(self) -> int | None:
+        """The length of training at which it compares; None: a whole one."""
+        return None if self.inherits else self.until
 
     @cached_property
     def shown(self) -> dict[str, Any]:
@@ -115,7 +127,7 @@ def leaderboard(
     of them scores as high at a lower cost, or higher at as low a one.
     where: see where.py. sort: a column or a dimension, best or smallest first; "-params": largest first. top: so many rows.
     Accuracies are fractions, errors are positive. attrs: rows (of the whole board), source, unseen (ledger rows
-    that MLflow has not seen; None: not known).
+    that MLflow has not seen; None: not known), damaged (of all studies the ledgers that cannot be read: {study: why}).
     Raises WhereError, ValueError for an unknown key, TrackingError if MLflow does not answer, LedgerError.
     """
     if top is not None and top < 0:
@@ -143,7 +155,7 @@ def ranked(rows: Iterable[Row]) -> list[tuple[Row, int | None, bool | None]]:
     here = {(row.study, row.trial): row for row in rows}
     gone_on = {
         (row.study, row.parent) for row in rows
-        if row.parent is not None and row.status in LOOKED_AT and (row.study, row.parent) in here
+        if row.parent is not None and not row.inherits and row.status in LOOKED_AT and (row.study, row.parent) in here
         and here[row.study, row.parent].config == row.config
     }
     left = [row for row in rows if row.superseded is None and row.status != "reused" and (row.study, row.trial) not in gone_on]
@@ -159,7 +171,7 @@ def _ranked_study(rows: list[Row]) -> list[tuple[Row, int | None, bool | None]]:
     if not rows or not rows[0].ranked:
         return [(row, None, None) for row in rows]
     first = rows[0]
-    equal = [row for row in rows if row.ranked and row.until == first.until]
+    equal = [row for row in rows if row.ranked and row.rung == first.rung]
     paired = [row for row in equal[1:] if _paired(first, row)]
     p_values: dict[int, float] = {}
     if first.episodes is not None:
@@ -268,8 +280,13 @@ def rows_from_ledger(folder: Path, *, where: str | None = None) -> list[Row]:
             study=name, trial=trial.id, config=proposal.config, status=trial.status, until=proposal.until, parent=proposal.parent,
             score=outcome.score if outcome and trial.status == "done" else None, episodes=trial.episodes,
             step=outcome.step if outcome else None, seconds=trial.seconds if outcome else None,
+<<<<<<< HEAD
             params=metrics.get("params"), flops=metrics.get("flops"), norm=norm_mode(metrics), nets=nets_of(metrics),
             seed=proposal.seed, unit=named, bank=bank, reason=outcome.reason if outcome else None,
+=======
+            params=metrics.get("params"), flops=metrics.get("flops"), norm=norm_mode(metrics), seed=proposal.seed,
+            unit=named, bank=bank, reason=outcome.reason if outcome else None, inherits=bool(about.get("inherits")),
+>>>>>>> nasrest
         ))
     rows = _superseded(rows)
     return rows if where is None else filtered(rows, where)
@@ -280,7 +297,7 @@ def _superseded(rows: list[Row]) -> list[Row]:
     by_trial = {row.trial: row for row in rows}
     by_parent = {
         row.parent: row.trial for row in rows
-        if row.parent in by_trial and row.status in LOOKED_AT and by_trial[row.parent].config == row.config
+        if row.parent in by_trial and not row.inherits and row.status in LOOKED_AT and by_trial[row.parent].config == row.config
     }
     return [replace(row, superseded=by_parent.get(row.trial)) for row in rows]
 
@@ -398,8 +415,13 @@ def _row(run: Run) -> Row:
         score=metrics.get("score") if status == "done" else None, episodes=None if episodes is None else scores_of(episodes),
         step=_int(tags.get(tag("step"))), until=_int(tags.get(tag("until"))), parent=_int(tags.get(tag("parent"))),
         superseded=_int(tags.get(tag("superseded"))), seed=_int(tags.get(tag("seed"))), params=metrics.get("params"),
+<<<<<<< HEAD
         flops=metrics.get("flops"), seconds=metrics.get("seconds"), norm=tags.get(tag("norm")), nets=tags.get(tag("nets")),
         bank=tags.get(tag("bank_digest")), unit=tags.get(tag("unit"), "score"), reason=tags.get(tag("reason")),
+=======
+        flops=metrics.get("flops"), seconds=metrics.get("seconds"), norm=tags.get(tag("norm")), bank=tags.get(tag("bank_digest")),
+        unit=tags.get(tag("unit"), "score"), reason=tags.get(tag("reason")), inherits=tags.get(tag("inherits")) == "true",
+>>>>>>> nasrest
     )
 
 
@@ -420,9 +442,18 @@ def _read(
     home = home_of(home)
     folder = None if name is None else study_folder(name, home)
     if source == "ledger":
-        folders = [folder] if folder is not None else sorted(path.parent for path in home.glob("*/ledger.sqlite"))
-        rows = [row for one in folders for row in rows_from_ledger(one)]
-        return rows if where is None else filtered(rows, where), {"source": f"ledger in {folder or home}", "unseen": 0}
+        found, damaged = [], dict[str, str]()
+        for one in [folder] if folder is not None else sorted(path.parent for path in home.glob("*/ledger.sqlite")):
+            try:
+                found += rows_from_ledger(one)
+            except LedgerError as error:
+                if folder is not None:
+                    raise
+                damaged[one.name] = str(error)  # the others are whole
+        if damaged and not found:
+            raise LedgerError("; ".join(damaged.values()))
+        attrs = {"source": f"ledger in {folder or home}", "unseen": 0, "damaged": damaged}
+        return found if where is None else filtered(found, where), attrs
     if source != "mlflow":
         raise ValueError(f"rows come from 'mlflow' or from a 'ledger', but source is {source!r}")
     own_uri, identity = _own(folder)

@@ -93,6 +93,7 @@ class Projection:
         self.study_id = ""
         self.top = 0  # the parcels of the best so many trials become artifacts
         self.pictures = 0  # so many of the best trials are drawn
+        self.inherits = False  # children are configs of their own (strategies: `inherits`)
         self.stopped = False
         self.done: dict[int, Done] = {}
         self._common: dict[str, str] = {}
@@ -137,12 +138,14 @@ class Projection:
         study = row.body.get("study", {})
         self.name = str(study["name"])
         self.study_id = study_id(row)
+        self.inherits = bool(row.body.get("inherits"))
         self.top = int((study.get("track") or {}).get("top", 3))
         self.pictures = int((study.get("track") or {}).get("pictures", PICTURES))
         self._common = {
             tag("study"): self.name,
             tag("study_id"): self.study_id,
             tag("unit"): unit(row.body),
+            **({tag("inherits"): "true"} if self.inherits else {}),
             **{tag(fact): redact(str(row.body[fact])) for fact in FACTS if row.body.get(fact) is not None},
         }
         tags = {**self._common, tag("kind"): "study", tag("status"): "running"}
@@ -214,11 +217,11 @@ class Projection:
         end = "FINISHED" if status in ("done", "reused") else "FAILED"
         yield trial, _with_points(Change(tags=tags, status=end, end=_ms(row)), numbers, row, step=step)
 
-        if parent is not None and status in LOOKED_AT and self._proposals.get(parent, ("",))[0] == digest:
+        if parent is not None and not self.inherits and status in LOOKED_AT and self._proposals.get(parent, ("",))[0] == digest:
             self.done.pop(parent, None)
             yield parent, Change(tags={tag("superseded"): str(trial)})  # this one went on with its parent's config and weights
         if status == "done" and body.get("score") is not None:
-            self.done[trial] = Done(trial, float(body["score"]), until, body.get("checkpoint"))
+            self.done[trial] = Done(trial, float(body["score"]), None if self.inherits else until, body.get("checkpoint"))
             if self._best is None or self.done[trial].order > self._best.order:
                 self._best = self.done[trial]
         ended = sum(self._counts.values())

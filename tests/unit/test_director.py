@@ -21,6 +21,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from metasearch.budget import Coverage
+from metasearch.cli.live import Unit, in_a_line
 from metasearch.driver import launch, letters
 from metasearch.driver.director import Director, StudyMismatch, trial_seed
 from metasearch.driver.folder import LockedError
@@ -32,6 +34,7 @@ from metasearch.ledger import Ledger, LedgerError
 from metasearch.records import Proposal
 from metasearch.strategies import Strategy
 from metasearch.testing.history import problems, proposals, results
+from metasearch.track.leaderboard import leaderboard, rows_from_ledger
 
 HERE = Path(__file__).parent.parent / "system"
 
@@ -221,8 +224,51 @@ def test_the_person_says_how_many_may_fail(folder: Path) -> None:
     assert len(to_the_end(director, judge=lambda said: Ending(said.trial, "error", reason="no"))) == 3
 
 
+NARROW = """
+name = "narrow"
+space = "sine-mlp"
+tasks = { name = "sinusoid", shots = 5 }
+limits = { max_params = 10, max_flops = 1e12 }
+validation = { episodes = 2 }
+budget = { trials = 1000 }
+driver = { kind = "local" }
+track = { enabled = false }
+"""
+
+
+def test_a_limit_that_nothing_meets_ends_the_study_early_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("metasearch.driver.director.NEVER", 12)
+    result = launch.run(Study.from_text(NARROW), home=tmp_path)
+    assert (result.status.reason, result.status.infeasible, result.exit_code) == ("infeasible", 12, 4)
+    (note,) = rows(result.folder, "note")
+    assert "the last 12 proposals were all infeasible; none meets limits.max_params = 10: the least was" in note.body["what"]
+    assert "max_flops" not in note.body["what"], "that one is met"
+    assert note.body["what"] in caplog.text
+    with Ledger.open(result.folder / "ledger.sqlite") as ledger:
+        outcomes = [row.outcome for row in ledger.trials().values()]
+    least = min(outcome.metrics["params"] for outcome in outcomes if outcome is not None)
+    assert f"the least was {least:,g}" in note.body["what"]
+
+
+@pytest.mark.parametrize(("feasible", "tries"), [(False, 200), (True, 1000)])
+def test_what_was_feasible_once_is_given_more_tries(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, feasible: bool, tries: int
+) -> None:
+    bad = [Proposal({"x": 1000 + n, "y": 0, "kind": "a"}) for n in range(1500)]
+    director = scripted(folder, [Proposal(config(1))] * feasible + bad, monkeypatch, trials=5)
+    to_the_end(director)
+    assert (director.reason, director.status().infeasible) == ("infeasible", tries)
+    (note,) = list(director.ledger.rows(kinds=["note"]))
+    assert f"the last {tries} proposals were all infeasible; the last one: 'x' must lie in 0..99, but got" in note.body["what"]
+    director.close()
+
+
 class Scripted(Strategy):
     """Proposes a list."""
+
+    inherits = False
 
     def __init__(self, proposals: list[Proposal], *, children: bool = False) -> None:
         self.script = list(proposals)
@@ -337,6 +383,50 @@ def test_a_lane_waits_while_a_strategy_may_still_promote_and_otherwise_leaves(fo
     assert isinstance(director.next("a", "1"), Assignment)
     assert director.next("b", "1") is None
     kill(director)
+
+
+def test_where_children_inherit_the_best_trial_is_that_of_the_best_score(folder: Path) -> None:
+    """Lineages of large-scale evolution are as long as they are old: a deeper one is not the better one."""
+    inner = {"inner": {"name": "large-scale-evolution", "steps": 3, "evaluations": 40, "population": 6, "founders": "random"}}
+    director = Director(study(6, method=inner), folder)
+    to_the_end(director)
+    status = director.status()
+    director.close()
+    with Ledger.open(folder / "ledger.sqlite") as ledger:
+        done = {t.id: t for t in ledger.trials().values() if t.outcome is not None and t.status == "done"}
+    best = max(done.values(), key=lambda t: (t.outcome.score, -t.id))  # type: ignore[union-attr]
+    assert best.proposal.until != max(t.proposal.until or 0 for t in done.values()), "the test could not fail"
+    assert status.best_trial == best.id
+    board = leaderboard(rows_from_ledger(folder))
+    assert board["trial"][0] == f"t/{best.id}"
+    assert board["rank"].notna().all()
+    assert len(board) == len(done)
+
+
+@pytest.mark.parametrize(("inner", "drawn"), [
+    ({"name": "regularized-evolution", "population": 8}, 8), ({"name": "tpe"}, 10),
+    ({"name": "guided-evolution", "startup": 5}, 5),
+    ({"name": "asha", "min_steps": 1, "max_steps": 4, "eta": 2}, 20), ({"name": "cma-es"}, None),
+    ({"name": "reinforce", "bins": 4}, None),
+    ({"name": "large-scale-evolution", "steps": 3, "evaluations": 30, "population": 6, "founders": "random"}, 6),
+])
+def test_a_strategy_that_adapts_shows_the_coverage_of_its_random_part(
+    folder: Path, inner: dict[str, Any], drawn: int | None
+) -> None:
+    """The space is flat and has 1,000 configs, so that draws are counted as those of random search; top is 1 % of them."""
+    wanted = study(20, method={"inner": inner})
+    director = Director(wanted, folder)
+    to_the_end(director)
+    status = director.status()
+    goal = Coverage(1000, "1%", 0.9)
+    assert status.random_part
+    assert status.coverage == (None if drawn is None else goal.reached(drawn))
+    kill(director)
+    again = Director(wanted, folder)
+    assert again.status().coverage == status.coverage, "it is in the ledger"
+    said = in_a_line(again.status(), Unit("accuracy"))
+    assert ("by its random draws alone" in said) == (drawn is not None)
+    again.close()
 
 
 def test_the_first_measurement_of_a_mode_counts(folder: Path) -> None:

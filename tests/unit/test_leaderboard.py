@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from made_ledgers import config, end, make, propose, stop, study
 from rich.console import Console
 
-from metasearch.ledger import Ledger
+from metasearch.ledger import Ledger, LedgerError
 from metasearch.track.formats import as_csv, as_json, as_parquet, as_table, captions, save
 from metasearch.track.leaderboard import Row, leaderboard, ranked, rows_from_ledger
 from metasearch.track.where import WhereError, mlflow_filter, parse
@@ -48,6 +49,34 @@ def test_the_best_score_is_first_whatever_the_order_of_the_rows() -> None:
     assert board["trial"].tolist() == [f"s/{t}" for t in range(8, 0, -1)]
     assert board["rank"].tolist() == list(range(1, 9))
     pd.testing.assert_frame_equal(board, leaderboard(reversed(rows)), check_like=True)
+
+
+def test_where_children_inherit_every_trial_is_an_individual_and_a_deeper_lineage_is_no_better() -> None:
+    """Large-scale evolution: 2 is a mutant of 1, 3 trains 1 on as it is. With rungs (asha) the same rows are segments of two."""
+    rows = [
+        row(1, 0.8, config={"x": 1}, until=10), row(2, 0.6, config={"x": 2}, parent=1, until=20),
+        row(3, 0.7, config={"x": 1}, parent=1, until=20), row(4, 0.5, config={"x": 3}, parent=2, until=30),
+    ]
+    individuals = leaderboard([replace(one, inherits=True) for one in rows])
+    assert individuals["trial"].tolist() == ["s/1", "s/3", "s/2", "s/4"]
+    assert individuals["rank"].tolist() == [1, 2, 3, 4]
+    rungs = leaderboard(rows)
+    assert rungs["trial"].tolist() == ["s/4", "s/3", "s/2"]
+    assert rungs["rank"].isna().tolist() == [False, True, True]
+
+
+def test_a_damaged_ledger_is_named_and_the_others_are_shown(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        make(tmp_path / name, 5)
+    (tmp_path / "b" / "ledger.sqlite").write_bytes(b"SQLite format 3" + bytes(5000))
+    board = leaderboard(None, home=tmp_path, source="ledger")
+    assert set(board["trial"].str.split("/").str[0]) == {"a", "c"}
+    assert list(board.attrs["damaged"]) == ["b"]
+    said = text(board)
+    assert "'b' is missing here: the ledger" in said
+    assert "cannot be read" in said
+    with pytest.raises(LedgerError, match="cannot be read"):
+        leaderboard("b", home=tmp_path, source="ledger")
 
 
 @pytest.mark.parametrize("score", [1e9, math.inf, math.nan, None])

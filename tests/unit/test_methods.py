@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import relaxed_space
 
-from metasearch import plugins
+from metasearch import cli, plugins
 from metasearch.driver import launch
 from metasearch.driver.study import Study
 from metasearch.ledger import Ledger
@@ -59,6 +59,52 @@ def test_a_space_without_a_mixture_is_refused_with_what_would_work(method: str) 
     assert "has no relaxed(config, shape)" in said
     for other in ("nasbench201", "darts-cells", "random", "regularized-evolution"):
         assert other in said
+
+
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> str:
+    """What `metasearch run` says of a study that it refuses; nothing is begun."""
+    file = tmp_path / "study.toml"
+    file.write_text(text)
+    assert cli.call(["run", str(file), "--home", str(tmp_path / "home")]) == 2
+    assert not list((tmp_path / "home").glob("*/ledger.sqlite"))
+    return " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("name", ["reinforce", "ppo"])
+def test_a_controller_without_bins_refuses_continuous_dimensions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    said = run(tmp_path, capsys, STUDY.replace(f'space = "{Path(relaxed_space.__file__)}"', 'space = "maml-family"').replace(
+        'name = "darts", search_steps = 30, arch_lr = 0.03', f'name = "{name}"'))
+    assert "'learner.inner_lr'" in said
+    assert "Set `bins`" in said
+    for other in ("tpe", "cma-es", "gp", "regularized-evolution"):
+        assert other in said
+
+
+def test_darts_refuses_a_space_without_a_mixture_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = run(tmp_path, capsys, STUDY.replace(f'space = "{Path(relaxed_space.__file__)}"', 'space = "maml-family"'))
+    assert "has no relaxed(config, shape)" in said
+    for other in ("nasbench201", "darts-cells", "random", "regularized-evolution", "reinforce", "tpe"):
+        assert other in said
+
+
+def test_darts_refuses_a_learner_without_a_loss_on_queries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = tmp_path / "reptile_space.py"
+    space.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(relaxed_space.__file__).parent)!r})\n"
+        "from dataclasses import replace\nimport relaxed_space\nfrom relaxed_space import RELAXED, SPACE\n"
+        "from metasearch.learners.reptile import Reptile\n"
+        "def recipe(config, shape): return replace(relaxed_space.recipe(config, shape), learner=Reptile())\n"
+        "def relaxed(config, shape): return replace(relaxed_space.relaxed(config, shape), learner=Reptile())\n"
+    )
+    text = STUDY.replace(str(Path(relaxed_space.__file__)), str(space))
+    said = run(tmp_path, capsys, text)
+    assert "Reptile learns by none" in said
+    for other in ("prototypical", "maml", "enas", "random-sharing", "reinforce"):
+        assert other in said
+    enas = text.replace('name = "darts", search_steps = 30, arch_lr = 0.03', 'name = "enas"')
+    assert not any("Reptile" in problem for problem in Study.from_text(enas).problems()), "enas wants scores only"
 
 
 @pytest.mark.parametrize(("override", "said"), [

@@ -48,6 +48,22 @@ def test_changes_are_the_same_in_whatever_portions_the_rows_come(rows: list[Row]
     assert {k: asdict(c) for k, c in found.items()} == {k: asdict(c) for k, c in Projection().take(rows).items()}
 
 
+@pytest.mark.parametrize(("inherits", "best"), [(True, [1, 3, 2]), (False, [3, 2])])
+def test_the_best_of_an_evolution_are_individuals_and_of_halving_the_longest(inherits: bool, best: list[int]) -> None:
+    """3 goes on with 1's config: a promotion, or an individual of its own."""
+    rows = rows_of(
+        ("proposed", 1, proposal({"x": 1}, until=10)), ("ended", 1, ended(score=0.8)),
+        ("proposed", 2, proposal({"x": 2}, parent=1, until=20)), ("ended", 2, ended(score=0.6)),
+        ("proposed", 3, proposal({"x": 1}, parent=1, until=20)), ("ended", 3, ended(score=0.7)),
+    )
+    rows[0] = rows[0]._replace(body={**rows[0].body, "inherits": inherits})
+    projection = Projection()
+    found = projection.take(rows)
+    assert [done.trial for done in projection.best(3)] == best
+    assert (tag("superseded") in found[1].tags) != inherits
+    assert (found[3].tags.get(tag("inherits")) == "true") == inherits
+
+
 def test_numbers_that_are_not_finite_become_tags() -> None:
     found = Projection().take(rows_of(
         ("proposed", 1, proposal({"lr": 0.1})),

@@ -12,15 +12,17 @@ import relaxed_space
 import torch
 from torch import Generator, Tensor
 
+from metasearch.driver.study import Study
 from metasearch.methods.enas import Controlled
 from metasearch.nets import Params
 from metasearch.nets.nasbench import Cells
 from metasearch.objectives import Trial, parcel
 from metasearch.objectives.episodic import mean_gradient
 from metasearch.objectives.optimizer import sgd
-from metasearch.objectives.shared import Shared, Uniform, narrowed
+from metasearch.objectives.shared import Shared, Uniform, narrowed, only
 from metasearch.objectives.train import Train
 from metasearch.records import Config, Proposal, Report
+from metasearch.space import Choice, Int, Repeat, Space
 from metasearch.tasks import TaskShape
 from metasearch.tasks.blobs import Blobs
 from search_spaces import nasbench201
@@ -156,6 +158,36 @@ def test_a_stopped_search_ends_bit_for_bit_as_the_undisturbed_one(tmp_path: Path
         assert set(ours) == set(theirs)
         assert all(torch.equal(ours[k].nan_to_num(-7), theirs[k].nan_to_num(-7)) for k in ours)
     assert any(k.startswith("state/sampler/mean/lstm0") for k in parcel.read(tmp_path / "cut" / "20.safetensors")[0])
+
+
+def test_enas_holds_skip_connections_to_their_published_rate() -> None:
+    """By its defaults, and where relaxed dimensions are skips: the sampler's space has them as items of a Repeat."""
+    study = Study.from_json({
+        "name": "t", "space": relaxed_space.__file__, "method": {"name": "enas"}, "budget": {"trials": 1},
+        "tasks": {"name": "blobs", "dimensions": 5, "train_classes": 20, "ways": 3},
+    })
+    search = study.objective()
+    assert isinstance(search, Shared)
+    assert isinstance(search.sampler, partial)
+    knobs = search.sampler.args[0]
+    assert (knobs["skip_weight"], knobs["skip_target"]) == (0.8, 0.4)
+    layers = [Space({"op": Choice(("a", "b")), **{f"skip_{j}": Choice((False, True)) for j in range(i)}}) for i in range(5)]
+    space = Space({"width": Choice((3, 4)), "layer": Repeat(Int(5, 5), tuple(layers))})
+    dims = tuple(path for path, _ in space.columns() if "skip_" in path)
+    search = replace(search, space=space, dims=dims)
+    assert [path for path, _ in only(space, dims).columns() if "skip_" in path] == list(dims)
+    rates = []
+    for weight in (0.0, 0.8):
+        policy = replace(search, sampler=partial(Controlled, {**knobs, "lr": 0.02, "skip_weight": weight})).started(0)
+        assert isinstance(policy, Controlled)
+        for _ in range(40):
+            policy.update([policy.sample() for _ in range(4)], [1.0] * 4)
+        taken = [bool(v) for _ in range(100) for path, v in policy.sample().config.items() if "skip_" in path]
+        rates.append(sum(taken) / len(taken))
+    assert rates[0] == pytest.approx(0.5, abs=0.06)  # 1,000 skips: four standard errors
+    assert rates[1] == pytest.approx(0.4, abs=0.06)
+    with pytest.raises(ValueError, match="how many items that has is itself one"):
+        replace(search, space=Space({"layer": Repeat(Int(1, 5), tuple(layers))}))
 
 
 def test_a_samplers_memory_survives_as_tensors() -> None:

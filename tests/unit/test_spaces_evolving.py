@@ -3,16 +3,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Generator
 
+from metasearch.driver import launch
 from metasearch.driver.study import Study
+from metasearch.ledger import Ledger
 from metasearch.nets.evolving import Layer, evolving, fitted
 from metasearch.objectives.parcel import inherit
 from metasearch.records import Config
+from metasearch.space import items
 from metasearch.strategies.large_scale_evolution import simplest
 from metasearch.tasks import TaskShape
 from search_spaces import evolving_nets
@@ -114,6 +118,44 @@ def test_all_ten_mutations_happen_and_none_is_a_silent_no_op() -> None:
         MUTATIONS.update(originals)
     assert len(originals) == 10
     assert all(seen[name] > 0 for name in originals), seen
+
+
+def test_a_mutation_is_known_by_what_it_left_behind() -> None:
+    rng = np.random.default_rng(1)
+    for seed in range(20):
+        parent = _grown(3 * seed, seed)
+        layers = tuple(map(evolving_nets._read, items(parent, "layers")))
+        dna = DNA(float(parent["learning_rate"]), int(parent["weights"]), layers)
+        for name, change in MUTATIONS.items():
+            made = change(dna, rng)
+            if made is not None and made[0] != dna:
+                assert evolving_nets.between(parent, made[0].config()) == name
+        assert evolving_nets.between(parent, dict(parent)) == "identity"
+
+
+@pytest.mark.slow
+def test_all_eleven_mutations_are_in_the_ledger_of_a_real_study(tmp_path: Path) -> None:
+    """300 nets of which each trains for one step; among 288 children the rarest, removing a skip, comes some ten times."""
+    study = Study.from_json({
+        "name": "t", "space": "evolving-nets", "seed": 1, "budget": {"trials": 12}, "validation": {"episodes": 2},
+        "method": {"name": "large-scale-evolution", "steps": 1, "evaluations": 300, "population": 12},
+        "tasks": {"name": "blobs", "side": 8, "ways": 3, "queries": 2}, "train": {"mode": "loop", "meta_batch": 1},
+        "driver": {"kind": "local"}, "track": {"enabled": False},
+    })
+    result = launch.run(study, home=tmp_path)
+    with Ledger.open(result.folder / "ledger.sqlite") as ledger:
+        trials = ledger.trials()
+        proposed = [row.body for row in ledger.rows(kinds=["proposed"])]
+    assert len(proposed) == 300
+    seen = Counter(
+        evolving_nets.between(trials[one["parent"]].proposal.config, one["config"])
+        for one in proposed if one["parent"] is not None
+    )
+    assert set(seen) == {*MUTATIONS, "identity"}, seen
+    assert len(seen) == 11
+    inserted = [one for one in proposed if one["moved"]]
+    assert inserted, "layers that moved are in the ledger, so that their weights follow"
+    assert {trial.status for trial in trials.values()} <= {"done", "diverged", "infeasible"}
 
 
 def test_numbers_change_by_at_most_a_factor_of_two() -> None:

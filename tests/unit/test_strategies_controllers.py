@@ -109,6 +109,68 @@ def test_a_skip_has_the_probability_of_the_paper() -> None:
     assert float(both[0] - both[1]) == pytest.approx(by_hand, abs=1e-10)
 
 
+def test_the_divergence_of_skips_is_that_of_enas() -> None:
+    """KL(p || rate), summed over the skips of an item, averaged over the items that have some; p from the log-probabilities."""
+    controller = Controller(SKIPS, hidden=9)
+    weights = wide(controller)
+    plan = controller.plan({
+        "net.count": 3, "net.0.op": "conv", "net.1.op": "pool", "net.1.skip_0": True, "net.2.op": "conv", "net.2.skip_0": False,
+        "net.2.skip_1": True, "head": "linear",
+    })
+    without = float(controller.log_probs(weights, [plan._replace(skips=[])])[0])
+
+    def divergence(skip: tuple[int, int, int]) -> float:
+        taken = (*skip[:2], 1)
+        p = math.exp(float(controller.log_probs(weights, [plan._replace(skips=[taken])])[0]) - without)
+        return p * math.log(p / 0.3) + (1 - p) * math.log((1 - p) / 0.7)
+
+    one, two, three = map(divergence, plan.skips)
+    short = controller.plan({"net.count": 1, "net.0.op": "conv", "head": "linear"})
+    found = controller.skip_divergence(weights, [plan, short], 0.3)
+    assert found.tolist() == pytest.approx([(one + (two + three)) / 2, 0.0], rel=1e-9)
+    assert controller.skip_divergence(weights, [short], 0.3).tolist() == [0.0]
+    assert Controller(SMALL).skip_divergence(Controller(SMALL).init(Generator()), [], 0.3).tolist() == []
+
+
+def skip_rate(policy: PolicyGradient) -> float:
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        drawn = [policy.controller.sample(policy.weights, rng)[0] for _ in range(150)]
+    skips = [value for config in drawn for path, value in config.items() if "skip_" in path]
+    return sum(map(bool, skips)) / len(skips)
+
+
+@pytest.mark.parametrize(("weight", "target", "low", "high"), [
+    (0.0, 0.4, 0.45, 0.56), (0.8, 0.4, 0.34, 0.44), (0.8, 0.15, 0.08, 0.24),
+])
+def test_the_prior_moves_the_rate_of_skips(weight: float, target: float, low: float, high: float) -> None:
+    """Rewards that say nothing: without the prior a controller stays where it began, at 1/2 (some 600 skips: 0.02)."""
+    policy = made("reinforce", SKIPS, batch=4, lr=0.02, hidden=12, layers=1, skip_weight=weight, skip_target=target)
+    for _ in range(60):
+        drawn = [policy.sample() for _ in range(4)]
+        policy.update(drawn, [1.0] * 4)
+    assert low < skip_rate(policy) < high
+
+
+def test_the_prior_holds_against_rewards_that_want_every_skip() -> None:
+    rates = []
+    for weight in (0.0, 0.8):
+        policy = made("reinforce", SKIPS, batch=4, lr=0.02, hidden=12, layers=1, skip_weight=weight)
+        for _ in range(60):
+            drawn = [policy.sample() for _ in range(4)]
+            skips = [[bool(v) for k, v in sample.config.items() if "skip_" in k] for sample in drawn]
+            policy.update(drawn, [0.5 * sum(taken) / max(1, len(taken)) for taken in skips])
+        rates.append(skip_rate(policy))
+    assert rates[0] > 0.9
+    assert rates[1] < 0.75
+
+
+def test_impossible_priors_are_refused() -> None:
+    for wrong in ({"skip_weight": -1.0}, {"skip_target": 0.0}, {"skip_target": 1.0}):
+        with pytest.raises(ValueError, match="0 < skip_target < 1"):
+            made("reinforce", SKIPS, **wrong)
+
+
 def test_what_was_skipped_to_changes_what_follows() -> None:
     controller = Controller(SKIPS)
     weights = wide(controller)

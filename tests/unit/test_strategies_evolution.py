@@ -1,15 +1,20 @@
 """Evolution: what makes each method itself, and would fail for its simplest neighbour."""
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from metasearch.driver.director import Director
+from metasearch.driver.messages import Assignment, Ending
+from metasearch.driver.study import Study
 from metasearch.records import Config, Outcome, Proposal
 from metasearch.space import Choice, Float, Space, digest
 from metasearch.strategies import Strategy, build, hierarchical_evolution
@@ -17,6 +22,7 @@ from metasearch.strategies.guided_evolution import Distances, Process
 from metasearch.strategies.large_scale_evolution import LargeScaleEvolution
 from metasearch.strategies.regularized_evolution import Individual, RegularizedEvolution, tournament
 from metasearch.testing import strategies as contract
+from metasearch.testing.history import proposals
 
 BITS = Space({f"b{i}": Choice((0, 1)) for i in range(100)})
 SMALL = Space({f"b{i}": Choice((0, 1, 2)) for i in range(6)})
@@ -155,39 +161,98 @@ def test_what_failed_is_no_parent_and_is_replaced_among_the_founders() -> None:
     assert [one.trial for one in strategy.alive] == [20, 21, 22, 23]
 
 
-def _generations(make: Callable[[], Strategy], lanes: int, trials: int) -> list[tuple[str, int | None]]:
-    """What was asked, by number, if `lanes` trials run at once and end in a random order."""
-    strategy, order = make(), random.Random(lanes)
+def _generations(
+    make: Callable[[], Strategy], lanes: int, trials: int, *, order: int = 0, fails: int = 0
+) -> list[tuple[str, int | None, int | None, dict[str, str]]]:
+    """What was asked, by number, if `lanes` trials run at once and end in a random order; every `fails`-th fails."""
+    strategy, drawn = make(), random.Random(order)
     running: list[tuple[int, Proposal]] = []
-    asked: list[tuple[str, int | None]] = []
-    while len(asked) < trials or running:
+    asked: list[tuple[str, int | None, int | None, dict[str, str]]] = []
+    while True:
         proposal = strategy.ask() if len(running) < lanes and len(asked) < trials else None
         if proposal is not None:
-            asked.append((digest(proposal.config), proposal.parent))
+            asked.append((digest(proposal.config), proposal.parent, proposal.until, dict(proposal.moved)))
             running.append((len(asked), proposal))
+        elif running:
+            number, one = running.pop(drawn.randrange(len(running)))
+            if fails and number % fails == 0:
+                strategy.tell(Outcome(number, one, None, {}, "error"))
+            else:
+                _tell(strategy, number, one, _ones(one.config) + 1e-3 * (one.until or 0) + 0.1 * math.sin(number))
         else:
-            number, one = running.pop(order.randrange(len(running)))
-            _tell(strategy, number, one)
-    return asked
+            return asked
 
 
-@pytest.mark.parametrize("avoid", [False, True])
-def test_in_generation_mode_the_number_of_workers_changes_nothing(avoid: bool) -> None:
+GENERATIONS: dict[str, tuple[str, dict[str, object]]] = {
+    "regularized": ("regularized-evolution", {"population": 8, "sample": 3, "generation": 5}),
+    "with repeats": ("regularized-evolution", {"population": 8, "sample": 3, "generation": 5, "avoid_repeats": False}),
+    "hierarchical": ("hierarchical-evolution", {"population": 8, "tournament": 0.3, "mutations": 3, "generation": 5}),
+    "large-scale": ("large-scale-evolution", {"population": 8, "steps": 3, "evaluations": 60, "generation": 5}),
+    "large broods": ("large-scale-evolution", {"population": 8, "steps": 3, "evaluations": 60, "generation": 7}),
+}
+
+
+@pytest.mark.parametrize("fails", [0, 3])
+@pytest.mark.parametrize("case", GENERATIONS)
+def test_in_generation_mode_neither_workers_nor_the_order_of_outcomes_change_anything(case: str, fails: int) -> None:
+    name, given = GENERATIONS[case]
+
     def make() -> Strategy:
-        given = {"population": 8, "sample": 3, "generation": 5, "avoid_repeats": avoid}
-        return build("regularized-evolution", SMALL, given, seed=3)
+        return build(name, SMALL, given, seed=3)
 
-    alone = _generations(make, 1, 60)
-    assert alone == _generations(make, 3, 60) == _generations(make, 16, 60)
+    alone = _generations(make, 1, 60, fails=fails)
+    assert len(alone) == 60
+    for lanes in (1, 2, 4, 16):
+        for order in range(3):
+            assert _generations(make, lanes, 60, order=order, fails=fails) == alone
 
     def free() -> Strategy:
-        return build("regularized-evolution", SMALL, {"population": 8, "sample": 3}, seed=3)
+        return build(name, SMALL, {**given, "generation": 0}, seed=3)
 
-    assert _generations(free, 1, 60) != _generations(free, 16, 60)  # without generations it does change things
+    assert _generations(free, 1, 60, fails=fails) != _generations(free, 4, 60, fails=fails), "without, it does change things"
 
 
-def test_generation_mode_keeps_the_contract() -> None:
-    contract.check("regularized-evolution", {"population": 5, "sample": 2, "generation": 3})
+@pytest.mark.parametrize("case", [case for case in GENERATIONS if case != "with repeats"])
+def test_in_generation_mode_workers_of_a_study_change_nothing(case: str, tmp_path: Path) -> None:
+    """Through the director, its ledger and its budget: with lanes that end in any order, a kill in the midst, and failures."""
+    name, given = GENERATIONS[case]
+    counting = Path(__file__).parent.parent / "system"
+    wanted = Study.from_json({
+        "name": "t", "space": str(counting / "counting_space.py"), "driver": {"kind": "local"},
+        "method": {"name": str(counting / "counting.py"), "parcels": False, "inner": {"name": name, **given}},
+        "budget": {"trials": 8 if name.startswith("large") else 40},
+    })
+    found = []
+    for lanes in (1, 2, 4):
+        folder, order = tmp_path / str(lanes), random.Random(lanes)
+        director, held = Director(wanted, folder), dict[str, Assignment]()
+        for call in itertools.count():
+            if call == 30:  # as kill -9 leaves it
+                director.ledger.close()
+                director._lock.close()
+                director, held = Director(wanted, folder), {}
+            for lane in map(str, range(lanes)):
+                if lane not in held and isinstance(said := director.next(lane, f"{call >= 30}"), Assignment):
+                    held[lane] = said
+            if not held:
+                break
+            lane = order.choice(sorted(held))
+            said = held.pop(lane)
+            score = float(said.proposal.config["x"]) + math.sin(said.trial)  # type: ignore[arg-type]
+            bad = said.trial % 9 == 0
+            ending = Ending(said.trial, "error", reason="no") if bad else Ending(said.trial, "done", score, step=3)
+            director.end(lane, f"{call >= 30}", ending)
+        assert director.finished
+        director.close()
+        found.append(proposals(folder))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) >= 40
+
+
+@pytest.mark.parametrize("case", GENERATIONS)
+def test_generation_mode_keeps_the_contract(case: str) -> None:
+    name, given = GENERATIONS[case]
+    contract.check(name, {**given, "population": 5, "generation": 3})
 
 
 def test_impossible_hyperparameters_are_refused() -> None:

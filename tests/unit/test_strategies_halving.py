@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from metasearch.records import Outcome, Proposal, Status
-from metasearch.space import Int, Space
+from metasearch.records import Config, Outcome, Proposal, Status
+from metasearch.space import Choice, Int, Space
 from metasearch.strategies import Strategy, build
 from metasearch.strategies._halving import levels
 from metasearch.strategies.hyperband import table
@@ -203,6 +204,28 @@ class _Ordered(Strategy):
 
     def tell(self, outcome: Outcome) -> None:
         pass
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband"])
+def test_the_inner_strategy_mutates_as_the_spaces_file_says(name: str) -> None:
+    """Of 27 configs these mutations know two: without them evolution would reach others."""
+    space = Space({f"b{i}": Choice((0, 1, 2)) for i in range(3)})
+
+    def mutations(config: Config, rng: np.random.Generator) -> tuple[Config, dict[str, str]]:
+        return {"b0": 2, "b1": 2, "b2": int(rng.integers(2))}, {}
+
+    inner = {"name": "regularized-evolution", "population": 3, "sample": 2, "avoid_repeats": False}
+    strategy = build(name, space, {"min_steps": 1, "max_steps": 4, "inner": inner}, seed=0)
+    strategy.mutate = mutations  # as the driver does
+    asked = []
+    for trial in range(1, 30):
+        proposal = strategy.ask()
+        assert proposal is not None
+        if proposal.parent is None:
+            asked.append(proposal.config)
+        strategy.tell(Outcome(trial, proposal, 1.0, {}, "done"))
+    assert len(asked) > 8
+    assert all((config["b0"], config["b1"]) == (2, 2) for config in asked[3:])
 
 
 @pytest.mark.parametrize("status", ["diverged", "error", "oom", "infeasible", "nan"])

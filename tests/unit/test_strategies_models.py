@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from metasearch.records import Config, Outcome, Proposal, Status
 from metasearch.space import Choice, Float, Int, Repeat, Space, digest
 from metasearch.strategies import Strategy, build
-from metasearch.strategies._optuna import ByColumn, ByPath
+from metasearch.strategies._optuna import ByColumn, ByPath, View
 
 ALL = {"tpe": {}, "gp": {}, "cma-es": {}, "nsga-ii": {"objectives": ("score",), "population": 10}}
 QUICK = {name: hyper for name, hyper in ALL.items() if name != "gp"}  # a gp costs a third of a second an ask
@@ -317,14 +317,14 @@ def test_gp_sees_the_best_and_a_spread_of_the_rest() -> None:
     for trial, score in enumerate(scores):
         strategy.tell(done(trial, Proposal({"x": float(rng.random())}), float(score)))
     running = ask(strategy)
-    seen = strategy._thinned(300)  # type: ignore[attr-defined]
-    told = [t.value for t in seen.trials if t.state == TrialState.COMPLETE]
+    seen = View(strategy._study, strategy.kept(300))._get_trials()  # type: ignore[attr-defined]
+    told = [t.value for t in seen if t.value is not None]
     assert len(told) == 300
     assert sorted(told)[-100:] == sorted(scores.tolist())[-100:]
     place = {score: trial for trial, score in enumerate(scores.tolist())}
     quarters = np.bincount([place[v] // 225 for v in told], minlength=4)
     assert quarters.min() > 60
-    assert [t.params for t in seen.trials if t.state == TrialState.RUNNING] == [{"0:x": running.config["x"]}]
+    assert [t.params for t in seen if t.state == TrialState.RUNNING] == [{"0:x": running.config["x"]}]
 
 
 def test_optuna_says_nothing_and_its_settings_stay(capfd: pytest.CaptureFixture[str]) -> None:
