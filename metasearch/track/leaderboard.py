@@ -47,13 +47,9 @@ LAST = ("params", "flops", "seconds", "step", "status", "norm", "nets", "unit", 
 class Row:
     """One trial. score: larger is better, None unless it is done; episodes: its scores on the bank, in the bank's order.
 
-<<<<<<< HEAD
-    superseded: the trial that went on with this one's config and weights, or None.
-    nets: "per task" if every task has an architecture of its own; params and flops are then means.
-=======
     superseded: the trial that went on with this one's config and weights, or None. inherits: its study's trials are
-    individuals, and `until` is no rung.
->>>>>>> nasrest
+    individuals, and `until` is no rung. nets: "per task" if every task has an architecture of its own; params and flops are
+    then means.
     """
 
     study: str
@@ -280,13 +276,9 @@ def rows_from_ledger(folder: Path, *, where: str | None = None) -> list[Row]:
             study=name, trial=trial.id, config=proposal.config, status=trial.status, until=proposal.until, parent=proposal.parent,
             score=outcome.score if outcome and trial.status == "done" else None, episodes=trial.episodes,
             step=outcome.step if outcome else None, seconds=trial.seconds if outcome else None,
-<<<<<<< HEAD
             params=metrics.get("params"), flops=metrics.get("flops"), norm=norm_mode(metrics), nets=nets_of(metrics),
             seed=proposal.seed, unit=named, bank=bank, reason=outcome.reason if outcome else None,
-=======
-            params=metrics.get("params"), flops=metrics.get("flops"), norm=norm_mode(metrics), seed=proposal.seed,
-            unit=named, bank=bank, reason=outcome.reason if outcome else None, inherits=bool(about.get("inherits")),
->>>>>>> nasrest
+            inherits=bool(about.get("inherits")),
         ))
     rows = _superseded(rows)
     return rows if where is None else filtered(rows, where)
@@ -415,13 +407,9 @@ def _row(run: Run) -> Row:
         score=metrics.get("score") if status == "done" else None, episodes=None if episodes is None else scores_of(episodes),
         step=_int(tags.get(tag("step"))), until=_int(tags.get(tag("until"))), parent=_int(tags.get(tag("parent"))),
         superseded=_int(tags.get(tag("superseded"))), seed=_int(tags.get(tag("seed"))), params=metrics.get("params"),
-<<<<<<< HEAD
         flops=metrics.get("flops"), seconds=metrics.get("seconds"), norm=tags.get(tag("norm")), nets=tags.get(tag("nets")),
         bank=tags.get(tag("bank_digest")), unit=tags.get(tag("unit"), "score"), reason=tags.get(tag("reason")),
-=======
-        flops=metrics.get("flops"), seconds=metrics.get("seconds"), norm=tags.get(tag("norm")), bank=tags.get(tag("bank_digest")),
-        unit=tags.get(tag("unit"), "score"), reason=tags.get(tag("reason")), inherits=tags.get(tag("inherits")) == "true",
->>>>>>> nasrest
+        inherits=tags.get(tag("inherits")) == "true",
     )
 
 
