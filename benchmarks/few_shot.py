@@ -29,7 +29,7 @@ from metasearch.objectives.evaluation import scores
 from metasearch.objectives.memory import keep_freed_memory
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.train import Train
-from metasearch.records import Proposal
+from metasearch.records import Proposal, Report
 from metasearch.tasks import TaskDistribution, TaskShape, TestSplit, open_test
 from metasearch.track.statistics import accuracy_by_instance, mean_interval
 
@@ -91,24 +91,54 @@ def train(
     mode: Mode = options.extra.mode or entry.mode
     recipe, objective = entry.recipe({}, shape), Train(entry.recipe, tasks, shape, validation_episodes=200, mode=mode)
     steps = entry.steps or steps_within(60 * options.extra.minutes * 0.95, objective, options.extra.threads)
-    objective = replace(objective, steps=steps, report_every=max(1, steps // 20))
+    start: Path | None = None
+    before, score = dict[str, Condition](), dict[str, float]()
+    if entry.before is not None:
+        first = Train(entry.before, tasks, shape, validation_episodes=200, mode="loop", steps=entry.before_steps)
+        beginning = kept.with_name(f"{kept.stem}-before.safetensors")
+        report = trained(first, "before", seed, beginning, options)
+        start = net_alone(beginning, recipe, tasks)
+        before = {
+            "before": type(first.built({}).learner).__name__, "before_steps": entry.before_steps,
+            "before_cpu_minutes": round((time.process_time() - begin_cpu) / 60, 2),
+        }
+        score = {"before_validation": report.score or 0.0}
     unfinished = kept.with_suffix(".part")
-
-    def save(step: int, tensors: dict[str, torch.Tensor], facts: dict[str, object]) -> str:
-        return str(parcel.write(unfinished, tensors, facts))
-
-    report = None
-    for report in objective(Proposal({}, seed=seed), Trial(seed, threads=options.extra.threads, save=save)):  # type: ignore[arg-type]
-        told = " ".join(f"{k}={v:.4g}" for k, v in report.metrics.items())
-        print(f"  {time.monotonic() - begin:6.0f} s  step {report.step}/{steps}  {told}", file=sys.stderr, flush=True)
-    assert report is not None
+    report = trained(replace(objective, steps=steps), name, seed, unfinished, options, start)
     assert report.score is not None
     unfinished.replace(kept)
     return {
         "steps": steps, "tasks_seen": steps * recipe.meta_batch, "train_minutes": round((time.monotonic() - begin) / 60, 2),
         "cpu_minutes": round((time.process_time() - begin_cpu) / 60, 2), "threads": options.extra.threads, "mode": mode,
-        "norm": recipe.net.norm, "target": entry.target,
-    }, {"validation": report.score, "train_tasks": report.metrics["train_score"]}
+        "norm": recipe.net.norm, "target": entry.target, **before,
+    }, {**score, "validation": report.score, "train_tasks": report.metrics["train_score"]}
+
+
+def trained(objective: Train, name: str, seed: int, path: Path, options: Options, start: Path | None = None) -> Report:
+    """Leaves the weights in `path`; returns the last report."""
+    begin, steps, report = time.monotonic(), objective.steps or 0, None
+
+    def save(step: int, tensors: dict[str, torch.Tensor], facts: dict[str, object]) -> str:
+        return str(parcel.write(path, tensors, facts))
+
+    trial = Trial(seed, start=start, threads=options.extra.threads, save=save)  # type: ignore[arg-type]
+    for report in replace(objective, report_every=max(1, steps // 20))(Proposal({}, seed=seed), trial):
+        told = " ".join(f"{k}={v:.4g}" for k, v in report.metrics.items())
+        print(f"  {time.monotonic() - begin:6.0f} s  {name} step {report.step}/{steps}  {told}", file=sys.stderr, flush=True)
+    assert report is not None
+    return report
+
+
+def net_alone(path: Path, recipe: Recipe, tasks: TaskDistribution) -> Path:
+    """A parcel of the net's weights, from which another learner begins at step 0. For a normed MANN also the mean of its features
+    over 1,000 training pictures."""
+    tensors, facts = parcel.read(path)
+    net = {k: v for k, v in tensors.items() if k.startswith("meta/net/")}
+    if isinstance(recipe.learner, MANN) and recipe.learner.normed:
+        x, _ = tasks.labelled(1000, "train", torch.Generator().manual_seed(0))
+        features = recipe.net.embed({k.removeprefix("meta/"): v for k, v in net.items()}, x)
+        net["meta/mann/centre"] = features.mean(0)
+    return parcel.write(path.with_name(f"{path.stem}-net.safetensors"), net, {**facts, "step": 0})
 
 
 def opened(tasks: TaskDistribution) -> TestSplit:

@@ -31,7 +31,13 @@ class MANN(Learner):
     """hidden:  units of the LSTM controller. slots, width: of the memory. heads: that read, and that write.
     decay:     of the usage, a step (gamma).
     sharpness: of reading: softmax(sharpness * cosine). 1.0 is the paper's: nearly uniform over 128 slots.
-    write:     "add": a vector of its own; "key": the paper's, which writes the key with which it reads."""
+    write:     "add": a vector of its own; "key": the paper's, which writes the key with which it reads.
+    normed:    from every item's features `mann/centre` is taken off, and they are brought to mean 0 and variance 1, before the
+               controller sees them. Keys are compared by cosine: what all features have in common makes all keys alike, and
+               behind a ReLU that is most of them. The centre begins at 0 and is learnt; with a net that was trained before, begin
+               with the mean of its features.
+    frozen:    the net stays as it is, say as a parent's training left it: no gradient is taken through it, and the optimiser
+               must have no rule for `net/` (by_prefix), or the moments that it inherits would move the weights."""
 
     pooled: ClassVar[bool] = True
     kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
@@ -43,6 +49,8 @@ class MANN(Learner):
     decay: float | Tensor = 0.95
     sharpness: float | Tensor = 1.0
     write: Literal["add", "key"] = "add"
+    normed: bool = False
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         inner.check(least=1, hidden=self.hidden, slots=self.slots, width=self.width, heads=self.heads)
@@ -64,6 +72,7 @@ class MANN(Learner):
             | lstm.init("mann/controller", net.features + net.outputs + self.read, self.hidden, generator, forget_bias=1.0)
             | _linear.init("mann/interface", self.hidden, told, generator)  # keys, what is written, gates
             | _linear.init("mann/head", self.hidden + self.read, net.outputs, generator)
+            | ({"mann/centre": torch.zeros(net.features)} if self.normed else {})
         )
 
     def noise(self, shape: TaskShape) -> Mapping[str, tuple[int, ...]]:
@@ -100,26 +109,31 @@ class MANN(Learner):
     def _ordered(self, net: Net, meta: Params, episode: Episode) -> tuple[Tensor, Tensor]:
         """Features [T, D] and labels [T, N] of the whole episode in the order of its noise."""
         order = episode.noise["order"].argsort()
-        z = net.embed(meta, torch.cat([episode.support_x, episode.query_x]))
+        z = self.embed(net, meta, torch.cat([episode.support_x, episode.query_x]))
         return z[order], torch.cat([episode.support_y, episode.query_y])[order]
 
     def sequence(self, net: Net, meta: Params, x: Tensor, y: Tensor) -> Tensor:
         """Outputs [T, N] of every item of a sequence x [T, *x], of which y [T, N] are shown one step late."""
-        return self._run(meta, net.embed(meta, x), y).outputs
+        return self._run(meta, self.embed(net, meta, x), y).outputs
+
+    def embed(self, net: Net, meta: Params, x: Tensor) -> Tensor:
+        """Items [M, *x] -> what the controller is given of them [M, D]."""
+        z = net.embed({k: v.detach() for k, v in meta.items()} if self.frozen else meta, x)
+        return standard(z.to(x.dtype) - meta["mann/centre"]) if self.normed else z
 
     def adapt(self, net: Net, loss: Loss, meta: Params, support_x: Tensor, support_y: Tensor) -> Params:
-        support = _embedding.kept(net, meta, support_x)
-        if net.norm == "transductive":
-            return {"support": support, "y": support_y}
-        return self._run(meta, support, support_y).state
+        if net.norm == "transductive":  # the supports wait for the queries
+            return {"support": support_x, "y": support_y}
+        return self._run(meta, self.embed(net, meta, support_x), support_y).state
 
     def predict(self, net: Net, meta: Params, task: Params, query_x: Tensor) -> Tensor:
         """Every query is the item that comes after the supports."""
         if "support" in task:
-            support, z = _embedding.both(net, meta, task["support"], query_x)
-            task = self._run(meta, support, task["y"]).state
+            y = task["y"]
+            support, z = self.embed(net, meta, torch.cat([task["support"], query_x])).tensor_split([len(y)])
+            task = self._run(meta, support, y).state
         else:
-            z = net.embed(meta, query_x)
+            z = self.embed(net, meta, query_x)
         each = {k: v.expand(z.shape[0], *v.shape) for k, v in task.items()}
         after = self.step(self.weights(meta), seen(meta, z, each["y"]), each)
         return _linear.apply(meta, "mann/head", torch.cat([after["h"], after["r"]], dim=-1))
@@ -193,6 +207,12 @@ class Run(NamedTuple):
     h: Tensor
     r: Tensor
     state: State
+
+
+def standard(z: Tensor) -> Tensor:
+    """[..., D] -> [..., D], every row with mean 0 and variance 1."""
+    centred = z - z.mean(-1, keepdim=True)
+    return centred * (centred.square().mean(-1, keepdim=True) + EPS).rsqrt()
 
 
 def seen(meta: Params, z: Tensor, late: Tensor) -> Tensor:

@@ -82,7 +82,10 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
     "mann": [{
         "arguments": {"hidden": 20, "slots": 9, "width": 5, "heads": 2, "sharpness": 5.0, "write": write},
         "sets": False, "symmetric": False, "asked": None,
-    } for write in ("add", "key")],
+    } for write in ("add", "key")] + [{
+        "arguments": {"hidden": 20, "slots": 9, "width": 5, "heads": 2, "sharpness": 5.0, "normed": True},
+        "sets": False, "symmetric": False, "asked": None,
+    }],
     # a sequence has an order, and its labels are inputs of a network that does not know that they may be permuted
     "snail": [{
         "arguments": {"supports": 6, "keys": (8, 8, 8), "values": (8, 8, 8), "filters": 16}, "sets": False, "symmetric": False,

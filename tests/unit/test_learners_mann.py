@@ -2,17 +2,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Generator, Tensor
 
 from metasearch.learners import Learner
-from metasearch.learners.mann import EPS, MANN, State, cosine, least_used
+from metasearch.learners.mann import EPS, MANN, State, cosine, least_used, standard
+from metasearch.learners.prototypical import Prototypical
 from metasearch.nets import Params, lstm
 from metasearch.nets.mlp import mlp
+from metasearch.objectives import Trial, parcel
 from metasearch.objectives.episodic import mean_gradient, with_noise
-from metasearch.objectives.optimizer import adam, clipped_norm
+from metasearch.objectives.optimizer import adam, by_prefix, clipped_norm
+from metasearch.objectives.recipe import Recipe, RecipeOf
+from metasearch.objectives.train import Train
+from metasearch.objectives.training import generator
+from metasearch.records import Config, Proposal
 from metasearch.tasks import Episode, TaskShape
 from metasearch.tasks.blobs import Blobs
 from metasearch.track.statistics import accuracy_by_instance
@@ -222,6 +229,66 @@ def test_the_published_network_has_the_published_widths() -> None:
     assert tuple(params["mann/head/weight"].shape) == (5, 360)
     assert tuple(params["mann/interface/weight"].shape) == (324, 200)
     assert not any(k.startswith("net/") for k in params)  # pixels, and nothing else
+
+
+def test_normed_features_are_blind_to_what_all_features_have_in_common() -> None:
+    """A shift and a scale of all features change nothing, nor does what the centre takes off; without the norm they do."""
+    meta, x, y = _meta(), _randn(6, 3), _labels(0, 1, 2, 2, 1, 0)
+    body = NET.body
+    assert body is not None
+    moved = NET._replace(body=lambda params, x: 3 * body(params, x) + 7)
+    zero, centre = meta | {"mann/centre": torch.zeros(5).double()}, _randn(5)
+    off = NET._replace(body=lambda params, x: body(params, x) + centre)
+    for normed in (True, False):
+        learner = replace(SMALL, normed=normed)
+        wanted = learner.sequence(NET, zero, x, y)
+        assert torch.allclose(learner.sequence(moved, zero, x, y), wanted, atol=1e-5) == normed
+        assert torch.allclose(learner.sequence(off, meta | {"mann/centre": centre}, x, y), wanted, atol=1e-12) == normed
+    rows = standard(_randn(4, 5))
+    assert torch.allclose(rows.mean(1), torch.zeros(4).double(), atol=1e-14)
+    assert torch.allclose(rows.square().mean(1), torch.ones(4).double(), atol=1e-5)  # EPS beneath the root
+
+
+def test_no_gradient_goes_through_a_frozen_net_and_all_others_stay() -> None:
+    meta, x, y = _meta(), _randn(6, 3), _labels(0, 1, 2, 2, 1, 0)
+    e = Episode(x[:2], y[:2], x[2:], y[2:], {"order": _randn(6)})
+
+    def mse(output: Tensor, y: Tensor) -> Tensor:
+        return (output - y).square().mean()
+
+    free, _ = SMALL.episode_gradient(NET, mse, meta, e)
+    frozen, _ = replace(SMALL, frozen=True).episode_gradient(NET, mse, meta, e)
+    assert free.keys() == frozen.keys()
+    for k in free:
+        assert torch.equal(frozen[k], torch.zeros_like(free[k]) if k.startswith("net/") else free[k])
+        assert bool(free[k].any())
+
+
+def test_a_frozen_net_keeps_a_parents_weights_to_the_last_bit(tmp_path: Path) -> None:
+    """Although Adam's moments of the parent come with them."""
+    tasks = Blobs(dimensions=4, train_classes=64)
+    shape = TaskShape((4,), 3, 1, 2)
+
+    def embedding(config: Config, shape: TaskShape) -> Recipe:
+        return Recipe(mlp(shape.x, None, hidden=(6,)), Prototypical(), adam(1e-2), meta_batch=2, steps=3)
+
+    def memory(config: Config, shape: TaskShape) -> Recipe:
+        learner = replace(SMALL, normed=True, frozen=True)
+        return Recipe(mlp(shape.x, 3, hidden=(6,)), learner, by_prefix({"mann/": adam(1e-2)}), meta_batch=2, steps=6)
+
+    def trained(recipe: RecipeOf, name: str, start: Path | None) -> Params:
+        def save(step: int, tensors: Params, facts: dict[str, object]) -> str:
+            return str(parcel.write(tmp_path / name, tensors, facts))
+
+        study = Train(recipe, tasks, shape, validation_episodes=2, mode="vmap")
+        list(study(Proposal({}, seed=0), Trial(0, start=start, save=save)))  # type: ignore[arg-type]
+        return {k: v for k, v in parcel.read(tmp_path / name)[0].items() if k.startswith("meta/")}
+
+    theirs = trained(embedding, "a.safetensors", None)
+    ours = trained(memory, "b.safetensors", tmp_path / "a.safetensors")
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    begun = replace(SMALL, normed=True).init(mlp((4,), 3, hidden=(6,)), generator(0, "init"))
+    assert all(not torch.equal(ours[f"meta/{k}"], v) for k, v in begun.items())  # of both, nothing is as it was drawn
 
 
 def test_sizes_that_mean_nothing_are_refused() -> None:
