@@ -1,0 +1,104 @@
+"""What the values of a picture become: pillow's ImageOps and ImageEnhance on batches, in which AutoAugment is defined.
+
+Every function takes images [B, C, H, W] in 0..1 and magnitudes [B]. pillow works on whole grey levels and cuts fractions off after
+each operation; here values stay real numbers, so that enhancing is differentiable in its magnitude. Only `equalize` and
+`posterize` are about levels, of which a value 0..1 is the nearest of 256.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as pillow's convert("L")
+ALMOST = 1e-3  # of a grey level: float32 holds v / 255 * 255 to 1e-5
+
+
+def luma(images: Tensor) -> Tensor:
+    """The brightness of every pixel [B, 1, H, W]: of three channels as of a colour picture, otherwise their mean."""
+    if images.shape[1] != 3:
+        return images if images.shape[1] == 1 else images.mean(1, keepdim=True)
+    weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device)
+    return (images * weights[:, None, None]).sum(1, keepdim=True)
+
+
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """factor 0: black, 1: the picture, above: brighter."""
+    return (images * _each(factor)).clamp(0, 1)
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """factor 0: all grey, of the picture's mean luma."""
+    return _away_from(luma(images).mean((1, 2, 3), keepdim=True), images, factor)
+
+
+def color(images: Tensor, factor: Tensor) -> Tensor:
+    """factor 0: the grey picture. Of one channel every factor gives the picture itself, as in pillow."""
+    return images if images.shape[1] == 1 else _away_from(luma(images), images, factor)
+
+
+def sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    """factor 0: smoothed by pillow's SMOOTH, the mean of nine pixels of which the middle one counts five times; the outermost
+    pixels stay as they are."""
+    if min(images.shape[-2:]) < 3:
+        return images
+    kernel = torch.full((1, 1, 3, 3), -1 / 13, dtype=images.dtype, device=images.device)
+    kernel[..., 1, 1] = 8 / 13
+    edges = F.conv2d(images.flatten(0, 1)[:, None], kernel).view(*images.shape[:2], images.shape[2] - 2, images.shape[3] - 2)
+    return torch.addcmul(images, F.pad(edges, (1, 1, 1, 1)), _each(factor) - 1).clamp(0, 1)  # edges: picture - smoothed
+
+
+def invert(images: Tensor) -> Tensor:
+    return 1 - images
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Inverts what is at or above a grey level; threshold 0..256: at 256 nothing is."""
+    return torch.lerp(images, 1 - images, (images >= _each(threshold - ALMOST) / 255).to(images.dtype))  # faster than `where`
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keeps so many of a level's eight bits: 1 at least, as pillow does; 8 is the picture (to float32's precision)."""
+    kept = bits.round().clamp(1, 8)
+    step = _each(torch.exp2(torch.where(kept == 8, -16.0, 8 - kept)) / 255)
+    return (images / step).add_(ALMOST).floor_().mul_(step)
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """Every channel stretched to 0..1; one of a single value stays as it is."""
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    flat = high <= low
+    low, high = torch.where(flat, 0.0, low), torch.where(flat, 1.0, high)
+    return (images - low) / (high - low)
+
+
+def equalize(images: Tensor) -> Tensor:
+    """Every channel's levels spread to be about equally frequent, by pillow's integer arithmetic: to the level the same."""
+    level = (images.detach() * 255).round().clamp(0, 255).long().flatten(2)  # [B, C, H*W]
+    one = torch.ones(1, dtype=torch.int32, device=images.device)
+    counts = torch.zeros(*level.shape[:2], 256, dtype=torch.int32, device=images.device)
+    counts = counts.scatter_add(2, level, one.expand(level.shape))
+    step = (level.shape[2] - counts.gather(2, level.amax(2, keepdim=True))) // 255
+    below = counts.cumsum(2, dtype=torch.int32) - counts
+    table = (step // 2 + below) // step.clamp(min=1)
+    table = torch.where(step == 0, torch.arange(256, device=images.device), table).clamp(max=255).to(images.dtype) / 255
+    return table.gather(2, level).view(images.shape)
+
+
+def channel_permutation(images: Tensor, noise: Tensor) -> Tensor:
+    """Channels in random order, all orders alike; one channel stays as it is."""
+    channels = images.shape[1]
+    if channels > noise.shape[1]:
+        raise ValueError(f"channel_permutation takes pictures of up to {noise.shape[1]} channels, but got {channels}")
+    order = noise[:, :channels].argsort(1)  # [B, C]
+    return images.gather(1, order[:, :, None, None].expand(images.shape))
+
+
+def _away_from(other: Tensor, images: Tensor, factor: Tensor) -> Tensor:
+    """`other` at factor 0, the picture at 1, and beyond."""
+    return torch.lerp(other.expand(images.shape), images, _each(factor)).clamp(0, 1)
+
+
+def _each(magnitude: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1]."""
+    return magnitude[:, None, None, None]
