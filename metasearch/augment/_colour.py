@@ -29,7 +29,7 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """factor 0: all grey, of the picture's mean luma."""
-    return _away_from(luma(images).mean((1, 2, 3), keepdim=True), images, factor)
+    return _away_from(luma(images.mean((2, 3), keepdim=True)), images, factor)
 
 
 def color(images: Tensor, factor: Tensor) -> Tensor:
@@ -42,10 +42,10 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     pixels stay as they are."""
     if min(images.shape[-2:]) < 3:
         return images
-    kernel = torch.full((1, 1, 3, 3), -1 / 13, dtype=images.dtype, device=images.device)
-    kernel[..., 1, 1] = 8 / 13
-    edges = F.conv2d(images.flatten(0, 1)[:, None], kernel).view(*images.shape[:2], images.shape[2] - 2, images.shape[3] - 2)
-    return torch.addcmul(images, F.pad(edges, (1, 1, 1, 1)), _each(factor) - 1).clamp(0, 1)  # edges: picture - smoothed
+    rows = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
+    nine = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    edges = F.pad(torch.sub(images[..., 1:-1, 1:-1], nine, alpha=1 / 9), (1, 1, 1, 1))  # 13 / 9 of picture - smoothed
+    return torch.addcmul(images, edges, (_each(factor) - 1) * (9 / 13)).clamp(0, 1)
 
 
 def invert(images: Tensor) -> Tensor:

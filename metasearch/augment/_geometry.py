@@ -31,14 +31,19 @@ def matrix(amount: Tensor, size: Size) -> Tensor:
 
 def warp(images: Tensor, matrix: Tensor, fill: float = 0.0) -> Tensor:
     """images [B, C, H, W], matrix [B, 2, 3] -> [B, C, H, W]."""
-    height, width = images.shape[-2:]
-    side = torch.tensor([2 / width, 2 / height], dtype=images.dtype, device=images.device)
-    scaled = matrix * side[:, None]  # to coordinates from -1 to 1 over the picture, which is how torch counts
-    x, y = (torch.arange(n, dtype=images.dtype, device=images.device) + 0.5 for n in (width, height))
-    # x and y of a point as one complex number: the sum over rows and columns is then a single pass
-    across, down, start = (torch.view_as_complex(scaled[:, :, k].contiguous()) for k in range(3))
-    rows = down[:, None] * y + (start - (1 + 1j))[:, None]  # [B, H]
-    grid = torch.view_as_real(rows[:, :, None] + (across[:, None] * x)[:, None])  # [B, H, W, 2]
+    return sampled(images, *coordinates(matrix, (int(images.shape[2]), int(images.shape[3]))), fill)
+
+
+def coordinates(matrix: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """What columns [B, 2, W] and rows [B, 2, H] add to x and y of the old point, -1 to 1 over the picture, as torch counts."""
+    height, width = size
+    scaled = matrix * torch.tensor([[2 / width], [2 / height]], dtype=matrix.dtype, device=matrix.device)
+    x, y = (torch.arange(n, dtype=matrix.dtype, device=matrix.device) + 0.5 for n in (width, height))
+    return scaled[:, :, :1] * x, scaled[:, :, 1:2] * y + (scaled[:, :, 2:] - 1)
+
+
+def sampled(images: Tensor, across: Tensor, down: Tensor, fill: float) -> Tensor:
+    grid = (down[..., None] + across[:, :, None]).permute(0, 2, 3, 1)  # [B, H, W, 2]
     if fill == 0:
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return F.grid_sample(images - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + fill

@@ -89,12 +89,12 @@ def behind(channels: int) -> float:
     return 0.0 if channels == 1 else 0.5
 
 
-def partners(noise: Tensor, group: int | None = None) -> Tensor:
+def partners(noise: Tensor, group: int | None = None, *, place: Tensor | None = None, count: int | None = None) -> Tensor:
     """[B]: which other picture is mixed into each one, uniform among the others of its group of `group` pictures in a row (all
-    of the batch by default); itself where it is alone."""
-    count = noise.shape[0]
+    by default); itself where it is alone. place: [B] the pictures' own numbers, out of `count`; by default all of the batch."""
+    count = len(noise) if count is None else count
+    place = torch.arange(count, device=noise.device) if place is None else place
     group = group or count
-    place = torch.arange(count, device=noise.device)
     within = place % group
     step = 1 + (noise[:, -1] * (group - 1)).floor().clamp(0, max(group - 2, 0)).long() if group > 1 else 0
     return place - within + (within + step) % group

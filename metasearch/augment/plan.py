@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 from metasearch.augment import _geometry as geometry
-from metasearch.augment.ops import NOISE, OPERATIONS, Operation, behind, partners
+from metasearch.augment.ops import NOISE, NUMBER, OPERATIONS, behind, partners
 
 __all__ = ["Moments", "Plan", "carry_out", "joined"]
 
 Moments = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel that were taken off a picture
 SIGNED = torch.tensor([operation.signed for operation in OPERATIONS])
-LAST_AFFINE = [operation for operation in OPERATIONS if operation.affine is not None][-1]  # they stand side by side
+AFFINE = slice(1, 1 + sum(operation.affine is not None for operation in OPERATIONS))
+CROP = NUMBER["crop"]
+ALONG = torch.stack([  # [operations, 5]: which of the five amounts a magnitude is
+    torch.zeros(5) if o.affine is None else o.affine(torch.ones(1), torch.full((1, NOISE), 0.5), (1, 1))[0] for o in OPERATIONS])
 
 
 class Plan(NamedTuple):
@@ -70,62 +73,85 @@ def carry_out(
         raise ValueError(f"{plan.count} pictures are no whole number of groups of {group}")
     if not plan.count:
         return images, labels
-    x = _lifted(images, moments)
+    x, y = _lifted(images, moments), labels
     fill = behind(x.shape[1]) if fill is None else fill
-    y = labels
-    at = torch.arange(plan.count)  # where each picture is: rounds leave them sorted by operation
-    for numbers, magnitude, noise in zip(*plan, strict=True):
-        order = numbers.argsort(stable=True)
-        x, y = _round(numbers, magnitude.to(x.dtype), noise.to(x.dtype), order, at, x, y, group, fill)
-        at = order.argsort()
-    return _lowered(x.index_select(0, at.to(x.device)), images, moments), y
+    rounds, last = _sorted(plan, (x.shape[2], x.shape[3]), x.dtype)
+    for one in rounds:
+        x, y = _round(one.to(x.device), x, y, group, fill)
+    return _lowered(x.index_select(0, last.to(x.device)), images, moments), y
 
 
-def _round(
-    numbers: Tensor, magnitude: Tensor, noise: Tensor, order: Tensor, at: Tensor, x: Tensor, y: Tensor | None, group: int | None,
-    fill: float,
-) -> tuple[Tensor, Tensor | None]:
-    """One operation a picture. x: pictures, number i at row at[i] -> pictures after the round, in the order `order`."""
-    device = x.device
-    counts = numbers.bincount(minlength=len(OPERATIONS)).tolist()
-    signed = torch.where((noise[:, 0] < 0.5) & SIGNED[numbers], -magnitude, magnitude)
-    m, u = signed[order].to(device), noise[order].to(device)
-    now = x.index_select(0, at[order].to(device))
+class Round(NamedTuple):
+    """One operation for each of n pictures, sorted by operation.
+
+    counts: pictures of each operation. which: [n] the pictures' numbers; take: [n] the rows they had after the last round, and
+    was: [n] that row for picture 0, 1, ...; magnitude: [n], signed; noise: [n, NOISE]; across, down: see geometry.coordinates.
+    """
+
+    counts: list[int]
+    which: Tensor
+    take: Tensor
+    was: Tensor
+    magnitude: Tensor
+    noise: Tensor
+    across: Tensor
+    down: Tensor
+
+    def to(self, device: torch.device) -> Round:
+        if device.type == "cpu":
+            return self
+        counts, *others = self
+        return Round(counts, *(t.to(device) for t in others))
+
+
+def _sorted(plan: Plan, size: geometry.Size, dtype: torch.dtype) -> tuple[list[Round], Tensor]:
+    """The rounds of a plan, and the row at which each picture is after the last. What is small is worked out for all at once."""
+    number, magnitude, noise = plan.operation, plan.magnitude.to(dtype), plan.noise.to(dtype)
+    rounds, n = number.shape
+    kinds = len(OPERATIONS)
+    counts = (number + kinds * torch.arange(rounds)[:, None]).flatten().bincount(minlength=rounds * kinds).view(rounds, kinds)
+    which = number.argsort(dim=1, stable=True)
+    row = torch.cat([torch.arange(n)[None], which.argsort(1)])  # [L + 1, n]: of each picture, before each round
+    number, noise = number.gather(1, which), noise.gather(1, which[..., None].expand(-1, -1, NOISE))
+    magnitude = magnitude.gather(1, which)
+    magnitude = torch.where((noise[..., 0] < 0.5) & SIGNED[number], -magnitude, magnitude)
+    amounts = magnitude[..., None] * ALONG[number].to(dtype)
+    if int(counts[:, CROP].sum()):
+        moved = geometry.crop(magnitude.flatten(), noise.flatten(0, 1), size).view(amounts.shape)
+        amounts = torch.where((number == CROP)[..., None], moved, amounts)
+    lines = [t.unflatten(0, (rounds, n)) for t in geometry.coordinates(geometry.matrix(amounts.flatten(0, 1), size), size)]
+    taken = row[:-1].gather(1, which)
+    columns = zip(counts.tolist(), which, taken, row, magnitude, noise, *lines, strict=False)  # `row` has one more
+    return [Round(*one) for one in columns], row[-1]
+
+
+def _round(one: Round, x: Tensor, y: Tensor | None, group: int | None, fill: float) -> tuple[Tensor, Tensor | None]:
+    """x: pictures as the last round left them -> as this one does."""
+    now, labels = x.index_select(0, one.take), y
     found, end = [], 0
-    affine: list[Tensor] = []
-    for operation, count in zip(OPERATIONS, counts, strict=True):
+    for number, count in enumerate(one.counts):
+        if number == AFFINE.stop:  # they stand side by side: one pass for all
+            part = slice(end - sum(one.counts[AFFINE]), end)
+            if part.stop > part.start:
+                found.append(geometry.sampled(now[part], one.across[part], one.down[part], fill))
+        if not count:
+            continue
         part = slice(end, end := end + count)
+        operation = OPERATIONS[number]
         if operation.affine is not None:
-            affine += [operation.affine(m[part], u[part], (x.shape[2], x.shape[3]))] if count else []
-            if operation is LAST_AFFINE and affine:
-                amounts = torch.cat(affine)
-                found.append(_warped(now[end - len(amounts):end], amounts, fill))
-        elif count and operation.pairs:
-            mine = order[part]
-            other = partners(noise, group)[mine]
-            theirs = x.index_select(0, at[other].to(device))
-            y = _mixed(operation, y, mine, other, now[part], m[part], u[part])
-            found.append(operation.applied(now[part], m[part], u[part], fill, theirs))
-        elif count:
-            found.append(operation.applied(now[part], m[part], u[part], fill))
-    return torch.cat(found), y
-
-
-def _warped(x: Tensor, amounts: Tensor, fill: float) -> Tensor:
-    return geometry.warp(x, geometry.matrix(amounts, (x.shape[2], x.shape[3])), fill)
-
-
-def _mixed(
-    operation: Operation, y: Tensor | None, mine: Tensor, other: Tensor, x: Tensor, magnitude: Tensor, noise: Tensor
-) -> Tensor | None:
-    """The labels, of which those of the pictures `mine` are mixed with those of the pictures `other`."""
-    if operation.kept is None:
-        return y
-    if y is None:
-        raise ValueError(f"{operation.name} mixes labels, but none were given. Call the policy with labels [n, N].")
-    share = operation.kept(x, magnitude, noise)[:, None].to(y.dtype)
-    mine, other = mine.to(y.device), other.to(y.device)
-    return y.index_copy(0, mine, share * y[mine] + (1 - share) * y[other])
+            continue
+        mine, magnitude, noise, others = now[part], one.magnitude[part], one.noise[part], None
+        if operation.pairs:
+            which = one.which[part]
+            other = partners(noise, group, place=which, count=len(x))
+            others = x.index_select(0, one.was[other])
+            if operation.kept is not None:
+                if y is None or labels is None:
+                    raise ValueError(f"{operation.name} mixes labels, but none were given. Call the policy with labels [n, N].")
+                share = operation.kept(mine, magnitude, noise)[:, None].to(y.dtype)
+                labels = labels.index_copy(0, which, share * y[which] + (1 - share) * y[other])
+        found.append(operation.applied(mine, magnitude, noise, fill, others))
+    return torch.cat(found), labels
 
 
 def _lifted(images: Tensor, moments: Moments | None) -> Tensor:
