@@ -16,6 +16,7 @@ from metasearch.augment.policy import (
     Policy,
     RandAugment,
     Schedule,
+    Shared,
     Shuffled,
     Step,
     SubPolicies,
@@ -26,6 +27,6 @@ from metasearch.augment.policy import (
 from metasearch.augment.saved import load, load_places, save
 
 __all__ = [
-    "OPERATIONS", "PLACES", "Operation", "Places", "Plan", "Policy", "RandAugment", "Schedule", "Shuffled", "Step", "SubPolicies",
-    "TrivialAugment", "UniformAugment", "at_place", "carry_out", "find", "fixed", "load", "load_places", "save",
+    "OPERATIONS", "PLACES", "Operation", "Places", "Plan", "Policy", "RandAugment", "Schedule", "Shared", "Shuffled", "Step",
+    "SubPolicies", "TrivialAugment", "UniformAugment", "at_place", "carry_out", "find", "fixed", "load", "load_places", "save",
 ]

@@ -1,8 +1,8 @@
 """What the values of a picture become: pillow's ImageOps and ImageEnhance on batches, in which AutoAugment is defined.
 
-Every function takes images [B, C, H, W] in 0..1 and magnitudes [B]. pillow works on whole grey levels and cuts fractions off after
-each operation; here values stay real numbers, so that enhancing is differentiable in its magnitude. Only `equalize` and
-`posterize` are about levels, of which a value 0..1 is the nearest of 256.
+Every function takes images [B, C, H, W] in 0..1 and magnitudes [B]. pillow works on whole grey levels and cuts fractions off
+after each operation; here values stay real numbers, so that enhancing is differentiable in its magnitude. Only `equalize` and
+`posterize` are about levels: a value in 0..1 counts as the nearest of 256, or as the one below.
 """
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def invert(images: Tensor) -> Tensor:
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Inverts what is at or above a grey level; threshold 0..256: at 256 nothing is."""
-    return torch.lerp(images, 1 - images, (images >= _each(threshold - ALMOST) / 255).to(images.dtype))  # faster than `where`
+    side = (images - _each(threshold - ALMOST) / 255).sign()  # comparing and choosing would take ten times as long
+    return torch.addcmul(side.clamp(min=0), side, images, value=-1)
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
@@ -75,14 +76,13 @@ def autocontrast(images: Tensor) -> Tensor:
 def equalize(images: Tensor) -> Tensor:
     """Every channel's levels spread to be about equally frequent, by pillow's integer arithmetic: to the level the same."""
     level = (images.detach() * 255).round().clamp(0, 255).long().flatten(2)  # [B, C, H*W]
-    one = torch.ones(1, dtype=torch.int32, device=images.device)
-    counts = torch.zeros(*level.shape[:2], 256, dtype=torch.int32, device=images.device)
+    one = torch.ones(1, dtype=images.dtype, device=images.device)  # counts are exact in float32 up to 4096 x 4096 pixels
+    counts = torch.zeros(*level.shape[:2], 256, dtype=images.dtype, device=images.device)
     counts = counts.scatter_add(2, level, one.expand(level.shape))
-    step = (level.shape[2] - counts.gather(2, level.amax(2, keepdim=True))) // 255
-    below = counts.cumsum(2, dtype=torch.int32) - counts
-    table = (step // 2 + below) // step.clamp(min=1)
-    table = torch.where(step == 0, torch.arange(256, device=images.device), table).clamp(max=255).to(images.dtype) / 255
-    return table.gather(2, level).view(images.shape)
+    step = torch.div(level.shape[2] - counts.gather(2, level.amax(2, keepdim=True)), 255, rounding_mode="floor")
+    below = counts.cumsum(2) - counts + torch.div(step, 2, rounding_mode="floor")
+    table = torch.where(step == 0, torch.arange(256, device=images.device), (below / step.clamp(min=1)).floor().clamp(max=255))
+    return (table / 255).gather(2, level).view(images.shape)
 
 
 def channel_permutation(images: Tensor, noise: Tensor) -> Tensor:

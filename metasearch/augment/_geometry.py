@@ -1,8 +1,8 @@
 """Where the pixels of a picture come from: affine operations as five amounts, and the one pass that carries them all out.
 
-A matrix [2, 3] maps a point of the new picture to one of the old, in pixels, with the centres of pixels at 0.5, 1.5, ...: PIL's
-`Image.transform(AFFINE)`, in which AutoAugment's operations are defined (shears keep the top left corner, rotations the centre).
-Values are interpolated bilinearly, and `fill` lies around the picture.
+Amounts say which point of the old picture a point of the new one shows, as PIL's `Image.transform(AFFINE)` does, in which
+AutoAugment's operations are defined: shears keep the top left corner, rotations the centre. Values are interpolated bilinearly,
+and `fill` lies around the picture.
 """
 from __future__ import annotations
 
@@ -18,31 +18,26 @@ AMOUNTS = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")  # slop
 Amounts = Callable[[Tensor, Tensor, Size], Tensor]  # (magnitude [B], noise [B, NOISE], size) -> [B, 5]
 
 
-def matrix(amount: Tensor, size: Size) -> Tensor:
-    """[B, 5] -> [B, 2, 3]. For one amount at a time, as operations have it: several do not compose."""
-    height, width = size
-    shear_x, shear_y, translate_x, translate_y, degrees = amount.unbind(1)
-    turn = degrees * (math.pi / 180)
+def warp(images: Tensor, amounts: Tensor, fill: float = 0.0) -> Tensor:
+    """images [B, C, H, W], amounts [B, 5], of which one is not 0 (several would not compose) -> [B, C, H, W]."""
+    return sampled(images, *lines(amounts, (int(images.shape[2]), int(images.shape[3]))), fill)
+
+
+def lines(amounts: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """What each column [B, 2, W] and each row [B, 2, H] adds to x and y of the old point; these run from -1 to 1 over the
+    picture, as torch counts."""
+    side = torch.tensor([[size[1]], [size[0]]], dtype=amounts.dtype, device=amounts.device)  # width, height
+    turn = amounts[:, 4:] * (math.pi / 180)
     cos, sin = turn.cos(), turn.sin()
-    x, y = width / 2, height / 2
-    back = x - x * cos + y * sin + width * translate_x, y - x * sin - y * cos + height * translate_y
-    return torch.stack([cos, shear_x - sin, back[0], sin + shear_y, cos, back[1]], 1).unflatten(1, (2, 3))
-
-
-def warp(images: Tensor, matrix: Tensor, fill: float = 0.0) -> Tensor:
-    """images [B, C, H, W], matrix [B, 2, 3] -> [B, C, H, W]."""
-    return sampled(images, *coordinates(matrix, (int(images.shape[2]), int(images.shape[3]))), fill)
-
-
-def coordinates(matrix: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-    """What columns [B, 2, W] and rows [B, 2, H] add to x and y of the old point, -1 to 1 over the picture, as torch counts."""
-    height, width = size
-    scaled = matrix * torch.tensor([[2 / width], [2 / height]], dtype=matrix.dtype, device=matrix.device)
-    x, y = (torch.arange(n, dtype=matrix.dtype, device=matrix.device) + 0.5 for n in (width, height))
-    return scaled[:, :, :1] * x, scaled[:, :, 1:2] * y + (scaled[:, :, 2:] - 1)
+    by_x = torch.cat([cos, sin + amounts[:, 1:2]], 1)[..., None]  # [B, 2, 1]: x_old, y_old for a step in x
+    by_y = torch.cat([amounts[:, :1] - sin, cos], 1)[..., None]
+    moved = amounts[:, :2, None] * side.flip(0) + 2 * amounts[:, 2:4, None] * side  # twice: halves of sides are what counts
+    x, y = (torch.arange(1 - n, n, 2, dtype=amounts.dtype, device=amounts.device) for n in (size[1], size[0]))  # from the centre
+    return by_x / side * x, (by_y * y + moved) / side
 
 
 def sampled(images: Tensor, across: Tensor, down: Tensor, fill: float) -> Tensor:
+    """images [B, C, H, W] at the points that `lines` describe."""
     grid = (down[..., None] + across[:, :, None]).permute(0, 2, 3, 1)  # [B, H, W, 2]
     if fill == 0:
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

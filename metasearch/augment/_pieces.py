@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 
-def cutout(images: Tensor, magnitude: Tensor, noise: Tensor, fill: float | Tensor) -> Tensor:
+def cutout(images: Tensor, magnitude: Tensor, noise: Tensor, fill: float) -> Tensor:
     """A square of `magnitude` sides of the picture is filled; its centre is anywhere, so it may be cut off by the border."""
     size = magnitude[:, None] * images.shape[-1]  # [B, 1]
-    return torch.where(_inside(noise, size, size, images), torch.as_tensor(fill, dtype=images.dtype, device=images.device), images)
+    return images.masked_fill(_inside(noise, size, size, images), fill)
 
 
 def sample_pairing(images: Tensor, weight: Tensor, others: Tensor) -> Tensor:

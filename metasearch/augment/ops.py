@@ -8,8 +8,8 @@ it runs under `torch.func.vmap` and in a compiled function. Every picture has a 
 rotation, the place of a hole, the other picture. Pictures are floats in 0..1, as the episodes of all picture tasks are (unless
 they are normalised, which a policy undoes and redoes), or uint8, which come back as uint8; one channel, three, or others.
 
-AutoAugment: Cubuk et al. CVPR 2019. https://arxiv.org/abs/1805.09501, table 6. Its definitions are pillow's ImageOps, ImageEnhance
-and affine transforms, see _geometry.py, _colour.py, _pieces.py for what differs.
+AutoAugment: Cubuk et al. CVPR 2019. https://arxiv.org/abs/1805.09501, table 6. Its definitions are pillow's ImageOps,
+ImageEnhance and affine transforms, see _geometry.py, _colour.py, _pieces.py for what differs.
 """
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Operation:
             magnitude = with_sign(magnitude, noise)
         if self.affine is not None:
             size = int(images.shape[-2]), int(images.shape[-1])
-            return geometry.warp(images, geometry.matrix(self.affine(magnitude, noise, size), size), fill)
+            return geometry.warp(images, self.affine(magnitude, noise, size), fill)
         if self.pairs and others is None:
             others = images[partners(noise)]
         return self.applied(images, magnitude, noise, fill, others)
@@ -80,8 +80,8 @@ class Operation:
 
 
 def with_sign(magnitude: Tensor, noise: Tensor) -> Tensor:
-    """[B], half of them negative."""
-    return torch.where(noise[:, 0] < 0.5, -magnitude, magnitude)
+    """The same magnitudes (>= 0), half of them negative."""
+    return torch.copysign(magnitude, noise[..., 0] - 0.5)
 
 
 def behind(channels: int) -> float:

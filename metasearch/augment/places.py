@@ -35,8 +35,8 @@ class Places:
                themselves are not. With `at_test`, also when the learner is validated, tested and used: then the changes are those
                of a fixed seed and of the episode's number, so they are the same every time.
     task:      what is drawn for a class happens to all of its pictures, supports and queries.
-    new_classes: the probability with which an episode's N classes are drawn anew out of 4 N: its own, turned by 0, 90, 180 and 270
-               degrees. Right for characters, wrong where a turned picture is of the same class.
+    new_classes: the probability with which an episode's N classes are drawn anew out of 4 N: its own, turned by 0, 90, 180 and
+               270 degrees. Right for characters, wrong where a turned picture is of the same class.
     versions:  MetaMaxUp: every episode is augmented so often, and the version of the largest loss is trained on; 1 is plain.
     fill:      what lies around a picture and in holes (0..1); None: 0 for one channel, 0.5 otherwise.
 
@@ -67,8 +67,8 @@ class Places:
         if self.task is not None:
             mixing = [name for name in self.task.operations if find(name).pairs]
             if mixing:
-                raise ValueError(f"{mixing[0]} mixes single pictures, so it cannot act on a whole class (place 'task'). Use it at "
-                                 f"the place support, query or shot.")
+                raise ValueError(f"{mixing[0]} mixes single pictures, so it cannot act on a whole class (place 'task'). Use it "
+                                 f"at the place support, query or shot.")
 
     @property
     def policies(self) -> dict[str, Policy]:
@@ -87,8 +87,8 @@ class Places:
             policy.check(steps)
         turning = self.new_classes > 0 or any("turn" in policy.operations for policy in self.policies.values())
         if turning and shape.x[1] != shape.x[2]:
-            raise ValueError(f"only square pictures can be turned by 90 degrees, but these are {shape.x[1]} x {shape.x[2]}. Leave "
-                             f"`turn` and new_classes away.")
+            raise ValueError(f"only square pictures can be turned by 90 degrees, but these are {shape.x[1]} x {shape.x[2]}. "
+                             f"Leave `turn` and new_classes away.")
 
     def idle(self, channels: int) -> tuple[str, ...]:
         """What leaves pictures of so many channels as they are, as "place: operation"."""
@@ -151,8 +151,8 @@ class Places:
         x, mixed = act(plan, x, y, rows * self.copies)
         y = y if mixed is None else mixed
         return episodes._replace(
-            support_x=torch.cat([episodes.support_x, x.unflatten(0, (n, -1))], 1),
-            support_y=torch.cat([episodes.support_y, y.unflatten(0, (n, -1))], 1))
+            support_x=torch.cat([episodes.support_x, x.view(n, -1, *x.shape[1:])], 1),
+            support_y=torch.cat([episodes.support_y, y.view(n, -1, *y.shape[1:])], 1))
 
 
 def at_place(place: str, policy: Policy, **others: object) -> Places:
@@ -178,7 +178,7 @@ def _each(
         return x, y
     found, mixed = act(policy.plan(n * rows, generator, at.repeat_interleave(rows)), x.flatten(0, 1), y.flatten(0, 1), rows)
     assert mixed is not None
-    return found.unflatten(0, (n, rows)), mixed.unflatten(0, (n, rows))
+    return found.view(x.shape), mixed.view(y.shape)
 
 
 def _classwise(plan: Plan, x: Tensor, y: Tensor, act: Act) -> Tensor:
@@ -187,7 +187,7 @@ def _classwise(plan: Plan, x: Tensor, y: Tensor, act: Act) -> Tensor:
     if rows == 0:
         return x
     owner = torch.arange(n)[:, None] * ways + y.argmax(-1).cpu()  # [n, M]
-    return act(plan.select(owner.flatten()), x.flatten(0, 1), None, None)[0].unflatten(0, (n, rows))
+    return act(plan.select(owner.flatten()), x.flatten(0, 1), None, None)[0].view(x.shape)
 
 
 def _turned(episodes: Episode, probability: float, generator: Generator) -> Episode:

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from metasearch.augment import _geometry as geometry
-from metasearch.augment.ops import NOISE, NUMBER, OPERATIONS, behind, partners
+from metasearch.augment.ops import NOISE, NUMBER, OPERATIONS, behind, partners, with_sign
 
 __all__ = ["Moments", "Plan", "carry_out", "joined"]
 
 Moments = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel that were taken off a picture
-SIGNED = torch.tensor([operation.signed for operation in OPERATIONS])
-AFFINE = slice(1, 1 + sum(operation.affine is not None for operation in OPERATIONS))
+AFFINE = [number for number, operation in enumerate(OPERATIONS) if operation.affine is not None]
 CROP = NUMBER["crop"]
 ALONG = torch.stack([  # [operations, 5]: which of the five amounts a magnitude is
     torch.zeros(5) if o.affine is None else o.affine(torch.ones(1), torch.full((1, NOISE), 0.5), (1, 1))[0] for o in OPERATIONS])
@@ -78,19 +77,21 @@ def carry_out(
     rounds, last = _sorted(plan, (x.shape[2], x.shape[3]), x.dtype)
     for one in rounds:
         x, y = _round(one.to(x.device), x, y, group, fill)
-    return _lowered(x.index_select(0, last.to(x.device)), images, moments), y
+    x = _lowered(_taken(x, last), images, moments)
+    return x.clone() if x.data_ptr() == images.data_ptr() else x, y
 
 
 class Round(NamedTuple):
     """One operation for each of n pictures, sorted by operation.
 
-    counts: pictures of each operation. which: [n] the pictures' numbers; take: [n] the rows they had after the last round, and
-    was: [n] that row for picture 0, 1, ...; magnitude: [n], signed; noise: [n, NOISE]; across, down: see geometry.coordinates.
+    counts: pictures of each operation. which: [n] the pictures' numbers; take: [n] the rows they had after the last round
+    (None: the same), and was: [n] that row for picture 0, 1, ...; magnitude: [n]; noise: [n, NOISE]; across, down: see
+    geometry.lines.
     """
 
     counts: list[int]
     which: Tensor
-    take: Tensor
+    take: Tensor | None
     was: Tensor
     magnitude: Tensor
     noise: Tensor
@@ -101,57 +102,72 @@ class Round(NamedTuple):
         if device.type == "cpu":
             return self
         counts, *others = self
-        return Round(counts, *(t.to(device) for t in others))
+        return Round(counts, *(None if t is None else t.to(device) for t in others))  # type: ignore[arg-type]
 
 
-def _sorted(plan: Plan, size: geometry.Size, dtype: torch.dtype) -> tuple[list[Round], Tensor]:
+def _sorted(plan: Plan, size: geometry.Size, dtype: torch.dtype) -> tuple[list[Round], Tensor | None]:
     """The rounds of a plan, and the row at which each picture is after the last. What is small is worked out for all at once."""
     number, magnitude, noise = plan.operation, plan.magnitude.to(dtype), plan.noise.to(dtype)
     rounds, n = number.shape
     kinds = len(OPERATIONS)
-    counts = (number + kinds * torch.arange(rounds)[:, None]).flatten().bincount(minlength=rounds * kinds).view(rounds, kinds)
-    which = number.argsort(dim=1, stable=True)
-    row = torch.cat([torch.arange(n)[None], which.argsort(1)])  # [L + 1, n]: of each picture, before each round
-    number, noise = number.gather(1, which), noise.gather(1, which[..., None].expand(-1, -1, NOISE))
-    magnitude = magnitude.gather(1, which)
-    magnitude = torch.where((noise[..., 0] < 0.5) & SIGNED[number], -magnitude, magnitude)
-    amounts = magnitude[..., None] * ALONG[number].to(dtype)
-    if int(counts[:, CROP].sum()):
+    counts = (number + kinds * torch.arange(rounds)[:, None]).flatten().bincount(minlength=rounds * kinds)
+    counted = counts.view(rounds, kinds).tolist()
+    row = torch.arange(n).expand(rounds + 1, n)  # of each picture, before each round
+    which, take, last = row[1:], [None] * rounds, None
+    if not all(n in count for count in counted):
+        which = number.argsort(dim=1, stable=True)
+        row = row.clone()
+        row[1:].scatter_(1, which, row[:1].expand(rounds, n))
+        number, magnitude = number.gather(1, which), magnitude.gather(1, which)
+        noise = noise.gather(1, which[..., None].expand(noise.shape))
+        take, last = list(row[:-1].gather(1, which)), row[-1]
+    across, down = _lines(counted, number, magnitude, noise, size)
+    columns = zip(counted, which, take, row, magnitude, noise, across, down, strict=False)  # `row` has one more
+    return [Round(*one) for one in columns], last
+
+
+def _lines(
+    counted: list[list[int]], number: Tensor, magnitude: Tensor, noise: Tensor, size: geometry.Size
+) -> tuple[Tensor, Tensor]:
+    """[L, n, 2, W] and [L, n, 2, H]: see geometry.lines. Of no size where no picture is moved."""
+    if not any(count[k] for count in counted for k in AFFINE):
+        return magnitude, magnitude
+    amounts = with_sign(magnitude, noise)[..., None] * ALONG[number].to(magnitude.dtype)
+    if any(count[CROP] for count in counted):
         moved = geometry.crop(magnitude.flatten(), noise.flatten(0, 1), size).view(amounts.shape)
         amounts = torch.where((number == CROP)[..., None], moved, amounts)
-    lines = [t.unflatten(0, (rounds, n)) for t in geometry.coordinates(geometry.matrix(amounts.flatten(0, 1), size), size)]
-    taken = row[:-1].gather(1, which)
-    columns = zip(counts.tolist(), which, taken, row, magnitude, noise, *lines, strict=False)  # `row` has one more
-    return [Round(*one) for one in columns], row[-1]
+    across, down = geometry.lines(amounts.flatten(0, 1), size)
+    return across.view(*number.shape, 2, -1), down.view(*number.shape, 2, -1)
 
 
 def _round(one: Round, x: Tensor, y: Tensor | None, group: int | None, fill: float) -> tuple[Tensor, Tensor | None]:
     """x: pictures as the last round left them -> as this one does."""
-    now, labels = x.index_select(0, one.take), y
-    found, end = [], 0
-    for number, count in enumerate(one.counts):
-        if number == AFFINE.stop:  # they stand side by side: one pass for all
-            part = slice(end - sum(one.counts[AFFINE]), end)
-            if part.stop > part.start:
-                found.append(geometry.sampled(now[part], one.across[part], one.down[part], fill))
-        if not count:
-            continue
-        part = slice(end, end := end + count)
-        operation = OPERATIONS[number]
+    sizes = {number: count for number, count in enumerate(one.counts) if count and number not in AFFINE}
+    affine = sum(one.counts[k] for k in AFFINE)
+    if affine:  # they stand side by side, after those that stay as they are: one pass for all
+        sizes = {0: one.counts[0], AFFINE[0]: affine, **sizes}
+    columns = (one.which, one.magnitude, one.noise, one.across, one.down, _taken(x, one.take))
+    parts = zip(sizes, *(torch.split(column, list(sizes.values())) for column in columns), strict=True)
+    labels, found = y, []
+    for number, which, magnitude, noise, across, down, pictures in parts:
+        operation, others = OPERATIONS[number], None
         if operation.affine is not None:
+            found.append(geometry.sampled(pictures, across, down, fill))
             continue
-        mine, magnitude, noise, others = now[part], one.magnitude[part], one.noise[part], None
         if operation.pairs:
-            which = one.which[part]
             other = partners(noise, group, place=which, count=len(x))
             others = x.index_select(0, one.was[other])
             if operation.kept is not None:
                 if y is None or labels is None:
                     raise ValueError(f"{operation.name} mixes labels, but none were given. Call the policy with labels [n, N].")
-                share = operation.kept(mine, magnitude, noise)[:, None].to(y.dtype)
+                share = operation.kept(pictures, magnitude, noise)[:, None].to(y.dtype)
                 labels = labels.index_copy(0, which, share * y[which] + (1 - share) * y[other])
-        found.append(operation.applied(mine, magnitude, noise, fill, others))
-    return torch.cat(found), labels
+        found.append(operation.applied(pictures, magnitude, noise, fill, others))
+    return found[0] if len(found) == 1 else torch.cat(found), labels
+
+
+def _taken(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x.index_select(0, rows.to(x.device))
 
 
 def _lifted(images: Tensor, moments: Moments | None) -> Tensor:

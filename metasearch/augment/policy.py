@@ -3,8 +3,8 @@
     policy = metasearch.augment.load("policy.json")
     augmented = policy(images, generator)        # [n, C, H, W] uint8, or float in 0..1, on any device
 
-A policy is a frozen value that draws a Plan (plan.py) for n pictures from a generator of the CPU; it is exported as JSON (saved.py),
-and `Places` says where in an episode policies act (places.py).
+A policy is a frozen value that draws a Plan (plan.py) for n pictures from a generator of the CPU; it is exported as JSON
+(saved.py), and `Places` says where in an episode policies act (places.py).
 
 AutoAugment, PBA, RandAugment, TrivialAugment, UniformAugment: see each class.
 """
@@ -22,7 +22,9 @@ from metasearch.augment import ranges as tables
 from metasearch.augment.ops import NOISE, NUMBER, RANDAUGMENT, find
 from metasearch.augment.plan import Moments, Plan, carry_out, joined
 
-__all__ = ["Policy", "RandAugment", "Schedule", "Shuffled", "Step", "SubPolicies", "TrivialAugment", "UniformAugment", "fixed"]
+__all__ = [
+    "Policy", "RandAugment", "Schedule", "Shared", "Shuffled", "Step", "SubPolicies", "TrivialAugment", "UniformAugment", "fixed",
+]
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Policy(ABC):
         """The operations that leave pictures of so many channels as they are: those about colour, of grey pictures."""
         return tuple(name for name in self.operations if find(name).colour) if channels == 1 else ()
 
-    def check(self, steps: int) -> None:
+    def check(self, steps: int) -> None:  # noqa: B027  most policies are for any
         """Raises ValueError if the policy is not for a training of so many outer steps."""
 
 
@@ -266,7 +268,7 @@ class Schedule(Policy):
 
     def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
         stages = self.stage(progress).expand(n) if n else torch.zeros(0, dtype=torch.long)
-        rows = [(self.policies[k], torch.nonzero(stages == k)[:, 0]) for k in stages.unique().tolist()]
+        rows = [(self.policies[k], torch.nonzero(stages == k)[:, 0]) for k in sorted(set(stages.tolist()))]
         if not rows:
             return Plan.nothing(1, 0)
         parts = joined([policy.plan(len(where), generator) for policy, where in rows])
@@ -276,6 +278,25 @@ class Schedule(Policy):
         if self.steps is not None and steps != self.steps:
             raise ValueError(f"the schedule is for {self.steps} outer steps, but this training has {steps}. Train for "
                              f"{self.steps}, or set the schedule's steps to None: then it is stretched.")
+
+
+@dataclass(frozen=True)
+class Shared(Policy):
+    """One draw of operations and levels for all pictures of a call, as DADA draws them for a batch. Signs, holes and partners
+    stay each picture's own."""
+
+    policy: Policy
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return self.policy.operations
+
+    def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
+        one = self.policy.plan(1, generator, torch.as_tensor(progress).flatten()[:1]).select(torch.zeros(n, dtype=torch.long))
+        return one._replace(noise=torch.rand(one.noise.shape, generator=generator))
+
+    def check(self, steps: int) -> None:
+        self.policy.check(steps)
 
 
 # small parts ------------------------------------------------------------------------------------------------------------------

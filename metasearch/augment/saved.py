@@ -17,6 +17,7 @@ from metasearch.augment.policy import (
     Policy,
     RandAugment,
     Schedule,
+    Shared,
     Shuffled,
     Step,
     SubPolicies,
@@ -29,7 +30,7 @@ __all__ = ["from_json", "load", "load_places", "save", "to_json"]
 FORMAT = 1
 KINDS: dict[str, type[Policy] | type[Places]] = {
     "sub-policies": SubPolicies, "shuffled": Shuffled, "rand-augment": RandAugment, "trivial-augment": TrivialAugment,
-    "uniform-augment": UniformAugment, "schedule": Schedule, "places": Places,
+    "uniform-augment": UniformAugment, "schedule": Schedule, "shared": Shared, "places": Places,
 }
 NAMES = {kind: name for name, kind in KINDS.items()}
 
@@ -43,7 +44,8 @@ def from_json(told: Mapping[str, Any]) -> Policy | Places:
     """Raises ValueError (law, value, nearest known name) for what describes no policy."""
     if told.get("format") != FORMAT:
         raise ValueError(f"a policy's format must be {FORMAT}, but is {told.get('format')!r}")
-    return _built({k: v for k, v in told.items() if k != "format"})
+    found: Policy | Places = _built({k: v for k, v in told.items() if k != "format"})
+    return found
 
 
 def save(policy: Policy | Places, path: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""The operations on pictures against pillow, which AutoAugment is defined by, and kornia, at every level of every table; and laws."""
+"""The operations on pictures against pillow, by which AutoAugment is defined, and kornia, at every level of every table."""
 from __future__ import annotations
 
 import math
@@ -83,8 +83,8 @@ def _matrix(name: str, v: float, width: int, height: int) -> tuple[float, ...]:
 @pytest.mark.parametrize(("ranges", "name", "channels"), _cases(AFFINE))
 @pytest.mark.parametrize("noise", [PLUS, MINUS], ids=["plus", "minus"])
 def test_affine_operations_are_pillows(ranges: str, name: str, channels: int, noise: Tensor) -> None:
-    """Pillow cuts fractions off, and at the border it repeats the outermost pixel where we go over into the fill: so it is compared
-    where all four neighbours are in the picture (1 level), and where none is (exactly)."""
+    """Pillow cuts fractions off, and at the border it repeats the outermost pixel where we go over into the fill: so it is
+    compared where all four neighbours are in the picture (1 level), and where none is (exactly)."""
     pictures, sign = _pictures(channels, 20, 26)[:4], 1 if noise is PLUS else -1
     levels = _levels(ranges, name)
     found = _all(name, pictures, levels, noise, fill=0.0)
@@ -108,9 +108,9 @@ def test_affine_operations_are_pillows(ranges: str, name: str, channels: int, no
 
 @pytest.mark.parametrize(("ranges", "name", "channels"), _cases(ENHANCED))
 def test_enhancing_is_pillows(ranges: str, name: str, channels: int) -> None:
-    """Pillow rounds what it blends with to a level (the grey or the smoothed picture; for contrast the grey and then its mean), then
-    cuts fractions off: so it may be |factor - 1| / 2 + 1 levels away (contrast: |factor - 1| + 1), and our own rounding to uint8
-    is half a level."""
+    """Pillow rounds what it blends with to a level (the grey or the smoothed picture; for contrast the grey and then its mean),
+    then cuts fractions off: so it may be |factor - 1| / 2 + 1 levels away (contrast: |factor - 1| + 1), and our own rounding to
+    uint8 is half a level."""
     rounded = 1.0 if name == "contrast" else 0.5
     enhance: Callable[[Image.Image], Any] = getattr(ImageEnhance, name.capitalize())
     pictures, levels = _pictures(channels), _levels(ranges, name)
@@ -195,7 +195,8 @@ def test_magnitudes_mean_what_they_mean_in_kornia(ranges: str, name: str, channe
     oracle: dict[str, Callable[[Tensor, float], Tensor]] = {
         "contrast": enhance.adjust_contrast_with_mean_subtraction, "color": enhance.adjust_saturation_with_gray_subtraction,
         "brightness": enhance.adjust_brightness_accumulative, "sharpness": enhance.sharpness,
-        "solarize": lambda x, v: enhance.solarize(x, (v - 1e-3) / 255), "posterize": lambda x, v: enhance.posterize(x, max(1, round(v))),
+        "solarize": lambda x, v: enhance.solarize(x, (v - 1e-3) / 255),
+        "posterize": lambda x, v: enhance.posterize(x, max(1, round(v))),
     }
     pictures, levels = _floats(channels), _levels(ranges, name)
     for v, ours in zip(levels.tolist(), _all(name, pictures, levels), strict=True):
@@ -276,9 +277,9 @@ def test_factor_1_is_the_identity_in_the_middle_of_autoaugments_table() -> None:
 
 
 def test_unknown_tables_and_operations_name_the_nearest() -> None:
-    with pytest.raises(ValueError, match="'rotat'.*Did you mean 'rotate'"):
+    with pytest.raises(ValueError, match=r"'rotat'.*Did you mean 'rotate'"):
         find("rotat")
-    with pytest.raises(ValueError, match="'widee'.*Did you mean 'wide'"):
+    with pytest.raises(ValueError, match=r"'widee'.*Did you mean 'wide'"):
         check("widee")
     assert len(AUTOAUGMENT) == 16
     assert len(RANDAUGMENT) == 14
@@ -305,7 +306,8 @@ def test_a_vmap_over_episodes_is_the_loop(operation: Any, channels: int) -> None
     looped = torch.stack([operation(*one) for one in zip(x, magnitude, noise, strict=True)])
     torch.testing.assert_close(mapped, looped)
     if operation.kept is not None:
-        torch.testing.assert_close(torch.func.vmap(operation.kept)(x, magnitude, noise)[1], operation.kept(x[1], magnitude[1], noise[1]))
+        shares = torch.func.vmap(operation.kept)(x, magnitude, noise)
+        torch.testing.assert_close(shares[1], operation.kept(x[1], magnitude[1], noise[1]))
 
 
 @pytest.mark.parametrize("operation", [o for o in OPERATIONS if not o.pairs], ids=lambda o: o.name)
@@ -405,8 +407,8 @@ def test_all_orders_of_channels_and_all_turns_are_alike() -> None:
 
 
 def test_cutmix_mixes_a_label_by_exactly_the_pixels() -> None:
-    """Chi-square of the areas drawn (10 classes): above 33.7 once in 10,000 seeds; boxes at the border are cut, so only those that
-    are whole are counted."""
+    """Chi-square of the areas drawn (10 classes): above 33.7 once in 10,000 seeds; boxes at the border are cut, so they are put
+    into the middle to be counted."""
     n = 400
     noise = torch.rand(n, NOISE, generator=Generator().manual_seed(0))
     magnitude = torch.ones(n)
@@ -447,7 +449,7 @@ def test_a_crop_moves_by_whole_pixels_up_to_its_padding() -> None:
 
 
 def test_pictures_that_are_not_square_cannot_be_turned_and_five_channels_not_be_permuted() -> None:
-    with pytest.raises(ValueError, match="only square pictures.*8 x 9"):
+    with pytest.raises(ValueError, match=r"only square pictures.*8 x 9"):
         find("turn")(torch.zeros(2, 1, 8, 9), torch.zeros(2), torch.zeros(2, NOISE))
     with pytest.raises(ValueError, match="up to 4 channels, but got 5"):
         find("channel_permutation")(torch.zeros(2, 5, 8, 8), torch.zeros(2), torch.zeros(2, NOISE))

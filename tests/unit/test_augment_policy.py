@@ -18,6 +18,7 @@ from metasearch.augment import (
     Policy,
     RandAugment,
     Schedule,
+    Shared,
     Shuffled,
     Step,
     SubPolicies,
@@ -111,7 +112,7 @@ def test_signs_are_drawn_evenly() -> None:
     assert abs(float(left.float().mean()) - 0.5) < 5 * 0.5 / math.sqrt(2000)
 
 
-# RandAugment, TrivialAugment, UniformAugment, PBA ---------------------------------------------------------------------------------
+# RandAugment, TrivialAugment, UniformAugment, PBA -----------------------------------------------------------------------------
 
 
 def test_randaugment_draws_n_operations_with_replacement_at_one_level() -> None:
@@ -162,6 +163,26 @@ def test_pba_passes_over_what_does_not_hit() -> None:
     assert bool((rare.plan(500, _generator()).operation == NUMBER["flip"]).all())
     half = Shuffled((Step("invert", 0.5), Step("flip", 0.5)), counts=(0.0, 1.0)).plan(20_000, _generator())
     assert abs(float((half.operation == 0).float().mean()) - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 20_000)
+
+
+def test_a_shared_draw_is_one_for_all_pictures_but_for_its_signs() -> None:
+    plan = Shared(RandAugment(n=2, m=9)).plan(50, _generator())
+    assert bool((plan.operation == plan.operation[:, :1]).all())
+    assert bool((plan.magnitude == plan.magnitude[:, :1]).all())
+    assert len(plan.noise.unique()) == 2 * 50 * NOISE
+    x = _images()
+    for seed in range(20):  # a round of one operation takes a shorter way
+        plan = Shared(RandAugment()).plan(len(x), _generator(seed))
+        alone = torch.cat([carry_out(plan.select(torch.tensor([i])), x[i:i + 1])[0] for i in range(len(x))])
+        torch.testing.assert_close(carry_out(plan, x)[0], alone)
+
+
+def test_what_is_returned_is_never_what_was_given() -> None:
+    x = _images()
+    for policy in (fixed(Step("identity")), Shared(RandAugment(names=("identity",))), fixed(INVERT)):
+        before = x.clone()
+        policy(x, _generator()).zero_()
+        assert torch.equal(x, before)
 
 
 # schedules --------------------------------------------------------------------------------------------------------------------
@@ -310,7 +331,7 @@ def test_pictures_of_another_shape_are_refused(shape: tuple[int, ...], said: str
 SAVED: list[Policy] = [
     fixed(Step("rotate", 0.8, 0.6), INVERT), SubPolicies(((INVERT, FLIP), (), (Step("equalize", 0.1),)), (1.0, 2.0, 0.5), "dada"),
     Shuffled((INVERT, Step("cutout", 0.3, 0.9)), (0.5, 0.5), "wide"), RandAugment(3, 5.5, ("flip", "invert")), TrivialAugment(),
-    UniformAugment(), Schedule((RandAugment(), fixed(INVERT)), (1.0, 3.0), 40),
+    UniformAugment(), Shared(TrivialAugment()), Schedule((RandAugment(), fixed(INVERT)), (1.0, 3.0), 40),
 ]
 
 
@@ -327,7 +348,7 @@ def test_places_are_read_as_they_were_saved(tmp_path: Path) -> None:
     places = Places(support=RandAugment(), shot=SAVED[0], copies=3, at_test=False, new_classes=0.25, versions=4, fill=0.5)
     path = augment.save(places, tmp_path / "places.json")
     assert augment.load_places(path) == places
-    with pytest.raises(ValueError, match="at the places support, shot of an episode.*load_places"):
+    with pytest.raises(ValueError, match=r"at the places support, shot of an episode.*load_places"):
         augment.load(path)
     assert augment.load(augment.save(Places(query=SAVED[0]), path)) == SAVED[0]
     with pytest.raises(ValueError, match="without a place in an episode"):
