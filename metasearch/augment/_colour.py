@@ -18,8 +18,8 @@ def luma(images: Tensor) -> Tensor:
     """The brightness of every pixel [B, 1, H, W]: of three channels as of a colour picture, otherwise their mean."""
     if images.shape[1] != 3:
         return images if images.shape[1] == 1 else images.mean(1, keepdim=True)
-    weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device)
-    return (images * weights[:, None, None]).sum(1, keepdim=True)
+    red, green, blue = LUMA
+    return (images[:, :1] * red).add(images[:, 1:2], alpha=green).add(images[:, 2:], alpha=blue)
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
@@ -75,14 +75,16 @@ def autocontrast(images: Tensor) -> Tensor:
 
 def equalize(images: Tensor) -> Tensor:
     """Every channel's levels spread to be about equally frequent, by pillow's integer arithmetic: to the level the same."""
-    level = (images.detach() * 255).round().clamp(0, 255).long().flatten(2)  # [B, C, H*W]
+    level = (images.detach().flatten(2) * 255).round().clamp(0, 255)  # [B, C, H*W]
+    top, level = level.amax(2, keepdim=True).long(), level.long()
     one = torch.ones(1, dtype=images.dtype, device=images.device)  # counts are exact in float32 up to 4096 x 4096 pixels
     counts = torch.zeros(*level.shape[:2], 256, dtype=images.dtype, device=images.device)
     counts = counts.scatter_add(2, level, one.expand(level.shape))
-    step = torch.div(level.shape[2] - counts.gather(2, level.amax(2, keepdim=True)), 255, rounding_mode="floor")
+    step = torch.div(level.shape[2] - counts.gather(2, top), 255, rounding_mode="floor")
     below = counts.cumsum(2) - counts + torch.div(step, 2, rounding_mode="floor")
-    table = torch.where(step == 0, torch.arange(256, device=images.device), (below / step.clamp(min=1)).floor().clamp(max=255))
-    return (table / 255).gather(2, level).view(images.shape)
+    table = (below / step.clamp(min=1)).floor().clamp(max=255)
+    same = torch.arange(256, dtype=images.dtype, device=images.device).expand(table.shape)
+    return (torch.lerp(table, same, (step == 0).to(images.dtype)) / 255).gather(2, level).view(images.shape)
 
 
 def channel_permutation(images: Tensor, noise: Tensor) -> Tensor:
@@ -96,7 +98,7 @@ def channel_permutation(images: Tensor, noise: Tensor) -> Tensor:
 
 def _away_from(other: Tensor, images: Tensor, factor: Tensor) -> Tensor:
     """`other` at factor 0, the picture at 1, and beyond."""
-    return torch.lerp(other.expand(images.shape), images, _each(factor)).clamp(0, 1)
+    return torch.addcmul(other * _each(1 - factor), images, _each(factor)).clamp(0, 1)
 
 
 def _each(magnitude: Tensor) -> Tensor:

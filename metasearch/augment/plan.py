@@ -6,7 +6,7 @@ round are one pass.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from metasearch.augment.ops import NOISE, NUMBER, OPERATIONS, behind, partners, 
 __all__ = ["Moments", "Plan", "carry_out", "joined"]
 
 Moments = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel that were taken off a picture
+CACHED = 160_000  # values of pictures: 640 KB, and as much again for each intermediate result
 AFFINE = [number for number, operation in enumerate(OPERATIONS) if operation.affine is not None]
 CROP = NUMBER["crop"]
 ALONG = torch.stack([  # [operations, 5]: which of the five amounts a magnitude is
@@ -77,7 +78,7 @@ def carry_out(
     rounds, last = _sorted(plan, (x.shape[2], x.shape[3]), x.dtype)
     for one in rounds:
         x, y = _round(one.to(x.device), x, y, group, fill)
-    x = _lowered(_taken(x, last), images, moments)
+    x = _lowered(x if last is None else x.index_select(0, last.to(x.device)), images, moments)
     return x.clone() if x.data_ptr() == images.data_ptr() else x, y
 
 
@@ -142,19 +143,16 @@ def _lines(
 
 def _round(one: Round, x: Tensor, y: Tensor | None, group: int | None, fill: float) -> tuple[Tensor, Tensor | None]:
     """x: pictures as the last round left them -> as this one does."""
-    sizes = {number: count for number, count in enumerate(one.counts) if count and number not in AFFINE}
-    affine = sum(one.counts[k] for k in AFFINE)
-    if affine:  # they stand side by side, after those that stay as they are: one pass for all
-        sizes = {0: one.counts[0], AFFINE[0]: affine, **sizes}
-    columns = (one.which, one.magnitude, one.noise, one.across, one.down, _taken(x, one.take))
-    parts = zip(sizes, *(torch.split(column, list(sizes.values())) for column in columns), strict=True)
     labels, found = y, []
-    for number, which, magnitude, noise, across, down, pictures in parts:
+    for number, part in _parts(one.counts, x):
         operation, others = OPERATIONS[number], None
+        magnitude, noise = one.magnitude[part], one.noise[part]
+        pictures = x[part] if one.take is None else x.index_select(0, one.take[part])
         if operation.affine is not None:
-            found.append(geometry.sampled(pictures, across, down, fill))
+            found.append(geometry.sampled(pictures, one.across[part], one.down[part], fill))
             continue
         if operation.pairs:
+            which = one.which[part]
             other = partners(noise, group, place=which, count=len(x))
             others = x.index_select(0, one.was[other])
             if operation.kept is not None:
@@ -166,8 +164,18 @@ def _round(one: Round, x: Tensor, y: Tensor | None, group: int | None, fill: flo
     return found[0] if len(found) == 1 else torch.cat(found), labels
 
 
-def _taken(x: Tensor, rows: Tensor | None) -> Tensor:
-    return x if rows is None else x.index_select(0, rows.to(x.device))
+def _parts(counts: list[int], x: Tensor) -> Iterator[tuple[int, slice]]:
+    """Numbers of operations, and the rows of the sorted pictures that each is computed for at once: on a CPU not more than its
+    cache holds, for an operation goes over its pictures several times. Affine operations stand side by side, and are one."""
+    most = max(1, CACHED // x[0].numel()) if x.device.type == "cpu" else len(x)
+    first = 0
+    for number, count in enumerate(counts):
+        if number in AFFINE:
+            count = sum(counts[k] for k in AFFINE) if number == AFFINE[0] else 0
+        last = first + count
+        for at in range(first, last, most):
+            yield number, slice(at, min(at + most, last))
+        first = last
 
 
 def _lifted(images: Tensor, moments: Moments | None) -> Tensor:

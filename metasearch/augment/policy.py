@@ -292,8 +292,9 @@ class Shared(Policy):
         return self.policy.operations
 
     def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
-        one = self.policy.plan(1, generator, torch.as_tensor(progress).flatten()[:1]).select(torch.zeros(n, dtype=torch.long))
-        return one._replace(noise=torch.rand(one.noise.shape, generator=generator))
+        number, magnitude, _ = self.policy.plan(1, generator, torch.as_tensor(progress).flatten()[:1])
+        noise = torch.rand(len(number), n, NOISE, generator=generator)
+        return Plan(number.expand(-1, n), magnitude.expand(-1, n), noise)
 
     def check(self, steps: int) -> None:
         self.policy.check(steps)
