@@ -3,8 +3,8 @@
 kornia's RandAugment draws two operations for the whole batch: so does `shared`, with a sign for every picture, as kornia has.
 `each` draws two operations for every picture, as RandAugment is defined; kornia has no such mode, and the reference is the same.
 Both have 14 or 15 operations at level 9 of 30, zeros around the picture and bilinear interpolation. `ours` and `reference` are
-milliseconds of processor time a batch, means over 400 of them (operations differ in cost, so it is the mean that a training pays),
-contenders taking turns of ten; `faster` is reference / ours.
+milliseconds of processor time a batch, means over 400 of them (operations differ in cost, so it is the mean that a training
+pays), contenders taking turns of ten; `faster` is reference / ours.
 
 step: what augmenting costs a training: the share of an outer step of Conv-4 (5-way 1-shot, 15 queries, 4 tasks, prototypical and
 first-order MAML) that drawing its episodes takes longer with RandAugment on supports and queries.

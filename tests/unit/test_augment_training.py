@@ -142,10 +142,10 @@ def test_one_version_is_plain_augmentation_and_a_policy_draws_after_the_episodes
 
 
 def test_versions_of_an_episode_share_the_noise_of_their_learner() -> None:
-    made = _made(Places(query=POLICY, versions=3, shot=FLIP), Reptile())
+    made = _made(Places(query=POLICY, versions=3, shot=FLIP), Reptile(inner_batch=4))
     noise = draw_block(made, TASKS, SHAPE, 2, 0, 0).noise
     wanted = made.learner.noise(SHAPE._replace(shots=4))
-    assert noise.keys() == wanted.keys()
+    assert noise.keys() == wanted.keys() == {"order"}
     for k, v in noise.items():
         assert v.shape == (12, *wanted[k])
         assert torch.equal(v, v[::3].repeat_interleave(3, 0))
