@@ -245,6 +245,21 @@ def test_a_plan_is_each_operation_on_its_own_pictures() -> None:
     torch.testing.assert_close(labels.sum(1), torch.ones(len(number)))
 
 
+def test_rounds_come_one_after_the_other_and_mix_what_the_last_one_left() -> None:
+    """Every operation in random order: three rounds at once are each of them alone on what came before."""
+    n = 6 * len(OPERATIONS)
+    x, y = _images(n), torch.eye(6).repeat(len(OPERATIONS), 1)
+    number = torch.stack([torch.randperm(n, generator=_generator(k)) % len(OPERATIONS) for k in range(3)])
+    level = torch.rand(3, n, generator=_generator(4))
+    plan = Plan(number, magnitudes("wide", number, level), torch.rand(3, n, NOISE, generator=_generator(5)))
+    at_once = carry_out(plan, x, y, group=6)
+    for k in range(3):
+        x, mixed = carry_out(Plan(*(t[k:k + 1] for t in plan)), x, y, group=6)
+        assert mixed is not None
+        y = mixed
+    torch.testing.assert_close(at_once, (x, y))
+
+
 def test_an_empty_batch_stays_empty() -> None:
     for policy in (fixed(INVERT), RandAugment(), TrivialAugment(), Schedule((fixed(INVERT),)), Shuffled((INVERT, FLIP))):
         assert policy(_images(0), _generator()).shape == (0, 3, 12, 12)
