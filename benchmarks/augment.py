@@ -1,7 +1,7 @@
 """Throughput of the operations on pictures against kornia's RandAugment: the same batch, one run, one thread.
 
 kornia's RandAugment draws two operations for the whole batch: so does `shared`, with a sign for every picture, as kornia has.
-`each` draws two operations for every picture, as RandAugment is defined; kornia has no such mode, and the reference is the same.
+`each` draws two operations for every picture, as RandAugment is defined; kornia has no such mode: the reference is the same.
 Both have 14 or 15 operations at level 9 of 30, zeros around the picture and bilinear interpolation. `ours` and `reference` are
 milliseconds of processor time a batch, means over 400 of them (operations differ in cost, so it is the mean that a training
 pays), contenders taking turns of ten; `faster` is reference / ours.

@@ -4,7 +4,7 @@
     augmented = policy(images, generator)                      # [n, C, H, W], uint8 or float in 0..1, on any device
 
 An operation is a function of (images, magnitude, noise) (ops.py), with ranges by name (ranges.py). A policy is a frozen value
-that draws a Plan (plan.py, policy.py): SubPolicies of Steps, RandAugment, TrivialAugment, Shuffled (PBA), a Schedule of policies.
+that draws a Plan (plan.py, policy.py): SubPolicies of Steps, RandAugment, TrivialAugment, Shuffled (PBA), a Schedule of them.
 Places (places.py) says where they act, and is what a Recipe's `augment` takes.
 """
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What is done to each picture, as data; and the one function that does it.
 
-Every policy draws a Plan, so all luck is drawn at once from a generator of the CPU, and the pictures may be on any device. Rounds
-come one after the other; in a round each operation is computed for those pictures alone that drew it, and all affine ones of a
-round are one pass.
+Every policy draws a Plan, so all luck is drawn at once from a generator of the CPU, and the pictures may be on any device.
+Rounds come one after the other; in a round each operation is computed for those pictures alone that drew it, and all affine ones
+of a round are one pass.
 """
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Where a recipe's augmentation meets training: when a block of episodes is drawn, and when a learner is scored.
 
-Randomness is data: what is drawn for a block comes from the block's own generator, so a resumed trial sees the same pictures, and
-loop, vmap and compiled runs are given the same episodes. MetaMaxUp alone looks at the learner: `hardest`.
+Randomness is data: what is drawn for a block comes from the block's own generator, so a resumed trial sees the same pictures,
+and loop, vmap and compiled runs are given the same episodes. MetaMaxUp alone looks at the learner: `hardest`.
 """
 from __future__ import annotations
 
