@@ -28,11 +28,11 @@ from metasearch.home import home_of, study_folder
 from metasearch.learners import Learner, Loss, gradients
 from metasearch.ledger import Ledger
 from metasearch.nets import Net, NormMode, Params, learnt
-from metasearch.objectives import parcel
+from metasearch.objectives import augmenting, parcel
 from metasearch.objectives.evaluation import predictions
 from metasearch.objectives.recipe import RecipeOf
 from metasearch.objectives.train import Train
-from metasearch.tasks import Kind, TaskDistribution, TaskShape, _classes
+from metasearch.tasks import Episode, Kind, TaskDistribution, TaskShape, _classes
 from metasearch.tasks._images import ImageTasks
 from metasearch.tasks._values import standard
 from metasearch.trained import restore
@@ -51,7 +51,7 @@ class Loaded:
 
     learner: as it is tested. shape: of the episodes that it was scored on. inputs: what x must look like.
     standardised: values are taken, and told, in the user's own units; inside, as deviations from the supports' mean.
-    built: (net, learner) for another number of outputs.
+    built: (net, learner) for another number of outputs. augment: of its recipe, which may want further shots made of supports.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Loaded:
     loss: Loss
     standardised: bool
     built: Callable[[int], tuple[Net, Learner]]
+    augment: object = None
 
     def __repr__(self) -> str:
         what = f"{self.shape.ways}-way" if self.kind == "classes" else "regression"
@@ -94,10 +95,17 @@ class Loaded:
             if self.standardised:
                 mean, spread = standard(told, axis=0)
             support_y = torch.from_numpy((told - mean) / spread).float()
+        support_x, support_y = self._with_shots(support_x, support_y)
         with gradients.on_tape(graphs=False):
             task = learner.adapt(net, self.loss, self.meta, support_x, support_y)
         flat = self.kind == "regression" and np.ndim(y) == 1  # type: ignore[arg-type]
         return Adapted(self, net, learner, task, support_x, named, mean, spread, flat)
+
+    def _with_shots(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The supports as they were in validation: with the further shots that the recipe makes of them at test time."""
+        how = (self.inputs.mean, self.inputs.std) if self.inputs.mean else None
+        one = augmenting.tested(self.augment, Episode(x[None], y[None], x[None, :0], y[None, :0]), how)
+        return one.support_x[0], one.support_y[0]
 
     def _with(self, classes: Array) -> tuple[Net, Learner, int]:
         """The net and the learner for these classes, and how many columns its labels have."""
@@ -235,6 +243,7 @@ def _from_study(reference: str, home: Path | None) -> Loaded:
     return Loaded(
         reference, trained.net, trained.learner.at_test(), trained.meta, trained.tasks.kind, trained.shape,
         _inputs(trained.tasks), trained.tasks.loss, trained.tasks.standardised, _builder(recipe, trained.config, trained.shape),
+        trained.augment,
     )
 
 
@@ -260,12 +269,14 @@ def _from_folder(folder: Path, trust_code: bool) -> Loaded:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not describe an exported model: {type(error).__name__}: {error}") from error
     meta, _ = parcel.read(folder / WEIGHTS)
-    build = _builder(_recipe(folder, space, trust_code), config, shape)
+    recipe = _recipe(folder, space, trust_code)
+    build = _builder(recipe, config, shape)
     net, learner = build(shape.ways)
     if _shapes(learner.init(net, Generator().manual_seed(0))) != _shapes(meta):
         raise ValueError(f"the weights in {folder} are not those of the net that its search space builds here: exported by "
                          f"metasearch {made_by}, read by {__version__}")
-    return Loaded(name, net, learner, meta, kind, shape, inputs, _loss(kind), standardised, build)
+    augment = recipe(config, shape).augment
+    return Loaded(name, net, learner, meta, kind, shape, inputs, _loss(kind), standardised, build, augment)
 
 
 def _recipe(folder: Path, space: Mapping[str, Any], trust_code: bool) -> RecipeOf:

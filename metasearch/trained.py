@@ -19,7 +19,7 @@ from metasearch.home import home_of, parcel_path, study_folder
 from metasearch.learners import Learner
 from metasearch.ledger import Ledger, TrialRow
 from metasearch.nets import Net, Params
-from metasearch.objectives import Infeasible, Mode, parcel
+from metasearch.objectives import Infeasible, Mode, augmenting, parcel
 from metasearch.objectives.evaluation import outputs, scores, similarities
 from metasearch.objectives.train import Train
 from metasearch.records import Config
@@ -33,7 +33,7 @@ __all__ = ["Evaluation", "Point", "Trained", "Wave", "evaluate", "restore"]
 
 @dataclass(frozen=True)
 class Trained:
-    """A trial's net, learner and weights, on the CPU, ready to adapt."""
+    """A trial's net, learner and weights, on the CPU, ready to adapt. augment: of its recipe (further shots at test time)."""
 
     name: str
     config: Config
@@ -43,6 +43,7 @@ class Trained:
     tasks: TaskDistribution
     shape: TaskShape
     step: int
+    augment: object = None
 
 
 @dataclass(frozen=True)
@@ -162,17 +163,18 @@ def _evaluated(
 ) -> Evaluation:
     bank = opened.bank(episodes, seed=seed, shape=trained.shape)
     say(f"{trained.name}: {episodes} episodes of {split}")
-    found = scores(trained.net, trained.learner, tasks, trained.meta, bank.episodes, mode=mode)
+    given = augmenting.tested(trained.augment, bank.episodes, augmenting.moments(tasks))
+    found = scores(trained.net, trained.learner, tasks, trained.meta, given, mode=mode)
     curve = []
     if any(f.name == "inner_steps" for f in fields(trained.learner)):
         for k in range(steps + 1):
             say(f"{trained.name}: {k} inner steps")
             learner = _with_steps(trained.learner, k)
-            curve.append(_point(k, scores(trained.net, learner, tasks, trained.meta, bank.episodes, mode=mode)))
+            curve.append(_point(k, scores(trained.net, learner, tasks, trained.meta, given, mode=mode)))
     end = tail(found)
     compared = None
     if tasks.kind == "classes":
-        compared = similarities(trained.net, trained.learner, trained.meta, bank.episodes, seed=seed)
+        compared = similarities(trained.net, trained.learner, trained.meta, given, seed=seed)
     return Evaluation(
         trained.name, split, tasks.unit, bank.digest, mean_interval(found), end.median, end.diverged, found.tolist(), curve,
         _waves(trained, tasks, opened, seed) if isinstance(tasks, Sinusoid) and not tasks.oracle else [],
@@ -230,7 +232,7 @@ def _restored(reference: str, train: Train, row: TrialRow, folder: Path) -> Trai
     meta = {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
     return Trained(
         reference, config, recipe.net, recipe.learner.at(1.0), meta, train.tasks, train.shape,
-        int(facts.get("best_step", facts["step"]) if prefix == "best/" else facts["step"]),
+        int(facts.get("best_step", facts["step"]) if prefix == "best/" else facts["step"]), recipe.augment,
     )
 
 

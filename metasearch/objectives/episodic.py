@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from metasearch.learners import Learner, Loss, gradients
 from metasearch.nets import Net, Params, learnt
-from metasearch.objectives import MODES, Mode, Trial
+from metasearch.objectives import MODES, Mode, Trial, augmenting
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.training import Course, Setting, Step, generator, only_learnt, to, training
 from metasearch.records import Proposal, Report
@@ -43,14 +43,15 @@ def episodic(recipe: Recipe, study: Train, proposal: Proposal, trial: Trial) -> 
 
 def _course(setting: Setting) -> Course:
     recipe, study, trial, tasks, shape, seed, meta, steps = setting
-    per_block = block_steps(shape, recipe.meta_batch, recipe.steps)
+    rows = recipe.meta_batch * augmenting.versions(recipe)
+    per_block = block_steps(augmenting.given(recipe, shape), rows, recipe.steps)
 
     def begin(meta: Params, state: Params) -> tuple[Step, Mode]:
         mode = _mode(recipe, study, trial, meta, state, shape, steps=steps)
         return outer_step(recipe, tasks.loss, mode, chunk=trial.chunk, devices=trial.devices), mode
 
     return Course(
-        meta, to(recipe.optimizer.init(only_learnt(meta)), tasks.device), per_block, recipe.meta_batch,
+        meta, to(recipe.optimizer.init(only_learnt(meta)), tasks.device), per_block, rows,
         lambda number: draw_block(recipe, tasks, shape, per_block, seed, number), begin,
     )
 
@@ -64,19 +65,24 @@ def outer_step(recipe: Recipe, loss: Loss, mode: Mode, *, chunk: int | None = No
     Float hyper-parameters and rates enter the compiled function as tensors: another value is no new program. With several
     devices the meta-batch is split over them and the gradients are averaged on the first.
     """
-    net, optimizer = recipe.net, recipe.optimizer
+    net, optimizer, versions = recipe.net, recipe.optimizer, augmenting.versions(recipe)
     if mode != "loop" and recipe.learner.looped is not None:
         raise ValueError(f"{type(recipe.learner).__name__} must run in a loop: {recipe.learner.looped}")
+
+    def slope(learner: Learner, meta: Params, episodes: Episode) -> tuple[Params, dict[str, Tensor]]:
+        if versions > 1:
+            episodes = augmenting.hardest(learner, net, loss, meta, episodes, versions, mode, chunk)
+        return mean_gradient(learner, net, loss, meta, episodes, mode, chunk)
 
     def whole(
         learner: Learner, floats: Params, meta: Params, state: Params, episodes: Episode, rates: Params, progress: Tensor
     ) -> tuple[Params, Params, dict[str, Tensor]]:
         learner = replace(learner, **floats) if floats else learner
         if recipe.precision == "float32":
-            grads, metrics = mean_gradient(learner, net, loss, meta, episodes, mode, chunk)
+            grads, metrics = slope(learner, meta, episodes)
         else:
             with torch.autocast(episodes.support_x.device.type, dtype=torch.bfloat16):
-                grads, metrics = mean_gradient(learner, net, loss, channels_last(meta), episodes, mode, chunk)
+                grads, metrics = slope(learner, channels_last(meta), episodes)
         return _stepped(optimizer, grads, meta, state, rates, progress, metrics)
 
     if mode == "compiled":
@@ -89,6 +95,8 @@ def outer_step(recipe: Recipe, loss: Loss, mode: Mode, *, chunk: int | None = No
         learner = recipe.learner.at(progress)
         with torch.no_grad():
             if len(devices) > 1:
+                if versions > 1:
+                    episodes = augmenting.hardest(learner, net, loss, meta, episodes, versions, mode, chunk)
                 grads, metrics = _split_gradient(learner, net, loss, meta, episodes, mode, chunk, devices)
                 return _stepped(optimizer, grads, meta, state, rates, now, metrics)
             floats = _floats(learner, episodes.support_x) if mode == "compiled" else {}
@@ -167,21 +175,29 @@ def block_steps(shape: TaskShape, meta_batch: int, steps: int) -> int:
 
 
 def draw_block(recipe: Recipe, tasks: TaskDistribution, shape: TaskShape, steps: int, seed: int, number: int) -> Episode:
-    """The training episodes of block `number`: steps * meta_batch of them."""
+    """The training episodes of block `number`: steps * meta_batch of them, each in as many versions as the recipe wants."""
     drawn = generator(seed, f"block {number}")
     episodes = tasks.sample_episodes(steps * recipe.meta_batch, split="train", shape=shape, generator=drawn)
-    if recipe.augment is not None:
-        episodes = recipe.augment(episodes, drawn)
-    return with_noise(recipe.learner, episodes, shape, drawn)
+    return _ready(recipe, tasks, episodes, shape, drawn, drawn, first=number * steps)
 
 
-def with_noise(learner: Learner, episodes: Episode, shape: TaskShape, generator: Generator) -> Episode:
-    """Draws the noise that the learner names."""
+def _ready(
+    recipe: Recipe, tasks: TaskDistribution, episodes: Episode, shape: TaskShape, drawn: Generator, noise: Generator, *,
+    first: int,
+) -> Episode:
+    """Episodes as they are drawn -> as the learner is given them, from outer step `first` on."""
+    episodes = augmenting.augmented(recipe, tasks, episodes, drawn, first=first, rows=recipe.meta_batch)
+    return with_noise(recipe.learner, episodes, augmenting.given(recipe, shape), noise, versions=augmenting.versions(recipe))
+
+
+def with_noise(learner: Learner, episodes: Episode, shape: TaskShape, generator: Generator, *, versions: int = 1) -> Episode:
+    """Draws the noise that the learner names; versions of an episode share theirs."""
     wanted = learner.noise(shape)
     if not wanted:
         return episodes
-    drawn = {k: torch.randn(episodes.count, *s, generator=generator).to(episodes.support_x.device) for k, s in wanted.items()}
-    return episodes._replace(noise=drawn)
+    count = episodes.count // versions
+    each = {k: torch.randn(count, *s, generator=generator).to(episodes.support_x.device) for k, s in wanted.items()}
+    return episodes._replace(noise={k: v.repeat_interleave(versions, 0) if versions > 1 else v for k, v in each.items()})
 
 
 # loop, vmap or compiled -------------------------------------------------------------------------------------------------------
@@ -201,9 +217,9 @@ def signature(recipe: Recipe, trial: Trial, meta: Params, shape: TaskShape) -> s
     described = {
         "params": {k: list(v.shape) for k, v in meta.items()},
         "learner": [type(recipe.learner).__name__, {k: str(v) for k, v in learner.items()}],
-        "episode": list(shape), "meta_batch": recipe.meta_batch, "norm": recipe.net.norm,
+        "episode": list(augmenting.given(recipe, shape)), "meta_batch": recipe.meta_batch, "norm": recipe.net.norm,
         "devices": [torch.device(d).type for d in trial.devices], "threads": trial.threads,
-    }
+    } | ({"versions": many} if (many := augmenting.versions(recipe)) > 1 else {})
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -212,7 +228,7 @@ def _measured(
 ) -> Mapping[str, float]:
     """Seconds an outer step, by mode. Compilation is tried when the study is long enough to earn it back."""
     episodes = study.tasks.sample_episodes(recipe.meta_batch, split="train", shape=shape, generator=generator(0, "measure"))
-    episodes = with_noise(recipe.learner, episodes, shape, generator(0, "noise"))
+    episodes = _ready(recipe, study.tasks, episodes, shape, generator(0, "augment"), generator(0, "noise"), first=0)
 
     def seconds(mode: Mode) -> float:
         step = outer_step(recipe, study.tasks.loss, mode, chunk=trial.chunk, devices=trial.devices)

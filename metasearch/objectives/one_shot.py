@@ -19,7 +19,7 @@ from torch import Tensor
 
 from metasearch.nets import Params
 from metasearch.nets.discrete import ARCH
-from metasearch.objectives import Diverged, Infeasible, Mode, Trial, parcel
+from metasearch.objectives import Diverged, Infeasible, Mode, Trial, augmenting, parcel
 from metasearch.objectives.episodic import block_steps, draw_block
 from metasearch.objectives.evaluation import scores
 from metasearch.objectives.recipe import Recipe, RecipeOf
@@ -138,6 +138,7 @@ class OneShot(ABC):
             parts = _halves(tasks, self.share, shape)
         except ValueError as error:
             raise Infeasible(str(error)) from error
+        augmenting.one_version(recipe, "a one-shot search")
         rows, per_block = recipe.meta_batch, max(1, block_steps(shape, 2 * recipe.meta_batch, recipe.steps))
 
         def draw(number: int) -> Episode:

@@ -20,11 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metasearch.augment import Places
 from metasearch.learners import gradients
 from metasearch.learners.baseline_pp import cosines, scale_for
 from metasearch.nets import Apply, Net, Params, learnt
 from metasearch.nets.init import weights
-from metasearch.objectives import Infeasible, Mode, Trial
+from metasearch.objectives import Infeasible, Mode, Trial, augmenting
 from metasearch.objectives.episodic import BLOCK_BYTES, BLOCK_STEPS, block_steps, channels_last, draw_block
 from metasearch.objectives.evaluation import scores
 from metasearch.objectives.recipe import Recipe
@@ -137,6 +138,7 @@ Data = tuple[int, int, Callable[[int], Episode]]  # steps in a block, rows of a 
 def _pooled(setting: Setting) -> Data:
     """`meta_batch` episodes a step."""
     recipe, _, _, tasks, shape, seed, _, _ = setting
+    augmenting.one_version(recipe, "pre-training")
     steps = block_steps(shape, recipe.meta_batch, recipe.steps)
     return steps, recipe.meta_batch, lambda number: draw_block(recipe, tasks, shape, steps, seed, number)
 
@@ -144,6 +146,10 @@ def _pooled(setting: Setting) -> Data:
 def _pictures(setting: Setting, batch: int | None) -> Data:
     """One minibatch a step, as an episode without queries whose ways are all classes."""
     recipe, _, _, tasks, shape, seed, _, _ = setting
+    augmenting.one_version(recipe, "pre-training")
+    if isinstance(recipe.augment, Places) and recipe.augment.new_classes:
+        raise Infeasible("new classes are drawn for episodes, but pre-training reads minibatches over all classes. Set "
+                         "new_classes=0, or let the tasks count turned classes.")
     rows = batch or recipe.meta_batch * shape.ways * (shape.shots + shape.queries)
     classes = _classes(setting)
     steps = max(1, min(BLOCK_STEPS, BLOCK_BYTES // (4 * rows * (math.prod(shape.x) + classes))))
@@ -154,7 +160,7 @@ def _pictures(setting: Setting, batch: int | None) -> Data:
         y = torch.zeros(steps * rows, classes, device=x.device).scatter_(1, numbers[:, None], 1.0)
         x, y = x.reshape(steps, rows, *x.shape[1:]), y.reshape(steps, rows, classes)
         block = Episode(x, y, x[:, :0], y[:, :0])
-        return block if recipe.augment is None else recipe.augment(block, drawn)
+        return augmenting.augmented(recipe, tasks, block, drawn, first=number * steps)
 
     return steps, 1, draw
 

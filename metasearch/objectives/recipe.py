@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from metasearch.augment import Places
 from metasearch.learners import Learner
 from metasearch.nets import Net
 from metasearch.objectives import Trial
@@ -41,7 +42,8 @@ class Recipe:
     episode:    the shape of training episodes (60-way, say); None: the study's own, on which every trial is scored.
     precision:  "bfloat16": products and convolutions in training are taken in bfloat16, weights stay float32 (autocast): about
                 twice as fast on CPUs with AMX for learners without an inner loop. Scores are always taken in float32.
-    augment:    maps a batch of training episodes to one, with a generator; None: none.
+    augment:    what is done to training episodes when they are drawn: Places (augment/places.py), or any function of a batch of
+                them and a generator; None: nothing.
     fit:        what is done with all that; episodic training unless the recipe says otherwise.
     """
 
@@ -52,7 +54,7 @@ class Recipe:
     steps: int
     episode: TaskShape | None = None
     precision: Precision = "float32"
-    augment: Callable[[Episode, Generator], Episode] | None = None
+    augment: Places | Callable[[Episode, Generator], Episode] | None = None
     fit: Fit = field(default=_episodic)
 
     def __post_init__(self) -> None:

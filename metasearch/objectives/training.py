@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from metasearch import measure
 from metasearch.nets import Params, learnt
 from metasearch.nets.norm import population
-from metasearch.objectives import Diverged, Infeasible, Mode, Trial, parcel
+from metasearch.objectives import Diverged, Infeasible, Mode, Trial, augmenting, parcel
 from metasearch.objectives.evaluation import scores
 from metasearch.objectives.memory import keep_freed_memory
 from metasearch.objectives.recipe import Recipe
@@ -83,6 +83,9 @@ def training(
     shape = recipe.episode or study.shape
     seed = proposal.seed or 0
     end = proposal.until or recipe.steps
+    remark = augmenting.check(recipe, tasks, shape)
+    if remark is not None:
+        study.remark(remark)
 
     meta = to(recipe.learner.init(recipe.net, generator(seed, "init")), device)
     looks = _looks(recipe, study, tasks, meta, seed)
@@ -112,9 +115,11 @@ def training(
             told |= {"best_score": best[0], "best_step": best[1]}
         return trial.save(step, tensors, told)
 
+    bank = augmenting.tested(recipe.augment, study.bank.episodes, augmenting.moments(tasks))
+
     def validated(step: int) -> tuple[float, tuple[float, ...], Params]:
         ready = _ready(recipe, tasks, meta, shape, seed)
-        found = scores(recipe.net, recipe.learner.at(1.0), tasks, ready, study.bank.episodes, mode=mode, chunk=trial.chunk)
+        found = scores(recipe.net, recipe.learner.at(1.0), tasks, ready, bank, mode=mode, chunk=trial.chunk)
         if not bool(torch.isfinite(found).all()):
             raise Diverged(step, f"{int((~torch.isfinite(found)).sum())} of {len(found)} validation scores are not finite")
         return float(found.mean()), tuple(found.tolist()), ready
@@ -159,7 +164,7 @@ def training(
     checkpoint = save(end, ready)
     yield Report(end, curve, score=score, episodes=each, checkpoint=checkpoint)
     if best is not None and best[0] > score:  # the trial's score is that of its last report: one more, which names the step
-        again = scores(recipe.net, recipe.learner.at(1.0), tasks, best[2], study.bank.episodes, mode=mode, chunk=trial.chunk)
+        again = scores(recipe.net, recipe.learner.at(1.0), tasks, best[2], bank, mode=mode, chunk=trial.chunk)
         curve = {**curve, "kept_step": float(best[1])}
         yield Report(end, curve, score=float(again.mean()), episodes=tuple(again.tolist()), checkpoint=checkpoint)
 
@@ -201,6 +206,7 @@ def _train_scores(
     """Scores on training tasks of the study's own shape: beside the validation score they show overfitting to tasks."""
     count = min(100, study.bank.episodes.count)
     episodes = tasks.sample_episodes(count, split="train", shape=study.shape, generator=generator(seed, "train scores"))
+    episodes = augmenting.tested(recipe.augment, episodes, augmenting.moments(tasks))
     return scores(recipe.net, recipe.learner.at(1.0), tasks, meta, episodes, mode=mode, chunk=chunk)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from metasearch.learners import Loss, gradients
 from metasearch.learners.learned_optimizer import LearnedOptimizer
 from metasearch.nets import Params, adapted
-from metasearch.objectives import Infeasible, Mode, Trial
+from metasearch.objectives import Infeasible, Mode, Trial, augmenting
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.training import Course, Setting, Step, generator, to, training
 from metasearch.records import Proposal, Report
@@ -44,14 +44,14 @@ def unroll(recipe: Recipe, study: Train, proposal: Proposal, trial: Trial, *, ep
 
 def _course(learner: LearnedOptimizer, stretches: int, setting: Setting) -> Course:
     recipe, study, _, tasks, shape, seed, meta, _ = setting
+    augmenting.one_version(recipe, "the training of an optimiser")
     count = recipe.meta_batch
 
     def draw(number: int) -> Episode:
         """The functions of epoch `number`, again for each of its stretches; `begin` is 1 in the first."""
         drawn = generator(seed, f"block {number}")
         episodes = tasks.sample_episodes(count, split="train", shape=shape, generator=drawn)
-        if recipe.augment is not None:
-            episodes = recipe.augment(episodes, drawn)
+        episodes = augmenting.augmented(recipe, tasks, episodes, drawn, first=number * stretches, rows=count)
         starts = [recipe.net.init(drawn) for _ in range(count)]
         theta = {f"theta/{k}": torch.stack([s[k] for s in starts]) for k in starts[0] if adapted(k)}
         begin = torch.ones(count)

@@ -1,0 +1,340 @@
+"""Policies on pictures: what a search looks for, and the two that it must beat.
+
+    policy = metasearch.augment.load("policy.json")
+    augmented = policy(images, generator)        # [n, C, H, W] uint8, or float in 0..1, on any device
+
+A policy is a frozen value that draws a Plan (plan.py) for n pictures from a generator of the CPU; it is exported as JSON
+(saved.py), and `Places` says where in an episode policies act (places.py).
+
+AutoAugment, PBA, RandAugment, TrivialAugment, UniformAugment: see each class.
+"""
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from torch import Generator, Tensor
+
+from metasearch.augment import ranges as tables
+from metasearch.augment.ops import NOISE, NUMBER, RANDAUGMENT, find
+from metasearch.augment.plan import Moments, Plan, carry_out, joined
+
+__all__ = [
+    "Policy", "RandAugment", "Schedule", "Shared", "Shuffled", "Step", "SubPolicies", "TrivialAugment", "UniformAugment", "fixed",
+]
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operation that is applied with a probability, at a level 0..1 of its range (ranges.py)."""
+
+    operation: str
+    probability: float = 1.0
+    magnitude: float = 0.5
+
+    def __post_init__(self) -> None:
+        find(self.operation)
+        _share(f"the probability of {self.operation}", self.probability)
+        _share(f"the magnitude of {self.operation}, a level of its range,", self.magnitude)
+
+
+class Policy(ABC):
+    """Draws a Plan for pictures; called, it carries it out."""
+
+    @abstractmethod
+    def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
+        """For n pictures. progress: the point of training, 0..1, one or [n] of them; only a Schedule looks at it."""
+
+    @property
+    @abstractmethod
+    def operations(self) -> tuple[str, ...]:
+        """The names of all operations that may be applied, each once."""
+
+    @overload
+    def __call__(self, images: Tensor, generator: Generator, *, progress: float | Tensor = 0.0, group: int | None = None,
+                 fill: float | None = None, moments: Moments | None = None) -> Tensor: ...
+    @overload
+    def __call__(self, images: Tensor, generator: Generator, labels: Tensor, *, progress: float | Tensor = 0.0,
+                 group: int | None = None, fill: float | None = None, moments: Moments | None = None,
+                 ) -> tuple[Tensor, Tensor]: ...
+
+    def __call__(
+        self, images: Tensor, generator: Generator, labels: Tensor | None = None, *, progress: float | Tensor = 0.0,
+        group: int | None = None, fill: float | None = None, moments: Moments | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Augmented pictures; (pictures, labels) if labels [n, N] are given. The other arguments are those of `carry_out`."""
+        plan = self.plan(len(images), generator, progress)
+        found, mixed = carry_out(plan, images, labels, group=group, fill=fill, moments=moments)
+        return found if mixed is None else (found, mixed)
+
+    def idle(self, channels: int) -> tuple[str, ...]:
+        """The operations that leave pictures of so many channels as they are: those about colour, of grey pictures."""
+        return tuple(name for name in self.operations if find(name).colour) if channels == 1 else ()
+
+    def check(self, steps: int) -> None:  # noqa: B027  most policies are for any
+        """Raises ValueError if the policy is not for a training of so many outer steps."""
+
+
+@dataclass(frozen=True)
+class SubPolicies(Policy):
+    """Every picture draws one sub-policy, uniformly, and goes through its steps in order, each with its probability.
+
+    AutoAugment: Cubuk et al. CVPR 2019. https://arxiv.org/abs/1805.09501: sub-policies of two steps. One sub-policy alone is a
+    fixed policy. weights: the sub-policies' probabilities are proportional to them (a mixture, as DADA ends with); none: equal.
+    """
+
+    choices: tuple[tuple[Step, ...], ...]
+    weights: tuple[float, ...] = ()
+    ranges: str = "autoaugment"
+
+    def __post_init__(self) -> None:
+        tables.check(self.ranges)
+        if not self.choices:
+            raise ValueError("a policy needs one sub-policy or more, but got none")
+        if self.weights and (len(self.weights) != len(self.choices) or min(self.weights) < 0 or not sum(self.weights) > 0):
+            raise ValueError(f"weights must be one number >= 0 for each of {len(self.choices)} sub-policies, not all 0, "
+                             f"but got {list(self.weights)}")
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return _once(step.operation for choice in self.choices for step in choice)
+
+    def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
+        number, probability, level = _table(self.choices)  # [choices, L]
+        weights = torch.tensor(self.weights or (1.0,) * len(self.choices), dtype=torch.float64)
+        drawn = torch.rand(n, dtype=torch.float64, generator=generator) * weights.sum()
+        chosen = torch.searchsorted(weights.cumsum(0), drawn, right=True).clamp(max=len(weights) - 1)
+        applied = torch.rand(n, number.shape[1], generator=generator) < probability[chosen]
+        return _drawn(torch.where(applied, number[chosen], 0).T, level[chosen].T, self.ranges, generator)
+
+
+def fixed(*steps: Step, ranges: str = "autoaugment") -> SubPolicies:
+    """The same steps for every picture."""
+    return SubPolicies((steps,), ranges=ranges)
+
+
+@dataclass(frozen=True)
+class Shuffled(Policy):
+    """PBA's policy: a picture draws how many operations it gets, and takes the first that hit out of all steps in random order.
+
+    Ho, Liang, Stoica, Abbeel, Chen. ICML 2019. https://arxiv.org/abs/1905.05393, algorithm 1. counts: the probabilities of
+    0, 1, 2, ... operations.
+    """
+
+    steps: tuple[Step, ...]
+    counts: tuple[float, ...] = (0.2, 0.3, 0.5)
+    ranges: str = "autoaugment"
+
+    def __post_init__(self) -> None:
+        tables.check(self.ranges)
+        if not self.steps or len(self.counts) < 2 or min(self.counts) < 0 or abs(sum(self.counts) - 1) > 1e-6:
+            raise ValueError(f"a shuffled policy needs steps, and the probabilities of 0, 1, ... of them, which add to 1, but "
+                             f"got {len(self.steps)} steps and {list(self.counts)}")
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return _once(step.operation for step in self.steps)
+
+    def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
+        number, probability, level = (column[0] for column in _table([self.steps]))  # [steps]
+        most = min(len(self.counts) - 1, len(self.steps))
+        u = torch.rand(n, 1, generator=generator)
+        count = (u >= torch.tensor(self.counts[:-1]).cumsum(0)).sum(1, keepdim=True)  # [n, 1]
+        order = torch.rand(n, len(number), generator=generator).argsort(1)
+        hit = torch.rand(n, len(number), generator=generator) < probability[order]
+        taken = hit & (hit.cumsum(1) <= count)
+        first = (~taken).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]  # those taken, in their order
+        steps = order.gather(1, first)
+        numbers = torch.where(taken.gather(1, first), number[steps], 0)
+        return _drawn(numbers.T, level[steps].T, self.ranges, generator)
+
+
+@dataclass(frozen=True)
+class RandAugment(Policy):
+    """n operations a picture, drawn uniformly with replacement, all at level m / 30.
+
+    Cubuk, Zoph, Shlens, Le. NeurIPS 2020. https://arxiv.org/abs/1909.13719: fourteen operations, one of them the identity.
+    """
+
+    n: int = 2
+    m: float = 9
+    names: tuple[str, ...] = RANDAUGMENT
+    ranges: str = "randaugment"
+
+    def __post_init__(self) -> None:
+        tables.check(self.ranges)
+        _named(self.names)
+        if self.n < 1 or not 0 <= self.m <= 30:
+            raise ValueError(f"`n >= 1` and `0 <= m <= 30` must hold, but got (n={self.n}, m={self.m})")
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return _once(self.names)
+
+    def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
+        numbers = _uniform(self.names, (self.n, n), generator)
+        return _drawn(numbers, torch.full(numbers.shape, self.m / 30), self.ranges, generator)
+
+
+@dataclass(frozen=True)
+class TrivialAugment(Policy):
+    """One operation a picture, drawn uniformly, at a level drawn uniformly out of 0, 1/30, ..., 1.
+
+    Müller, Hutter. ICCV 2021. https://arxiv.org/abs/2103.10158.
+    """
+
+    names: tuple[str, ...] = RANDAUGMENT
+    ranges: str = "wide"
+
+    def __post_init__(self) -> None:
+        tables.check(self.ranges)
+        _named(self.names)
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return _once(self.names)
+
+    def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
+        numbers = _uniform(self.names, (1, n), generator)
+        return _drawn(numbers, torch.randint(31, (1, n), generator=generator) / 30, self.ranges, generator)
+
+
+@dataclass(frozen=True)
+class UniformAugment(Policy):
+    """Two operations a picture, each with probability 0.5 at a level uniform in 0..1.
+
+    LingChen, Khonsari, Lashkari et al. https://arxiv.org/abs/2003.14348.
+    """
+
+    n: int = 2
+    probability: float = 0.5
+    names: tuple[str, ...] = RANDAUGMENT
+    ranges: str = "dada"
+
+    def __post_init__(self) -> None:
+        tables.check(self.ranges)
+        _named(self.names)
+        _share("the probability", self.probability)
+        if self.n < 1:
+            raise ValueError(f"`n >= 1` must hold, but got n={self.n}")
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return _once(self.names)
+
+    def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
+        numbers = _uniform(self.names, (self.n, n), generator)
+        applied = torch.rand(self.n, n, generator=generator) < self.probability
+        level = torch.rand(self.n, n, generator=generator)
+        return _drawn(torch.where(applied, numbers, 0), level, self.ranges, generator)
+
+
+@dataclass(frozen=True)
+class Schedule(Policy):
+    """One policy after the other over training, as PBA finds them.
+
+    lengths: how long each lasts, in any unit (epochs, say); none: all alike. A schedule is stretched over the training, however
+    long: policy i ends where the share sum(lengths[:i + 1]) / sum(lengths) of it is done. steps: the only number of outer steps
+    for which the schedule may be used; None: any.
+    """
+
+    policies: tuple[Policy, ...]
+    lengths: tuple[float, ...] = ()
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.policies or any(isinstance(policy, Schedule) for policy in self.policies):
+            raise ValueError("a schedule needs one policy or more, none of them a schedule")
+        if self.lengths and (len(self.lengths) != len(self.policies) or min(self.lengths) <= 0):
+            raise ValueError(f"lengths must be one number > 0 for each of {len(self.policies)} policies, but got "
+                             f"{list(self.lengths)}")
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return _once(name for policy in self.policies for name in policy.operations)
+
+    def stage(self, progress: float | Tensor) -> Tensor:
+        """The number of the policy at each progress 0..1."""
+        lengths = torch.tensor(self.lengths or (1.0,) * len(self.policies), dtype=torch.float64)
+        ends = lengths.cumsum(0) / lengths.sum()
+        at = torch.as_tensor(progress, dtype=torch.float64)
+        return torch.searchsorted(ends - 1e-7, at, right=True).clamp(max=len(ends) - 1)  # 1e-7: a progress may be a float32
+
+    def at(self, progress: float) -> Policy:
+        return self.policies[int(self.stage(progress))]
+
+    def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
+        stages = self.stage(progress).expand(n) if n else torch.zeros(0, dtype=torch.long)
+        rows = [(self.policies[k], torch.nonzero(stages == k)[:, 0]) for k in sorted(set(stages.tolist()))]
+        if not rows:
+            return Plan.nothing(1, 0)
+        parts = joined([policy.plan(len(where), generator) for policy, where in rows])
+        return parts.select(torch.cat([where for _, where in rows]).argsort())
+
+    def check(self, steps: int) -> None:
+        if self.steps is not None and steps != self.steps:
+            raise ValueError(f"the schedule is for {self.steps} outer steps, but this training has {steps}. Train for "
+                             f"{self.steps}, or set the schedule's steps to None: then it is stretched.")
+
+
+@dataclass(frozen=True)
+class Shared(Policy):
+    """One draw of operations and levels for all pictures of a call, as DADA draws them for a batch. Signs, holes and partners
+    stay each picture's own."""
+
+    policy: Policy
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return self.policy.operations
+
+    def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
+        number, magnitude, _ = self.policy.plan(1, generator, torch.as_tensor(progress).flatten()[:1])
+        noise = torch.rand(len(number), n, NOISE, generator=generator)
+        return Plan(number.expand(-1, n), magnitude.expand(-1, n), noise)
+
+    def check(self, steps: int) -> None:
+        self.policy.check(steps)
+
+
+# small parts ------------------------------------------------------------------------------------------------------------------
+
+
+def _table(choices: Sequence[Sequence[Step]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers, probabilities and levels, [choices, L]; shorter choices end in identities."""
+    rounds = max(1, *(len(choice) for choice in choices))
+    filled = [[*choice, *[Step("identity")] * (rounds - len(choice))] for choice in choices]
+    return (
+        torch.tensor([[NUMBER[step.operation] for step in choice] for choice in filled]),
+        torch.tensor([[step.probability for step in choice] for choice in filled], dtype=torch.float32),
+        torch.tensor([[step.magnitude for step in choice] for choice in filled], dtype=torch.float32),
+    )
+
+
+def _drawn(numbers: Tensor, level: Tensor, ranges: str, generator: Generator) -> Plan:
+    noise = torch.rand(*numbers.shape, NOISE, generator=generator)
+    return Plan(numbers, tables.magnitudes(ranges, numbers, level), noise)
+
+
+def _uniform(names: Sequence[str], shape: tuple[int, int], generator: Generator) -> Tensor:
+    """Numbers of operations, each of `names` equally likely."""
+    return torch.tensor([NUMBER[name] for name in names])[torch.randint(len(names), shape, generator=generator)]
+
+
+def _once(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _named(names: Sequence[str]) -> None:
+    if not names:
+        raise ValueError("a policy needs one operation or more, but got none")
+    for name in names:
+        find(name)
+
+
+def _share(what: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{what} must be between 0 and 1, but is {value}")

@@ -1,0 +1,122 @@
+"""Policies as JSON: what `save` writes, `load` reads, on any machine with metasearch.
+
+    {"format": 1, "kind": "sub-policies", "ranges": "autoaugment",
+     "choices": [[{"operation": "rotate", "probability": 0.8, "magnitude": 0.6}]]}
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from metasearch import plugins
+from metasearch.augment.places import Places
+from metasearch.augment.policy import (
+    Policy,
+    RandAugment,
+    Schedule,
+    Shared,
+    Shuffled,
+    Step,
+    SubPolicies,
+    TrivialAugment,
+    UniformAugment,
+)
+
+__all__ = ["from_json", "load", "load_places", "save", "to_json"]
+
+FORMAT = 1
+KINDS: dict[str, type[Policy] | type[Places]] = {
+    "sub-policies": SubPolicies, "shuffled": Shuffled, "rand-augment": RandAugment, "trivial-augment": TrivialAugment,
+    "uniform-augment": UniformAugment, "schedule": Schedule, "shared": Shared, "places": Places,
+}
+NAMES = {kind: name for name, kind in KINDS.items()}
+
+
+def to_json(policy: Policy | Places) -> dict[str, Any]:
+    """Plain JSON that says everything about a policy, or about policies at their places."""
+    return {"format": FORMAT, **_told(policy)}
+
+
+def from_json(told: Mapping[str, Any]) -> Policy | Places:
+    """Raises ValueError (law, value, nearest known name) for what describes no policy."""
+    if told.get("format") != FORMAT:
+        raise ValueError(f"a policy's format must be {FORMAT}, but is {told.get('format')!r}")
+    found: Policy | Places = _built({k: v for k, v in told.items() if k != "format"})
+    return found
+
+
+def save(policy: Policy | Places, path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    path.write_text(json.dumps(to_json(policy), indent=1, allow_nan=False) + "\n", "utf-8")
+    return path
+
+
+def load(path: str | Path) -> Policy:
+    """The policy in a JSON file: `policy(images, generator)` augments pictures of one's own.
+
+    Raises ValueError for a file that holds no policy; of policies at several places it names them: see `load_places`.
+    """
+    found = _read(path)
+    if isinstance(found, Policy):
+        return found
+    if len(found.policies) == 1 and not found.new_classes:
+        return next(iter(found.policies.values()))
+    raise ValueError(f"{path} holds policies at the places {', '.join(found.policies)} of an episode, not one for pictures. "
+                     f"Use load_places(path), and one of them.")
+
+
+def load_places(path: str | Path) -> Places:
+    """What a JSON file says of the places of an episode. Raises ValueError for any other file."""
+    found = _read(path)
+    if isinstance(found, Places):
+        return found
+    raise ValueError(f"{path} holds a policy for pictures, without a place in an episode. Use load(path).")
+
+
+def _read(path: str | Path) -> Policy | Places:
+    path = Path(path).expanduser()
+    try:
+        told = json.loads(path.read_text("utf-8"))
+        if not isinstance(told, dict):
+            raise ValueError(f"it must be a table, but is {type(told).__name__}")
+        return from_json(told)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} holds no policy: {error}") from error
+
+
+def _told(value: object) -> Any:
+    if isinstance(value, Step):
+        return {"operation": value.operation, "probability": value.probability, "magnitude": value.magnitude}
+    if isinstance(value, Policy | Places):
+        own = {f.name: getattr(value, f.name) for f in fields(value)}  # type: ignore[arg-type]  # all are dataclasses
+        return {"kind": NAMES[type(value)], **{k: _told(v) for k, v in own.items() if v is not None and v != ()}}
+    return [_told(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _built(told: Mapping[str, Any]) -> Any:
+    name = told.get("kind", "")
+    if name not in KINDS:
+        raise ValueError(f"there is no kind of policy '{name}'.{plugins.did_you_mean(str(name), KINDS)}")
+    return _made(KINDS[name], {k: v for k, v in told.items() if k != "kind"}, str(name))
+
+
+def _made(kind: type[Any], told: Mapping[str, Any], name: str) -> Any:
+    known = {f.name for f in fields(kind)}
+    for key in told:
+        if key not in known:
+            raise ValueError(f"a policy of the kind {name} has no '{key}'.{plugins.did_you_mean(key, known)}")
+    try:
+        return kind(**{key: _value(value) for key, value in told.items()})
+    except TypeError as error:
+        raise ValueError(f"the {name} is not as it should be: {error}") from error
+
+
+def _value(told: Any) -> Any:
+    if isinstance(told, list):
+        return tuple(_value(one) for one in told)
+    if isinstance(told, Mapping):
+        return _built(told) if "kind" in told else _made(Step, told, "step")
+    return told
