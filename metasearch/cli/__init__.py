@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from metasearch import __version__
-from metasearch.cli import looks, names, runs
+from metasearch.cli import looks, names, plans, runs
 from metasearch.cli.failures import FAILURE, INTERRUPTED, IO_ERROR, OK, TERMINATED, Stopped, judged, talk
 
 __all__ = ["call", "main"]
@@ -28,6 +28,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 too many trials failed, 4 no trial succeeded, 65 bad data, "
            "69 service unavailable, 74 input/output, 75 try again, 130 interrupted, 143 terminated.",
 )
+app.command()(plans.plan)
 app.command()(runs.run)
 app.command()(runs.resume)
 app.command()(looks.status)

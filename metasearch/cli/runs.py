@@ -27,28 +27,38 @@ if TYPE_CHECKING:
     from metasearch.tasks import TaskDistribution
 
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="A live region on a terminal; else one line a change.")]
+StudyWords = Annotated[list[str] | None, typer.Argument(
+    metavar="STUDY KEY=VALUE",
+    help="A study file (study.toml), or one of the studies that come along (glyphs, omniglot, sine), and what to change "
+         "in it: tasks.ways=20 budget.coverage=0.95",
+)]
+Address = Annotated[str | None, typer.Option(
+    help="Of a running Ray cluster: auto, HOST:PORT or ray://HOST:PORT; the same as driver.address=ADDRESS.",
+)]
 
 
 def run(
-    study: Annotated[list[str] | None, typer.Argument(
-        metavar="STUDY KEY=VALUE",
-        help="A study file (study.toml), or one of the studies that come along (glyphs, omniglot, sine), and what to change "
-             "in it: tasks.ways=20 budget.coverage=0.95",
-    )] = None,
+    study: StudyWords = None,
     name: Annotated[str | None, typer.Option(help="The study's name; the same as name=NAME.")] = None,
     new_id: Annotated[bool, typer.Option("--new-id", help="If the name is taken, use NAME-2, NAME-3, ...")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only say what is wrong with the study and what it would do.")] = False,
-    home: Home = None, progress: Progress = True, as_json: Json = False,
+    or_resume: Annotated[bool, typer.Option(
+        "--resume-if-exists", help="If this very study is there already, go on with it: for schedulers that start things again.",
+    )] = False,
+    address: Address = None, home: Home = None, progress: Progress = True, as_json: Json = False,
 ) -> None:
     """Runs a study, to its leaderboard. Without arguments: a search over learners on few-shot characters."""
     words = list(study or [])
-    source = words.pop(0) if words and "=" not in words[0] else None
     if name is not None:
         words.append(f"name={name}")
-    wanted = _read(source, words)
+    wanted = read(words, address)
     folder_of_all = home_of(home)
-    named = name is not None or any(word.startswith("name=") for word in words)
-    wanted = _free_name(wanted, folder_of_all, again=new_id or (source is None and not named))
+    if or_resume and (changes := _to_go_on(wanted, folder_of_all)) is not None:
+        resume(wanted.name, changes, None, home, progress, as_json)
+        return
+    by_itself = not words or "=" in words[0]
+    named = any(word.startswith("name=") for word in words)
+    wanted = _free_name(wanted, folder_of_all, again=new_id or (by_itself and not named))
     talk(_plan(wanted, folder_of_all))
     if check:
         return
@@ -65,7 +75,7 @@ def resume(
     changes: Annotated[list[str] | None, typer.Argument(
         metavar="KEY=VALUE", help="New limits or another driver: budget.trials=500 driver.lanes=8",
     )] = None,
-    home: Home = None, progress: Progress = True, as_json: Json = False,
+    address: Address = None, home: Home = None, progress: Progress = True, as_json: Json = False,
 ) -> None:
     """Goes on with an interrupted study. No finished trial runs again, none is lost."""
     from metasearch.driver import launch
@@ -73,7 +83,7 @@ def resume(
     folder_of_all = home_of(home)
     wanted = stored(name, folder_of_all)
     with _shown(wanted, home, progress) as show:
-        result = launch.resume(name, home=folder_of_all, show=show, overrides=tuple(changes or ()))
+        result = launch.resume(name, home=folder_of_all, show=show, overrides=(*(changes or ()), *_addressed(address)))
     _concluded(wanted, result, folder_of_all, as_json)
 
 
@@ -84,10 +94,12 @@ def embedded() -> dict[str, Path]:
     return {file.stem: file for file in sorted((Path(metasearch.__file__).parent / "studies").glob("*.toml"))}
 
 
-def _read(source: str | None, overrides: list[str]) -> Study:
-    """The study that is meant, with everything about it right. Raises StudyError with all that is not."""
+def read(words: list[str], address: str | None = None) -> Study:
+    """The study that is meant by STUDY KEY=VALUE ..., with everything about it right. Raises StudyError with all that is not."""
     from metasearch.driver import fit, study_file
 
+    source = words[0] if words and "=" not in words[0] else None
+    overrides = [*words[source is not None :], *_addressed(address)]
     if source is None:
         source = _by_itself()
     along = embedded()
@@ -99,6 +111,10 @@ def _read(source: str | None, overrides: list[str]) -> Study:
     return fit.checked(study_file.read(Path(source), overrides))
 
 
+def _addressed(address: str | None) -> list[str]:
+    return [] if address is None else [f"driver.address={json.dumps(address)}"]
+
+
 def _by_itself() -> str:
     """What runs without arguments: real Omniglot if the person says where it is, glyphs otherwise."""
     data = os.environ.get("METASEARCH_DATA")
@@ -106,6 +122,22 @@ def _by_itself() -> str:
         talk(f"running the study 'omniglot', since METASEARCH_DATA={data} has Omniglot (metasearch run glyphs: without it)")
         return "omniglot"
     return "glyphs"
+
+
+def _to_go_on(study: Study, home: Path) -> list[str] | None:
+    """If this very study is there, what is new in its driver and its budget; None if it is not there, or is another one.
+
+    A budget that was given to an earlier `resume` stays, unless the study's own has changed since it began.
+    """
+    if not (study_folder(study.name, home) / "ledger.sqlite").exists():
+        return None
+    first = stored(study.name, home)
+    if first.model_copy(update={"budget": study.budget}).digest != study.digest:
+        return None
+    tables = ("driver",) if first.budget == study.budget else ("driver", "budget")
+    body = study.to_json()
+    told = {f"{table}.{key}": value for table in tables for key, value in body[table].items()}
+    return [f"{key}={json.dumps(value)}" for key, value in told.items() if value is not None]
 
 
 def _free_name(study: Study, home: Path, *, again: bool) -> Study:

@@ -138,7 +138,7 @@ class Director:
             self.strategy: Strategy = study.strategy()
             self._repeats = study.repeats or self.strategy.repeats
             self._canonical = self._meanings()
-            self.goal = _goal(study, self.strategy)
+            self.goal = goal(study, self.strategy)
             self._needed = self.goal.needed if self.goal is not None and study.budget.coverage is not None else None
             self.ledger, new = self._opened(about or {})
             undo.callback(self.ledger.close)
@@ -854,7 +854,7 @@ def _storage_error(error: Exception, path: Path) -> OSError | None:
     return None
 
 
-def _goal(study: Study, strategy: Strategy) -> Coverage | None:
+def goal(study: Study, strategy: Strategy) -> Coverage | None:
     """What coverage means for this study: one of `top` (default: the best hundredth) with the wanted probability."""
     budget = study.budget
     if not strategy.uniform:

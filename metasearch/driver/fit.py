@@ -214,7 +214,7 @@ def _driver(study: Study, found: list[str]) -> None:
     driver = study.driver
     if driver.address is not None and driver.kind == "local":
         found.append("driver.address needs driver.kind = 'ray', but got 'local'.")
-    if driver.address is not None:
+    if driver.address is not None or (driver.kind == "ray" and os.environ.get("RAY_ADDRESS")):
         return
     cpus = os.cpu_count() or 1
     if driver.cpus > cpus:

@@ -32,7 +32,7 @@ from metasearch.driver.worker import work
 from metasearch.environment import environment
 from metasearch.objectives import Mode
 
-__all__ = ["RayLanes", "Sick", "lanes_that_fit"]
+__all__ = ["RayLanes", "Sick", "address_of", "connected", "lanes_that_fit", "places"]
 
 BARREN = 20  # lanes that end in a row before any of them asks for a trial: none ever will
 OWNER = "driver.pid"  # in Ray's folder: whose Ray it was
@@ -312,7 +312,7 @@ def lanes_that_fit(driver: Driver, nodes: list[Mapping[str, Any]]) -> int:
     Raises ValueError, in words, if a lane can never be placed: Ray would wait for ever.
     """
     live = [node["Resources"] for node in nodes if node.get("Alive", True)]
-    fits = sum(_times(resources, driver) for resources in live)
+    fits = places(driver, nodes)
     share = f"{driver.cpus:g} CPU" + (f" and {driver.gpus:g} GPU" if driver.gpus else "")
     if fits == 0:
         largest = ", ".join(f"{r.get('CPU', 0):g} CPU and {r.get('GPU', 0):g} GPU" for r in live) or "no machine"
@@ -325,6 +325,11 @@ def lanes_that_fit(driver: Driver, nodes: list[Mapping[str, Any]]) -> int:
             f"driver.cpus = {sum(r.get('CPU', 0) for r in live) / driver.lanes:g} would do for the CPUs."
         )
     return driver.lanes or fits
+
+
+def places(driver: Driver, nodes: list[Mapping[str, Any]]) -> int:
+    """How many lanes fit on all live nodes together."""
+    return sum(_times(node["Resources"], driver) for node in nodes if node.get("Alive", True))
 
 
 def _times(resources: Mapping[str, float], driver: Driver) -> int:
@@ -355,7 +360,7 @@ def _authentication(driver: Driver) -> dict[str, str]:
     global _token
     if "RAY_AUTH_MODE" in os.environ:
         return {}
-    if _address(driver) is None:
+    if address_of(driver) is None:
         if _token is None and "ray" in sys.modules:
             return {}  # too late: Ray makes a token file of its own
         _token = _token or secrets.token_hex(32)
@@ -364,8 +369,22 @@ def _authentication(driver: Driver) -> dict[str, str]:
     return {"RAY_AUTH_MODE": "token"} if named or Path("~/.ray/auth_token").expanduser().is_file() else {}
 
 
-def _address(driver: Driver) -> str | None:
+def address_of(driver: Driver) -> str | None:
+    """Of the Ray that a study runs on; None: it has one of its own."""
     return driver.address or os.environ.get("RAY_ADDRESS") or None
+
+
+@contextlib.contextmanager
+def connected(driver: Driver) -> Iterator[Any]:
+    """Ray itself, as a study with this driver would reach it; left again afterwards. Raises ConnectionError."""
+    with environment(_variables(driver)):
+        import ray
+
+        if ray.is_initialized():
+            yield ray
+            return
+        with _started(driver), _silence():
+            yield ray
 
 
 @contextlib.contextmanager
@@ -373,7 +392,7 @@ def _started(driver: Driver) -> Iterator[None]:
     """A Ray of our own, gone afterwards without a trace, or a connection to the one at the study's address."""
     import ray
 
-    address = _address(driver)
+    address = address_of(driver)
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is not None:
         try:

@@ -36,7 +36,7 @@ ORDER: dict[str, set[str]] = {
     "ledger": GROUND,
     "track": GROUND | {"ledger"},
     "draw": GROUND | {"ledger", "track", "trained"},
-    "driver": GROUND | {"ledger", "track", "strategies", "methods", "objectives", "tasks"},
+    "driver": GROUND | {"ledger", "track", "strategies", "methods", "objectives", "tasks", "measure"},
     "trained": GROUND | MATHEMATICS | {"objectives", "ledger", "track", "driver"},
     "examples": GROUND | {"tasks"},
     "hands": GROUND | MATHEMATICS | {"objectives", "ledger", "driver", "trained", "examples"},
