@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from metasearch import __version__
-from metasearch.cli import looks, names, plans, runs
+from metasearch.cli import doctors, looks, names, plans, runs
 from metasearch.cli.failures import FAILURE, INTERRUPTED, IO_ERROR, OK, TERMINATED, Stopped, judged, talk
 
 __all__ = ["call", "main"]
@@ -29,6 +29,7 @@ app = typer.Typer(
            "69 service unavailable, 74 input/output, 75 try again, 130 interrupted, 143 terminated.",
 )
 app.command()(plans.plan)
+app.command()(doctors.doctor)
 app.command()(runs.run)
 app.command()(runs.resume)
 app.command()(looks.status)

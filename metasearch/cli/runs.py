@@ -24,6 +24,7 @@ from metasearch.home import home_of, study_folder
 if TYPE_CHECKING:
     from metasearch.driver.launch import Result
     from metasearch.driver.study import Study
+    from metasearch.driver.study_file import Source
     from metasearch.tasks import TaskDistribution
 
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="A live region on a terminal; else one line a change.")]
@@ -96,19 +97,26 @@ def embedded() -> dict[str, Path]:
 
 def read(words: list[str], address: str | None = None) -> Study:
     """The study that is meant by STUDY KEY=VALUE ..., with everything about it right. Raises StudyError with all that is not."""
-    from metasearch.driver import fit, study_file
+    from metasearch.driver import fit
 
-    source = words[0] if words and "=" not in words[0] else None
-    overrides = [*words[source is not None :], *_addressed(address)]
-    if source is None:
-        source = _by_itself()
+    return fit.checked(source(words, address))
+
+
+def source(words: list[str], address: str | None = None) -> Source:
+    """The table of a study, as it was written down. Raises StudyError if it cannot be read, Refused if there is none."""
+    from metasearch.driver import study_file
+
+    named = words[0] if words and "=" not in words[0] else None
+    overrides = [*words[named is not None :], *_addressed(address)]
+    if named is None:
+        named = _by_itself()
     along = embedded()
-    if source in along and not Path(source).is_file():
-        return fit.checked(study_file.read(along[source], overrides))
-    if not source.endswith(".toml") and not Path(source).exists():
-        hint = plugins.did_you_mean(source, along)
-        raise Refused(f"'{source}' is no study: name a .toml file, or one that comes along.{hint}")
-    return fit.checked(study_file.read(Path(source), overrides))
+    if named in along and not Path(named).is_file():
+        return study_file.read(along[named], overrides)
+    if not named.endswith(".toml") and not Path(named).exists():
+        hint = plugins.did_you_mean(named, along)
+        raise Refused(f"'{named}' is no study: name a .toml file, or one that comes along.{hint}")
+    return study_file.read(Path(named), overrides)
 
 
 def _addressed(address: str | None) -> list[str]:
