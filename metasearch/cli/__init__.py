@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from metasearch import __version__
-from metasearch.cli import doctors, looks, names, plans, runs
+from metasearch.cli import doctors, looks, names, plans, runs, submits
 from metasearch.cli.failures import FAILURE, INTERRUPTED, IO_ERROR, OK, TERMINATED, Stopped, judged, talk
 
 __all__ = ["call", "main"]
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command()(plans.plan)
 app.command()(doctors.doctor)
 app.command()(runs.run)
+app.command()(submits.submit)
 app.command()(runs.resume)
 app.command()(looks.status)
 app.command()(looks.leaderboard)

@@ -46,6 +46,7 @@ def run(
     or_resume: Annotated[bool, typer.Option(
         "--resume-if-exists", help="If this very study is there already, go on with it: for schedulers that start things again.",
     )] = False,
+    submitted: Annotated[bool, typer.Option("--submitted", hidden=True, help="As a job: what `metasearch submit` says.")] = False,
     address: Address = None, home: Home = None, progress: Progress = True, as_json: Json = False,
 ) -> None:
     """Runs a study, to its leaderboard. Without arguments: a search over learners on few-shot characters."""
@@ -54,6 +55,8 @@ def run(
         words.append(f"name={name}")
     wanted = read(words, address)
     folder_of_all = home_of(home)
+    if submitted:
+        wanted, or_resume = _arrived(wanted, home), True
     if or_resume and (changes := _to_go_on(wanted, folder_of_all)) is not None:
         resume(wanted.name, changes, None, home, progress, as_json)
         return
@@ -130,6 +133,18 @@ def _by_itself() -> str:
         talk(f"running the study 'omniglot', since METASEARCH_DATA={data} has Omniglot (metasearch run glyphs: without it)")
         return "omniglot"
     return "glyphs"
+
+
+def _arrived(study: Study, home: Path | None) -> Study:
+    """A study that came as a job: its files are kept beside its results, for the folder that it came in goes with the job."""
+    from metasearch.driver.travel import kept
+
+    if home is None:
+        raise Refused(
+            "where studies live on this cluster is not known, and the folder of a job is gone with the job. Set METASEARCH_HOME "
+            "on its nodes to a folder of the shared storage, or name it: metasearch submit --home PATH"
+        )
+    return kept(study, study_folder(study.name, home_of(home)))
 
 
 def _to_go_on(study: Study, home: Path) -> list[str] | None:

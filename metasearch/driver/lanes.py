@@ -32,7 +32,7 @@ from metasearch.driver.worker import work
 from metasearch.environment import environment
 from metasearch.objectives import Mode
 
-__all__ = ["RayLanes", "Sick", "address_of", "connected", "lanes_that_fit", "places"]
+__all__ = ["RayLanes", "Sick", "address_of", "authenticated", "connected", "lanes_that_fit", "places"]
 
 BARREN = 20  # lanes that end in a row before any of them asks for a trial: none ever will
 OWNER = "driver.pid"  # in Ray's folder: whose Ray it was
@@ -111,6 +111,7 @@ class RayLanes:
             return {"lane": space["lane"]}  # Tune prints a line about trials that never said anything
 
         share: dict[str, float] = {"cpu": config.cpus, **({"gpu": config.gpus} if config.gpus else {})}
+        _keep_secrets_here()
         storage = self.folder / ".tune"
         watch = _watch(self, tick)
         with _silence(), _removed(storage):
@@ -244,6 +245,15 @@ def _lane(director: Any, name: str, body: dict[str, Any], folder: str) -> None:
         raise Sick(f"{name} goes on in a new process")
 
 
+def _keep_secrets_here() -> None:
+    """Tune copies AWS keys into the environment of its actors, which Ray writes into its logs. Lanes need none: parcels are
+    files, and artifacts are sent by the driver's outbox."""
+    from ray.tune.execution import class_cache
+
+    for name in [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]:
+        class_cache.ENV_VARS_TO_PROPAGATE.discard(name)
+
+
 def _name(trial: Any) -> str:
     return str(trial.config["lane"])
 
@@ -372,6 +382,13 @@ def _authentication(driver: Driver) -> dict[str, str]:
 def address_of(driver: Driver) -> str | None:
     """Of the Ray that a study runs on; None: it has one of its own."""
     return driver.address or os.environ.get("RAY_ADDRESS") or None
+
+
+@contextlib.contextmanager
+def authenticated(address: str | None) -> Iterator[None]:
+    """Inside, Ray's own clients show the token that this machine has for clusters elsewhere."""
+    with environment(_authentication(Driver(address=address or "auto"))):
+        yield
 
 
 @contextlib.contextmanager

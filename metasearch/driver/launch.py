@@ -147,10 +147,17 @@ def _with_its_limits(ledger: Ledger) -> Study:
 def _work(study: Study, folder: Path, about: Mapping[str, Any], show: Show | None) -> Result:
     folder.mkdir(parents=True, exist_ok=True)
     with logged(folder), _Interrupts() as interrupts:
-        work = _locally if study.driver.kind == "local" else _on_ray
-        found = work(study, folder, about, show or (lambda status: None), interrupts)
+        found = _work_of(study)(study, folder, about, show or (lambda status: None), interrupts)
         interrupts.deliver()
     return Result(found, folder)
+
+
+def _work_of(study: Study) -> Callable[[Study, Path, Mapping[str, Any], Show, _Interrupts], Status]:
+    if study.driver.kind == "local":
+        return _locally
+    from metasearch.driver.lanes import address_of
+
+    return _through_a_client if (address_of(study.driver) or "").startswith("ray://") else _on_ray
 
 
 def _locally(study: Study, folder: Path, about: Mapping[str, Any], show: Show, interrupts: _Interrupts) -> Status:
@@ -198,6 +205,43 @@ def _on_ray(study: Study, folder: Path, about: Mapping[str, Any], show: Show, in
     return found
 
 
+class _There:
+    """The driver as an actor, for those who are only clients of its Ray."""
+
+    def __init__(self, study: dict[str, Any], folder: str, about: dict[str, Any]) -> None:
+        self.study, self.folder, self.about = Study.from_json(study), Path(folder), about
+        self.interrupts = _Interrupts()
+        self.seen: Status | None = None
+
+    def sees(self, path: str) -> bool:
+        return Path(path).is_file()
+
+    def run(self) -> Status:
+        with logged(self.folder):
+            return _on_ray(self.study, self.folder, self.about, self._keep, self.interrupts)
+
+    def _keep(self, status: Status) -> None:
+        self.seen = status
+
+    def last(self) -> Status | None:
+        return self.seen
+
+    def stop(self, reason: str) -> None:
+        self.interrupts.ask(reason)
+
+
+def _through_a_client(
+    study: Study, folder: Path, about: Mapping[str, Any], show: Show, interrupts: _Interrupts
+) -> Status:
+    from metasearch.driver.afar import run_afar
+
+    def running(stop: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+        interrupts.install()  # Ray has put its own in place
+        return interrupts.gently(stop)
+
+    return run_afar(study, folder, about, show, _There, running)
+
+
 # -- signals -------------------------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +275,11 @@ class _Interrupts:
             yield
         finally:
             self._stop = None
+
+    def ask(self, reason: str) -> None:
+        """Stops the study as a first signal would; once it runs."""
+        if self._stop is not None:
+            self._stop(reason)
 
     def deliver(self) -> None:
         """A signal that stopped the study is now passed on to whoever was there before."""

@@ -15,6 +15,11 @@ def redact(text: str) -> str:
     text = _USERINFO.sub(r"\g<scheme>***@", text)
     text = _IN_QUERY.sub(r"\g<key>***", text)
     for name, value in os.environ.items():
-        if len(value) >= 6 and _SECRET_NAME.search(name) and not _NO_SECRET.search(name):
+        if len(value) >= 6 and is_secret(name):
             text = text.replace(value, "***")
     return text
+
+
+def is_secret(name: str) -> bool:
+    """Does a variable of this name hold a secret?"""
+    return _SECRET_NAME.search(name) is not None and _NO_SECRET.search(name) is None

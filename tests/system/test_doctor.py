@@ -177,6 +177,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_cluster_with_a_token_on_which_all_is_well_passes(reports: Reports) -> None:
     assert reports.well.code == 0
     assert set(states(reports.well).values()) <= {"ok", "warning"}
@@ -187,6 +188,7 @@ def test_a_cluster_with_a_token_on_which_all_is_well_passes(reports: Reports) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("name", "said"), [
     ("nodes' versions", "has metasearch 9.9, this machine"),
     ("clocks", "is off by 6"),
@@ -203,6 +205,7 @@ def test_a_node_that_is_not_like_the_others_fails(reports: Reports, name: str, s
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_whoever_has_another_token_is_turned_away_in_words(reports: Reports) -> None:
     assert reports.stranger.code == 1
     assert states(reports.stranger)["ray"] == "failed"
@@ -210,6 +213,7 @@ def test_whoever_has_another_token_is_turned_away_in_words(reports: Reports) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_open_cluster_fails_and_a_share_larger_than_its_nodes_too(tmp_path: Path) -> None:
     with nodes() as ray:
         address = ray.head(environment(None))
