@@ -71,10 +71,8 @@ def smoke(study: str, config: Config) -> Smoke:
     devices = tuple(f"cuda:{n}" for n in range(math.ceil(built.driver.gpus))) or ("cpu",)
     with tempfile.TemporaryDirectory(prefix="ms-smoke-") as folder:
         said = Assignment(1, Proposal(config, until=until, seed=built.seed))
-        ending, unsent = run_trial(
-            short, said, heard, Path(folder), devices=devices, threads=max(1, int(built.driver.cpus)),
-            timeout=built.driver.trial_timeout,
-        )
+        threads = max(1, int(built.driver.cpus))
+        ending, unsent = run_trial(short, said, heard, Path(folder), devices=devices, threads=threads)
         parcel = max((file.stat().st_size for file in Path(folder).glob("parcels/*/*")), default=0)
     assert ending is not None
     if ending.status != "done":
