@@ -214,17 +214,24 @@ def test_whoever_has_another_token_is_turned_away_in_words(reports: Reports) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_an_open_cluster_fails_and_a_share_larger_than_its_nodes_too(tmp_path: Path) -> None:
+def test_an_open_cluster_and_a_share_larger_than_its_nodes_fail_and_a_plan_tries_trials_there(tmp_path: Path) -> None:
     with nodes() as ray:
         address = ray.head(environment(None))
         report = told(["sine", "driver.gpus=2", "--disk", "1e-6", "--address", address], environment(None), tmp_path)
         planned = metasearch("plan", "sine", "driver.gpus=2", "--address", address, env=environment(None), cwd=tmp_path)
+        words = ["train.steps=8", "validation.episodes=4", "--smoke", "1", "--samples", "1", "--json", "--address", address]
+        tried = metasearch("plan", "sine", *words, env=environment(None), cwd=tmp_path)
     assert report.code == 1
     assert [name for name, state in states(report).items() if state == "failed"] == ["authentication", "lanes"]
     assert "a process without a token was let in" in report.checks["authentication"]["said"]
     assert "a lane needs 1 CPU and 2 GPU" in report.checks["lanes"]["said"]
     assert planned.returncode == 2, planned.stderr
     assert "a lane needs 1 CPU and 2 GPU, but Ray has 2 CPU and 0 GPU" in planned.stderr
+    assert tried.returncode == 0, tried.stderr
+    found = json.loads(tried.stdout)
+    assert found["where"] == {"name": address, "lanes": 2}
+    assert [one["status"] for one in found["smokes"]] == ["done"]
+    assert found["hours"]["expected"] > 0
     assert list(tmp_path.iterdir()) == []
 
 
