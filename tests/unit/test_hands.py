@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -265,6 +266,11 @@ def test_a_damaged_export_is_an_error_in_words(home: Path, tmp_path: Path) -> No
         ("{", "does not describe"), ("[]", "does not describe"), (json.dumps({"format": 2}), "format is 2"),
         (told.replace('"format"', '"former"'), "KeyError"), (told.replace('"regression"', '"control"'), "kind must be"),
         (told.replace('"width": ', '"width": 1'), "not those of the net"),
+        (told.replace('"width": ', '"wide": '), "builds no net from the config in model.json here: KeyError: 'width'"),
+        (re.sub(r'"shape": \[\s*1', '"shape": [-1', told), "builds no net from the config"),
+        (told.replace('"ways": 1', '"ways": 0'), "builds no net from the config"),
+        (told.replace('"std": []', '"std": [0.0]'), "no std 0"), (told.replace('"mean": []', '"mean": ["a"]'), "must be numbers"),
+        (told.replace('"mean": []', '"mean": [0.1, 0.2]'), "one a channel"),
     ):
         card.write_text(text)
         with pytest.raises(ValueError, match=words):
