@@ -258,7 +258,9 @@ def recipe(config, shape):
 '''
 
 
-def test_a_pretrained_trial_is_exported_without_its_classifier_and_takes_any_number_of_classes(home: Path, tmp_path: Path) -> None:
+def test_a_pretrained_trial_is_exported_without_its_classifier_and_takes_any_number_of_classes(
+    home: Path, tmp_path: Path
+) -> None:
     """The head of the training classes is no part of what is adapted: weights that depend on no N take any N."""
     (home / "tuned_space.py").write_text(TUNED)
     study = Study.from_text(STUDY.format(space=home / "tuned_space.py").replace('"hands"', '"tuned"').replace("80", "30"))

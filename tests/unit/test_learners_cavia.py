@@ -33,7 +33,8 @@ def _meta(learner: CAVIA, net: Net) -> Params:
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_context_beside_the_inputs_is_a_net_with_more_inputs(steps: int) -> None:
     """Another net, with 3 + 2 inputs, and phi written behind every row of x: outputs and all outer gradients are the same."""
-    learner, net, wide, e = CAVIA(0.5, steps, context=2), mlp(3, 2, hidden=(6, 5), act="tanh"), mlp(5, 2, (6, 5), "tanh"), _episode()
+    learner, e = CAVIA(0.5, steps, context=2), _episode()
+    net, wide = (mlp(inputs, 2, hidden=(6, 5), act="tanh") for inputs in (3, 5))
     meta = _meta(learner, net)
     first = torch.cat([meta["net/layer1/weight"], meta["context/shift"]], 1)
     theta = {k: v.clone() for k, v in {**meta, "net/layer1/weight": first}.items() if k != "context/shift"}
