@@ -15,6 +15,7 @@ from metasearch.learners.anil import ANIL
 from metasearch.learners.baseline_pp import BaselinePP
 from metasearch.learners.black_box import BlackBox
 from metasearch.learners.boil import BOIL
+from metasearch.learners.cavia import CAVIA
 from metasearch.learners.centroid import Centroid
 from metasearch.learners.fine_tune import FineTune
 from metasearch.learners.fomaml import FOMAML
@@ -311,6 +312,9 @@ ENTRIES: dict[str, Entry] = {
     "sine-fomaml": _waves(waves(FOMAML(0.01, 1)), 0.646, "FOMAML, a plain loop, 10,000 iterations, K=10, 1 step", 2.4),
     "sine-anil": _waves(waves(ANIL(0.01, 1)), None, "", 2.4),
     "sine-boil": _waves(waves(BOIL(0.01, 1)), None, "", 2.4),
+    "sine-cavia": _waves(
+        waves(CAVIA(1.0, 1)), 0.19, "Zintgraf et al. 2019, table 1 (as remembered, unchecked): 5 context parameters", 2.4
+    ),
     "sine-reptile": _waves(sine_reptile, 1.21, "Reptile, a plain loop, 20,000 iterations, K=10, 1 step", 2.4, steps=20000),
     "sine-meta-sgd": _waves(waves(MetaSGD()), 0.53, "Li et al. 2017 (as remembered, unchecked): 10-shot training and test", 0.66),
     "sine-maml-pp": _waves(waves(MAMLPP(0.01, 1)), None, "", 0.66),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -266,12 +267,20 @@ def _from_folder(folder: Path, trust_code: bool) -> Loaded:
         standardised, made_by = bool(card["standardised"]), str(card["metasearch"])
         if kind not in ("classes", "regression"):
             raise ValueError(f"its kind must be classes or regression, but is {kind!r}")
+        if any(len(m) not in (0, inputs.shape[0]) for m in (inputs.mean, inputs.std)) or not all(
+            isinstance(m, int | float) and math.isfinite(m) for m in (*inputs.mean, *inputs.std)
+        ) or not all(inputs.std):
+            raise ValueError(f"its mean and std must be numbers, one a channel and no std 0, but are {inputs.mean}, {inputs.std}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not describe an exported model: {type(error).__name__}: {error}") from error
     meta, _ = parcel.read(folder / WEIGHTS)
     recipe = _recipe(folder, space, trust_code)
     build = _builder(recipe, config, shape)
-    net, learner = build(shape.ways)
+    try:
+        net, learner = build(shape.ways)
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"the search space of {folder} builds no net from the config in {CARD} here: {type(error).__name__}: "
+                         f"{error}. It was exported by metasearch {made_by}, and is read by {__version__}") from error
     if _shapes(learner.init(net, Generator().manual_seed(0))) != _shapes(meta):
         raise ValueError(f"the weights in {folder} are not those of the net that its search space builds here: exported by "
                          f"metasearch {made_by}, read by {__version__}")

@@ -18,7 +18,7 @@ from metasearch.driver.study import Study
 from metasearch.home import home_of, parcel_path, study_folder
 from metasearch.learners import Learner
 from metasearch.ledger import Ledger, TrialRow
-from metasearch.nets import Net, Params
+from metasearch.nets import Net, Params, learnt
 from metasearch.objectives import Infeasible, Mode, augmenting, parcel
 from metasearch.objectives.evaluation import outputs, scores, similarities
 from metasearch.objectives.train import Train
@@ -229,7 +229,9 @@ def _restored(reference: str, train: Train, row: TrialRow, folder: Path) -> Trai
         recipe = train.built(config)
     except Infeasible as error:
         raise ValueError(f"{reference} cannot be rebuilt from its config: {error}") from error
-    meta = {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
+    own = recipe.learner.init(recipe.net, Generator().manual_seed(0))  # pre-training leaves a classifier's head besides
+    meta = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    meta = {k: v for k, v in meta.items() if k in own or not learnt(k)}
     return Trained(
         reference, config, recipe.net, recipe.learner.at(1.0), meta, train.tasks, train.shape,
         int(facts.get("best_step", facts["step"]) if prefix == "best/" else facts["step"]), recipe.augment,

@@ -1,4 +1,4 @@
-"""The whole shelf: which meta-learner, of nineteen? Each `learner` opens the sub-space of its own hyper-parameters.
+"""The whole shelf: which meta-learner, of twenty? Each `learner` opens the sub-space of its own hyper-parameters.
 
 Metric learners (prototypical, matching, relation, siamese), gradient learners (maml to reptile), learned optimisers (meta-lstm,
 meta-weight-net), models that read an episode as a sequence or a set (mann, snail, meta-networks, black-box) and the baselines
@@ -16,6 +16,7 @@ from metasearch.learners.anil import ANIL
 from metasearch.learners.baseline_pp import BaselinePP
 from metasearch.learners.black_box import BlackBox
 from metasearch.learners.boil import BOIL
+from metasearch.learners.cavia import CAVIA
 from metasearch.learners.fine_tune import FineTune
 from metasearch.learners.fomaml import FOMAML
 from metasearch.learners.maml import MAML
@@ -54,6 +55,10 @@ SPACE = Space({
         "fomaml": Space(INNER),
         "anil": Space(INNER),
         "boil": Space(INNER),
+        "cavia": Space({
+            "inner_lr": Float(0.1, 10.0, log=True), "inner_steps": Int(1, 5), "context": Choice((20, 100)), "block": Int(0, 3),
+            **OUTER,
+        }),
         "maml-pp": Space({
             **INNER, "multi_step": Choice((True, False)), "learnt_rates": Choice((True, False)),
             "norms_per_step": Choice((True, False)), "first_order_share": Choice((0.0, 0.5)),
@@ -103,6 +108,8 @@ def _learner(name: str, own: Config, shape: TaskShape) -> Learner:
     fields: dict[str, Any] = dict(own)
     if name == "maml-pp":
         fields["first_order_epochs"] = int(100 * fields.pop("first_order_share"))
+    if name == "cavia":
+        fields["by"] = "film"  # a batch norm takes away what "concat" adds to a bias
     if name == "meta-sgd":
         fields["high"] = fields["low"] * fields.pop("spread")
     if name == "snail":
@@ -116,5 +123,5 @@ KINDS: dict[str, type[Learner]] = {
     "prototypical": Prototypical, "matching": Matching, "relation": Relation, "siamese": Siamese, "maml": MAML, "fomaml": FOMAML,
     "anil": ANIL, "boil": BOIL, "maml-pp": MAMLPP, "meta-sgd": MetaSGD, "reptile": Reptile, "meta-lstm": MetaLSTM,
     "meta-weight-net": MetaWeightNet, "mann": MANN, "snail": SNAIL, "meta-networks": MetaNetworks, "black-box": BlackBox,
-    "fine-tune": FineTune, "baseline-pp": BaselinePP,
+    "fine-tune": FineTune, "baseline-pp": BaselinePP, "cavia": CAVIA,
 }

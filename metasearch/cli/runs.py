@@ -63,6 +63,7 @@ def run(
     by_itself = not words or "=" in words[0]
     named = any(word.startswith("name=") for word in words)
     wanted = _free_name(wanted, folder_of_all, again=new_id or (by_itself and not named))
+    _may_begin(wanted, folder_of_all)
     talk(_plan(wanted, folder_of_all))
     if check:
         return
@@ -179,6 +180,15 @@ def _free_name(study: Study, home: Path, *, again: bool) -> Study:
         f"another study '{study.name}' is there already, and is left as it is. Give this one another name (name=NAME), "
         f"or let it have a number (--new-id). To go on with the old one: metasearch resume {study.name}"
     )
+
+
+def _may_begin(study: Study, home: Path) -> None:
+    """Raises StudyError if the weights with which all trials should begin are not there, or fit nothing."""
+    from metasearch.driver import start
+    from metasearch.driver.study import StudyError
+
+    if wrong := start.problems(study, home):
+        raise StudyError(wrong, f"study '{study.name}'")
 
 
 def _plan(study: Study, home: Path) -> str:

@@ -29,6 +29,7 @@ from metasearch.driver import letters
 from metasearch.driver.folder import LockedError, lock
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
 from metasearch.driver.snapshot import load_snapshot, save_snapshot
+from metasearch.driver.start import PARCEL
 from metasearch.driver.worker import stack_file
 from metasearch.home import parcel_path
 from metasearch.ledger import Ledger, LedgerError, TrialRow, finite
@@ -477,11 +478,13 @@ class Director:
         return Assignment(number, row.proposal, row.attempts, starts, own, fallback, row.seconds, deadline)
 
     def _parcels(self, row: TrialRow) -> tuple[tuple[str, ...], bool, str | None]:
-        """(where to start, best first; whether those are its own; the parent's parcel)."""
+        """(where to start, best first; whether those are its own; the parent's parcel, or the study's start)."""
         own = tuple(str(p) for p in map(self._located, reversed(row.checkpoints)) if p.is_file())
         parent = None if row.proposal.parent is None else self._trials.get(row.proposal.parent)
         theirs = None if parent is None or parent.checkpoint is None else self._located(parent.checkpoint)
         inherited = str(theirs) if theirs is not None and theirs.is_file() else None
+        if row.proposal.parent is None and self.study.train.start is not None:
+            inherited = str(self.folder / PARCEL)  # if it is gone, the trial says so
         if own:
             return own, True, inherited
         return ((inherited,) if inherited else ()), False, None

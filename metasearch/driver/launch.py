@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from metasearch.driver import start
 from metasearch.driver.director import Director, Status, StudyMismatch
 from metasearch.driver.folder import logged
 from metasearch.driver.messages import Lost
@@ -86,9 +87,10 @@ def run(study: Study, *, home: Path | None = None, show: Show | None = None) -> 
     folder = study_folder(study.name, home_of(home))
     if (folder / "ledger.sqlite").exists():
         raise StudyMismatch(f"a study '{study.name}' is in {folder} already. Resume it, or give the new one another name.")
-    problems = study.problems()
+    problems = study.problems() or start.problems(study, folder.parent)
     if problems:
         raise StudyError(problems, f"study '{study.name}'")
+    start.fetch(study, folder.parent, folder)
     return _work(study, folder, _about(study), show)
 
 
@@ -352,21 +354,21 @@ def _git(folder: Path, *words: str) -> str:
 @contextlib.contextmanager
 def _tracked(study: Study, folder: Path) -> Iterator[None]:
     """The outbox follows in a process of its own; nothing that goes wrong with it touches the search."""
-    from metasearch.track.outbox import read_cursor, start
+    from metasearch.track import outbox
     from metasearch.track.store import tracking_uri
 
     process: subprocess.Popen[bytes] | None = None
     if study.track.enabled:
         try:
-            process = start(folder, tracking_uri(study.track.uri, folder.parent), follow=os.getpid())
+            process = outbox.start(folder, tracking_uri(study.track.uri, folder.parent), follow=os.getpid())
         except Exception as error:
             log.warning("MLflow is not told of this study: %s. Later: metasearch sync %s", error, study.name)
     yield
     if process is not None:
         until = time.monotonic() + LAG
-        while process.poll() is None and time.monotonic() < until and read_cursor(folder).trouble is None:
+        while process.poll() is None and time.monotonic() < until and outbox.read_cursor(folder).trouble is None:
             time.sleep(0.05)  # a server that does not answer is not waited for
-        if (trouble := read_cursor(folder).trouble) is not None:
+        if (trouble := outbox.read_cursor(folder).trouble) is not None:
             log.warning("%s. Later: metasearch sync %s", trouble, study.name)
         elif process.poll() is None:
             log.warning("MLflow has not taken everything yet; process %d goes on sending", process.pid)

@@ -18,8 +18,8 @@ class Lost(Exception):
 
 @dataclass(frozen=True)
 class Assignment:
-    """Run this. `starts` are parcels to go on from, best first (the trial's own if `own`, else its parent's); `fallback` is
-    the parent's parcel for a trial whose own are all damaged. `spent` are the seconds of earlier attempts."""
+    """Run this. `starts` are parcels to go on from, best first (the trial's own if `own`, else its parent's or the study's);
+    `fallback` is that parcel for a trial whose own are all damaged. `spent` are the seconds of earlier attempts."""
 
     trial: int
     proposal: Proposal

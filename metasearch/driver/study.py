@@ -86,6 +86,7 @@ class Train(_Table):
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None
     keep: Literal["last", "best"] = "last"
     mode: Literal["auto", "loop", "vmap", "compiled"] = "auto"
+    start: Word | None = None  # "STUDY/NUMBER": the trial with whose weights every trial begins (driver/start.py)
 
 
 class Limits(_Table):
@@ -226,6 +227,8 @@ class Study(_Table):
             del table[key]
         if not self.repeats:
             del table["repeats"]  # studies that were begun before there was the key go on
+        if table["train"]["start"] is None:
+            del table["train"]["start"]  # studies that were begun before there was this key keep their digest
         table["space"] = _identity(self.space_name)
         table["method"]["name"] = _identity(self.method.name)
         text = json.dumps(table, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -274,7 +277,7 @@ class Study(_Table):
             expected_trials=self.planned_trials() or 1,
             facts={"study": self.to_json()},
             limits=self.limits.measured(),
-            **self.train.model_dump(),
+            **self.train.model_dump(exclude={"start"}),  # which comes as a parcel
         )
 
     def tasks_distribution(self) -> TaskDistribution:

@@ -172,12 +172,12 @@ class _Run:
 
 
 def _starts(said: Assignment) -> Iterator[tuple[str | None, bool]]:
-    """Where to start, best first: own parcels, then the parent's, then (a root) from nothing."""
+    """Where to start, best first: own parcels, then the parent's or the study's, then (a root that has none) from nothing."""
     for start in said.starts:
         yield start, said.own
     if said.fallback is not None:
         yield said.fallback, False
-    elif said.proposal.parent is None:
+    elif said.proposal.parent is None and (said.own or not said.starts):
         yield None, False
 
 

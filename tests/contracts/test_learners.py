@@ -19,6 +19,10 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
     "fomaml": [{"arguments": {"inner_lr": 0.2, "inner_steps": 3}, "exact": False}],
     "anil": [{"arguments": {"inner_lr": 0.2}}],
     "boil": [{"arguments": {"inner_lr": 0.5, "inner_steps": 3}}],
+    "cavia": [  # a few numbers must hold what five classes look like: it learns slowly to read them
+        {"arguments": {"inner_lr": 5.0, "context": 20, "inner_steps": 3}, "asked": 0.3, "outer_steps": 150},
+        {"arguments": {"inner_lr": 1.0, "context": 20, "by": "film", "inner_steps": 2}, "asked": 0.3, "outer_steps": 150},
+    ],
     "meta-sgd": [{"arguments": {"low": 0.05, "high": 0.3}, "symmetric": False}, {"arguments": {"low": 0.2, "high": 0.2}}],
     "maml-pp": [
         {"arguments": {"inner_lr": 0.2, "inner_steps": 3}},

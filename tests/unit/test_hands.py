@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,44 @@ def test_an_export_works_without_its_study(home: Path, trial: Callable[[str, str
             {"space.py"} if "hands" in reference else set())
 
 
+TUNED = '''
+from metasearch.learners.baseline_pp import BaselinePP
+from metasearch.learners.fine_tune import FineTune
+from metasearch.nets.mlp import mlp
+from metasearch.objectives.optimizer import adam
+from metasearch.objectives.pretrain import Pretrain
+from metasearch.objectives.recipe import Recipe
+from metasearch.space import Choice, Space
+
+SPACE = Space({"learner": Choice(("fine-tune", "baseline-pp"))})
+
+
+def recipe(config, shape):
+    tuned = config["learner"] == "fine-tune"
+    learner = FineTune(inner_lr=0.1, inner_steps=20, start="zero") if tuned else BaselinePP(inner_lr=0.1, start="prototypes")
+    fit = Pretrain(head="linear" if tuned else "cosine", batch=16)
+    return Recipe(mlp(shape.x, shape.ways, hidden=(16,)), learner, adam(1e-2), meta_batch=2, steps=30, fit=fit)
+'''
+
+
+def test_a_pretrained_trial_is_exported_without_its_classifier_and_takes_any_number_of_classes(
+    home: Path, tmp_path: Path
+) -> None:
+    """The head of the training classes is no part of what is adapted: weights that depend on no N take any N."""
+    (home / "tuned_space.py").write_text(TUNED)
+    study = Study.from_text(STUDY.format(space=home / "tuned_space.py").replace('"hands"', '"tuned"').replace("80", "30"))
+    launch.run(study, home=home)
+    for number in (1, 2):
+        folder = export(f"tuned/{number}", tmp_path / str(number), home=home)
+        mine, theirs = load(folder, trust_code=True), load(f"tuned/{number}", home=home)
+        assert not any(k.startswith("pretrain/") for k in mine.meta)
+        for classes in (3, 5, 7):
+            x, y = _blobs(classes, 2)
+            answers = np.asarray(mine.adapt(x, y).predict(x))
+            assert np.array_equal(answers, np.asarray(theirs.adapt(x, y).predict(x)))
+            assert (answers == y).mean() > 0.7
+
+
 def test_a_strangers_code_runs_only_when_trusted(home: Path, trial: Callable[[str, str], str], tmp_path: Path) -> None:
     folder = export(trial("maml", "none"), tmp_path / "m", home=home)
     mark = tmp_path / "it ran"
@@ -265,6 +304,11 @@ def test_a_damaged_export_is_an_error_in_words(home: Path, tmp_path: Path) -> No
         ("{", "does not describe"), ("[]", "does not describe"), (json.dumps({"format": 2}), "format is 2"),
         (told.replace('"format"', '"former"'), "KeyError"), (told.replace('"regression"', '"control"'), "kind must be"),
         (told.replace('"width": ', '"width": 1'), "not those of the net"),
+        (told.replace('"width": ', '"wide": '), "builds no net from the config in model.json here: KeyError: 'width'"),
+        (re.sub(r'"shape": \[\s*1', '"shape": [-1', told), "builds no net from the config"),
+        (told.replace('"ways": 1', '"ways": 0'), "builds no net from the config"),
+        (told.replace('"std": []', '"std": [0.0]'), "no std 0"), (told.replace('"mean": []', '"mean": ["a"]'), "must be numbers"),
+        (told.replace('"mean": []', '"mean": [0.1, 0.2]'), "one a channel"),
     ):
         card.write_text(text)
         with pytest.raises(ValueError, match=words):
