@@ -18,8 +18,9 @@ from metasearch.home import parcel_path, study_folder
 from metasearch.ledger import Ledger, LedgerError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from metasearch.driver.study import Study
-    from metasearch.nets import Params
 
 __all__ = ["PARCEL", "fetch", "problems"]
 
@@ -53,7 +54,7 @@ def problems(study: Study, home: Path) -> list[str]:
     return [f"{where}: {problem}" for problem in _strange(study, objective, theirs)]
 
 
-def weights(reference: str, home: Path) -> Params:
+def weights(reference: str, home: Path) -> dict[str, Tensor]:
     """What the trial had learnt, by key; its best validated step where it kept that. Raises ValueError, parcel.BadParcel."""
     from metasearch.objectives import parcel
 
@@ -76,7 +77,7 @@ def weights(reference: str, home: Path) -> Params:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _strange(study: Study, objective: object, theirs: Params) -> list[str]:
+def _strange(study: Study, objective: object, theirs: dict[str, Tensor]) -> list[str]:
     """A problem, if no configuration has a tensor to inherit: every trial would begin at nothing, and nobody would notice."""
     from torch import Generator
 
