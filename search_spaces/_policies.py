@@ -13,13 +13,13 @@ from metasearch.nets.conv4 import Conv4, conv4
 from metasearch.nets.norm import Norm
 from metasearch.objectives.recipe import Recipe
 from metasearch.records import Config
-from metasearch.space import Choice, Int, Repeat, Space, items
+from metasearch.space import Choice, Dim, Int, Repeat, Space, items
 from metasearch.tasks import TaskShape
 from search_spaces._few_shot import few_shot
 
-__all__ = ["LEVELS", "OPERATIONS", "at_places", "plain", "step", "sub_policies", "tidy"]
+__all__ = ["LEVELS", "OPERATIONS", "opened", "plain", "policy", "step", "sub_policies", "tidy"]
 
-LEVELS = {"probability": Int(0, 10), "magnitude": Int(0, 9)}
+LEVELS: dict[str, Dim] = {"probability": Int(0, 10), "magnitude": Int(0, 9)}
 OPERATIONS = (*AUTOAUGMENT, "crop", "flip", "turn", "channel_permutation", "cutmix")
 DESIGN = Conv4(down="stride", norm=Norm("batch", scale=False), init="xavier")
 
@@ -30,12 +30,12 @@ def sub_policies(operations: Sequence[str] = OPERATIONS, *, count: int = 5, leng
     return Space({"sub": Repeat(Int(count, count), Space({"step": Repeat(Int(length, length), steps)}))})
 
 
-def at_places(operations: Sequence[str] = OPERATIONS, *, count: int = 5, length: int = 2) -> Choice:
+def opened(operations: Sequence[str] = OPERATIONS, *, count: int = 5, length: int = 2) -> dict[str, Space]:
     """The places, each of which opens its sub-policies: on whole classes nothing can act that mixes single pictures."""
     alone = [name for name in operations if not find(name).pairs]
-    return Choice({
+    return {
         place: sub_policies(alone if place == "task" else operations, count=count, length=length) for place in PLACES
-    })
+    }
 
 
 def step(operation: str, config: Config, prefix: str = "") -> Step:

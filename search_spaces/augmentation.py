@@ -14,11 +14,11 @@ from dataclasses import replace
 from metasearch.augment import at_place
 from metasearch.objectives.recipe import Recipe
 from metasearch.records import Config
-from metasearch.space import Space
+from metasearch.space import Choice, Space
 from metasearch.tasks import TaskShape
 from search_spaces import _policies as policies
 
-SPACE = Space({"place": policies.at_places()})
+SPACE = Space({"place": Choice(policies.opened())})
 
 
 def recipe(config: Config, shape: TaskShape) -> Recipe:

@@ -18,7 +18,8 @@ from metasearch.space import Space
 from metasearch.strategies import build
 from metasearch.strategies._policy_gradient import PolicyGradient
 from metasearch.tasks import TaskShape
-from search_spaces import _policies, augmentation, randaugment
+from metasearch.testing.strategies import outcome_of
+from search_spaces import _policies, augmentation, randaugment, whole_pipeline
 
 SHAPE = TaskShape((1, 12, 12), 3, 1, 3)
 STUDY = """
@@ -140,3 +141,41 @@ def test_a_space_without_augmentation_is_refused_with_what_would_work() -> None:
     assert "autoaugment searches for augmentations, but the space 'nasbench201' has none" in said
     for other in ("augmentation", "randaugment", "random", "tpe"):
         assert other in said
+
+
+# the whole pipeline -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_pipeline_is_a_net_a_learner_rates_and_a_policy() -> None:
+    kinds, placed = Counter[str](), Counter[str]()
+    for config in _samples(whole_pipeline.SPACE, 60):
+        recipe = whole_pipeline.recipe(config, SHAPE)
+        kinds[type(recipe.learner).__name__] += 1
+        assert recipe.meta_batch == config["meta_batch"]
+        assert float(recipe.optimizer.rates["lr"]) == pytest.approx(config["outer_lr"])
+        if recipe.augment is None:
+            assert config["augment"] == "none"
+            continue
+        assert isinstance(recipe.augment, Places)
+        (place, policy), = recipe.augment.policies.items()
+        assert place == config["augment"]
+        assert isinstance(policy, SubPolicies)
+        assert policy.choices[1][0].operation == config["augment.sub.1.step.0.operation"]
+        placed[place] += 1
+    assert set(kinds) == {"Prototypical", "MAML", "ANIL"}
+    assert set(placed) == set(PLACES)
+
+
+@pytest.mark.parametrize(("name", "given"), [
+    ("random", {}), ("reinforce", {"bins": 4}), ("ppo", {"bins": 4}), ("regularized-evolution", {}), ("tpe", {}), ("cma-es", {}),
+    ("pba", {"steps": 1, "max_steps": 3, "population": 4}),
+])
+def test_strategies_search_the_whole_pipeline(name: str, given: dict[str, object]) -> None:
+    strategy = build(name, whole_pipeline.SPACE, given, seed=0)
+    strategy.mutate = whole_pipeline.mutations
+    for trial in range(1, 9):
+        proposal = strategy.ask()
+        assert proposal is not None
+        assert not whole_pipeline.SPACE.problems(proposal.config)
+        whole_pipeline.recipe(proposal.config, SHAPE)
+        strategy.tell(outcome_of(whole_pipeline.SPACE, trial, proposal))
