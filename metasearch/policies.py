@@ -6,11 +6,11 @@
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from metasearch.augment import Places, Policy, Schedule, Step, SubPolicies, fixed, saved
+from metasearch.augment import Places, Policy, Schedule, Shared, Shuffled, Step, SubPolicies, find, fixed, saved
 from metasearch.driver.study import Study
 from metasearch.home import home_of, study_folder
 from metasearch.ledger import Ledger, TrialRow
@@ -19,7 +19,7 @@ from metasearch.objectives.train import Train
 from metasearch.records import Config
 from metasearch.strategies.pba import Segment, lineage
 
-__all__ = ["joined", "keep", "of_row", "of_trial", "places_of", "schedule"]
+__all__ = ["joined", "keep", "of_row", "of_trial", "places_of", "schedule", "stages", "told"]
 
 NOTHING = fixed(Step("identity"))
 
@@ -136,3 +136,69 @@ def _config(row: TrialRow) -> Config:
 def _score(row: TrialRow) -> float:
     assert row.outcome is not None
     return row.outcome.score if row.outcome.score is not None else float("-inf")
+
+
+# for people -------------------------------------------------------------------------------------------------------------------
+
+
+def told(places: Places) -> list[list[str]]:
+    """A row for every operation: [operation, place, probability, magnitude, when]. A magnitude is a level 0..1 of its range;
+    operations that have none, or are never applied, say so or are left out."""
+    return [[operation, place, probability, magnitude, when]
+            for place, policy in places.policies.items() for operation, probability, magnitude, when in _rows(policy, "")]
+
+
+def stages(policy: Policy) -> list[tuple[float, dict[str, tuple[float, float]]]]:
+    """Of a schedule, for a picture: (the share of training at which a stage ends, operation -> (probability, magnitude)), the
+    mean over its steps of that operation. A policy that does not change is one stage; RandAugment and its like have none."""
+    parts = policy.policies if isinstance(policy, Schedule) else (policy,)
+    lengths = (policy.lengths if isinstance(policy, Schedule) else ()) or (1.0,) * len(parts)
+    found, done = [], 0.0
+    for part, length in zip(parts, lengths, strict=True):
+        done += length / sum(lengths)
+        found.append((min(done, 1.0), {name: _mean(steps) for name, steps in _by_operation(part).items()}))
+    return found
+
+
+def _by_operation(policy: Policy) -> dict[str, list[Step]]:
+    steps: list[Step] = []
+    if isinstance(policy, SubPolicies):
+        steps = [step for choice in policy.choices for step in choice]
+    elif isinstance(policy, Shuffled):
+        steps = list(policy.steps)
+    found: dict[str, list[Step]] = {}
+    for step in steps:
+        found.setdefault(step.operation, []).append(step)
+    return {name: each for name, each in found.items() if name != "identity"}
+
+
+def _mean(steps: Sequence[Step]) -> tuple[float, float]:
+    """The mean probability, and the magnitude of what is applied."""
+    applied = sum(step.probability for step in steps)
+    magnitude = sum(step.probability * step.magnitude for step in steps) / applied if applied else 0.0
+    return applied / len(steps), magnitude
+
+
+def _rows(policy: Policy, when: str) -> Iterator[tuple[str, str, str, str]]:
+    if isinstance(policy, Schedule):
+        lengths = policy.lengths or (1.0,) * len(policy.policies)
+        done = 0.0
+        for part, length in zip(policy.policies, lengths, strict=True):
+            start, done = done, done + 100 * length / sum(lengths)
+            yield from _rows(part, f"{start:.0f}-{done:.0f} % of training")
+    elif isinstance(policy, SubPolicies):
+        weights = policy.weights or (1.0,) * len(policy.choices)
+        for number, (choice, weight) in enumerate(zip(policy.choices, weights, strict=True), 1):
+            share = f"sub-policy {number} ({weight / sum(weights):.0%})" if len(weights) > 1 else ""
+            yield from (_row(step, ", ".join(filter(None, (when, share)))) for step in choice if step.probability > 0)
+    elif isinstance(policy, Shuffled):
+        shown = ", ".join(filter(None, (when, "in random order")))
+        yield from (_row(step, shown) for step in policy.steps if step.probability > 0)
+    elif isinstance(policy, Shared):
+        yield from _rows(policy.policy, ", ".join(filter(None, (when, "the same for all pictures"))))
+    else:
+        yield ", ".join(policy.operations), "one as often as another", repr(policy).partition(", names=")[0] + ")", when
+
+
+def _row(step: Step, when: str) -> tuple[str, str, str, str]:
+    return step.operation, f"{step.probability:g}", f"{step.magnitude:g}" if find(step.operation).unit else "-", when

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Generator
 
-from metasearch import augment, policies
+from metasearch import augment, cli, policies
 from metasearch.augment import Places, Schedule, Shuffled, Step, SubPolicies, fixed
 from metasearch.driver import launch
 from metasearch.driver.study import Study
@@ -145,3 +145,39 @@ def test_the_best_policies_side_by_side(tmp_path: Path) -> None:
     assert len(expected) in (5, 10)
     x = torch.rand(4, 1, 8, 8)
     assert policy(x, Generator().manual_seed(0)).shape == x.shape
+
+
+# for people -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_is_told_as_a_table() -> None:
+    steps = (Step("rotate", 0.8, 0.6), Step("flip", 0.5, 0.3)), (Step("invert", 0.0), Step("cutout", 1.0, 0.1))
+    later = Shuffled((Step("shear_x", 0.2, 0.9), Step("shear_y", 0.0, 0.9)))
+    found = policies.told(Places(query=SubPolicies(steps), support=Schedule((ROTATE, later), (1.0, 3.0))))
+    assert found == [
+        ["rotate", "support", "1", "0.9", "0-25 % of training"],
+        ["shear_x", "support", "0.2", "0.9", "25-100 % of training, in random order"],
+        ["rotate", "query", "0.8", "0.6", "sub-policy 1 (50%)"],
+        ["flip", "query", "0.5", "-", "sub-policy 1 (50%)"],
+        ["cutout", "query", "1", "0.1", "sub-policy 2 (50%)"],
+    ]
+    assert policies.told(Places(task=augment.RandAugment(2, 9)))[0][2:4] == ["one as often as another", "RandAugment(n=2, m=9)"]
+
+
+def test_a_schedule_is_told_in_stages() -> None:
+    twice = Shuffled((Step("rotate", 0.5, 0.2), Step("rotate", 1.0, 0.8), Step("flip", 0.0)))
+    (first, one), (end, two) = policies.stages(Schedule((ROTATE, twice), (1.0, 3.0)))
+    assert (first, end) == (0.25, 1.0)
+    assert one == {"rotate": (1.0, pytest.approx(0.9))}
+    assert two == {"rotate": (0.75, pytest.approx(0.6)), "flip": (0.0, 0.0)}
+
+
+def test_show_prints_the_policy_and_draws_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    launch.run(Study.from_text(STUDY, ["name=seen"]), home=tmp_path)
+    assert cli.call(["show", "seen/12", "--home", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "augmentation of training" in said
+    assert "of training, in random order" in said
+    drawn = {path.name for path in (tmp_path / "seen" / "pictures").iterdir()}
+    assert {"12-augmented.png", "12-augmented.svg"} <= drawn
+    assert any(name.startswith("12-schedule-") for name in drawn)
