@@ -1,6 +1,6 @@
-"""What the spaces with augmentation share: sub-policies as dimensions, and places and policies from a config. Not a space itself.
+"""What the spaces with augmentation share: sub-policies as dimensions, and policies from a config. Not a space itself.
 
-Levels are those that AutoAugment publishes: probabilities 0, 1, ..., 10 of 10, magnitudes 0, 1, ..., 9 of 10, so that the highest
+Levels are those that AutoAugment publishes: probabilities 0, 1, ..., 10 of 10, magnitudes 0, 1, ..., 9 of 10: the highest
 is 90 % of its operation's range.
 """
 from __future__ import annotations

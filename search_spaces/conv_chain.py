@@ -48,8 +48,8 @@ def recipe(config: Config, shape: TaskShape, *, way: Way = "prototypical") -> Re
 
 
 def mutations(config: Config, rng: np.random.Generator, space: Space = SPACE) -> tuple[Config, dict[str, str]]:
-    """Space.mutate, after which layers still read the layers that they read, although those may have other numbers now. space: any
-    with such layers.
+    """Space.mutate, after which layers still read the layers that they read, although those may have other numbers now.
+    space: any with such layers.
 
     No layer that was there reads a new one, so that all of them keep their shapes, and their weights where they are inherited.
     """

@@ -172,4 +172,5 @@ def _kept(name: str, home: Path | None) -> Path:
         return study_folder(study, folder) / f"{int(number)}.json"
     if not slash and HASH.fullmatch(name):
         return folder / f"{name}.json"
-    raise ValueError(f"a kept policy is named by its hash of 16 hexadecimal digits or by its trial STUDY/NUMBER, but got {name!r}")
+    raise ValueError(f"a kept policy is named by its hash of 16 hexadecimal digits or by its trial STUDY/NUMBER, but "
+                     f"got {name!r}")

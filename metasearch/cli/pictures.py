@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,7 +109,7 @@ def _found(row: TrialRow) -> bool:
 
 
 def policy_of(study: Study, ledger: Ledger, row: TrialRow) -> tuple[Places, TaskDistribution] | None:
-    """What a trial does to its training episodes; None where nothing is done, which a look at the space's file often tells. What
+    """What a trial does to its training episodes; None where nothing is done, as a look at the space's file often tells. What
     fails (data that are not here, say) takes nothing else away."""
     from metasearch import plugins
 
@@ -147,8 +148,7 @@ def of_policy(ledger: Ledger, row: TrialRow, places: Places, tasks: TaskDistribu
         ("augmented", lambda path: augmented.grid(rows, title=title, path=path))]
     for place, policy in places.policies.items():
         if isinstance(policy, Schedule):
-            told = policies.stages(policy)
-            draws.append((f"schedule-{place}", lambda path, told=told: augmented.timeline(told, title=title, path=path)))  # type: ignore[misc]
+            draws.append((f"schedule-{place}", partial(augmented.timeline, policies.stages(policy), title)))
     return _written(draws, None, ledger.path.parent / "pictures", f"{row.id}-")
 
 

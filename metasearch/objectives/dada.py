@@ -89,7 +89,8 @@ def _searching(recipe: Recipe, searched: Searched) -> Recipe:
 
     def begin(generator: Generator) -> Params:
         """pi alike, p one half, m in the middle of its range: as published."""
-        return {**init(generator), PI: torch.full((count,), 1e-3), P: torch.zeros(count, 2), M: torch.full((count, 2), HIGHEST / 2)}
+        logits = {PI: torch.full((count,), 1e-3), P: torch.zeros(count, 2), M: torch.full((count, 2), HIGHEST / 2)}
+        return {**init(generator), **logits}
 
     return replace(recipe, net=recipe.net._replace(init=begin), augment=searched)
 
@@ -197,7 +198,7 @@ class Dada(OneShot):
         return self.space.normal({**config, **told})
 
 
-# one sub-policy -----------------------------------------------------------------------------------------------------------------
+# one sub-policy ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ class Drawn:
         return places(episodes, loop.generator(self.seed, f"pictures {self.what}"), 0.0, self.moments)
 
     def relaxed(self, episodes: Episode, *, mixed: bool) -> Callable[[Params], Episode]:
-        """The augmented episodes as a function of what is learnt: their values are those of `hard`, their gradients are relaxed.
+        """The augmented episodes as a function of what is learnt: values are those of `hard`, gradients are relaxed.
 
         mixed: also in pi (the pictures times the pair's weight, which is 1) and in p (between applied and not).
         """
@@ -288,7 +289,7 @@ class Drawn:
         return shift / torch.as_tensor(self.moments[1], dtype=x.dtype, device=x.device).view(-1, 1, 1)
 
 
-# small parts --------------------------------------------------------------------------------------------------------------------
+# small parts ------------------------------------------------------------------------------------------------------------------
 
 
 def _theta(arch: Params) -> Params:

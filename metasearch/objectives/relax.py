@@ -1,14 +1,14 @@
-"""Gradients of an expectation over discrete draws: RELAX, which is unbiased, and of less variance than the score function alone.
+"""Gradients of an expectation over discrete draws: RELAX, unbiased, and of less variance than the score function alone.
 
 Grathwohl, Choi, Wu, Roeder, Duvenaud. "Backpropagation through the Void: Optimizing control variates for black-box gradient
 estimation." ICLR 2018. https://arxiv.org/abs/1711.00123 (eq. 7)
 Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein. "REBAR." NeurIPS 2017. https://arxiv.org/abs/1703.07370 (appendix C: z given b)
 
-A draw b = H(z) is what a relaxed one z rounds to; z~ is drawn anew under the condition that it rounds to the same b. With any c:
+A draw b = H(z) is what a relaxed one z rounds to; z~ is drawn anew, given that it rounds to the same b. With any c:
 
     g = (f(b) - c(z~)) d log P(b) + d c(z) - d c(z~)
 
-has the gradient of E[f(b)] for its mean. c learns to make the square of g small, which never biases g. Nothing needs f's gradient.
+has the gradient of E[f(b)] for its mean. c learns to make the square of g small, which biases nothing; f needs no gradient.
 """
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def log_prob(theta: Params, hard: Mapping[str, Tensor]) -> Tensor:
 
 
 def relax(theta: Params, phi: Params, u: Params, v: Params, value: Tensor, control: Control) -> Params:
-    """The estimate of d E[f(b)] / d theta by one draw; value: f of it. With a control that is 0 everywhere this is REINFORCE."""
+    """An estimate of d E[f(b)] / d theta by one draw; value: f of it. With a control that is 0 this is REINFORCE."""
     held = drawn(theta, u, v)
     hard = {k: one.hard for k, one in held.items()}
     advantage = value - control(phi, {k: one.given for k, one in held.items()})

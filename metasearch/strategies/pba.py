@@ -100,8 +100,8 @@ def lineage(proposals: Mapping[int, Proposal], trial: int) -> list[Segment]:
         one = proposals[at]
         before = 0 if one.parent is None or one.parent not in proposals else proposals[one.parent].until or 0
         if one.until is None or one.until <= before:
-            raise ValueError(f"trial {at} does not say until which step it trains (until={one.until}, its parent until {before}): "
-                             f"only trials of a strategy such as pba make a schedule")
+            raise ValueError(f"trial {at} does not say until which step it trains (until={one.until}, its parent until "
+                             f"{before}): only trials of a strategy such as pba make a schedule")
         found.append(Segment(at, dict(one.config), one.until - before))
         at = one.parent
     return found[::-1]

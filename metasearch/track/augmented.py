@@ -38,8 +38,8 @@ def grid(rows: Mapping[str, Any], *, title: str = "", path: Path | None = None) 
     return written(figure, path)
 
 
-def timeline(stages: Stages, *, title: str = "", path: Path | None = None) -> Figure:
-    """How probable (the height of a band) and how strong (its darkness) each operation is, from the begin to the end of training.
+def timeline(stages: Stages, title: str = "", path: Path | None = None) -> Figure:
+    """How probable (the height of a band) and how strong (its darkness) each operation is, over the whole of training.
     stages: (the share of training at which it ends, operation -> (probability, magnitude))."""
     names = list(dict.fromkeys(name for _, told in stages for name in told))
     figure = blank(7.0, 0.9 + 0.32 * max(1, len(names)))

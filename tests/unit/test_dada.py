@@ -13,7 +13,7 @@ from metasearch.driver import launch
 from metasearch.driver.study import Study
 from metasearch.ledger import Ledger
 from metasearch.nets import Params
-from metasearch.objectives import Trial
+from metasearch.objectives import Mode, Trial
 from metasearch.objectives.dada import HIGHEST, PI, Dada, Drawn, M, P, Searched
 from metasearch.objectives.episodic import draw_block
 from metasearch.objectives.recipe import Recipe
@@ -92,7 +92,8 @@ def test_the_gradient_of_a_magnitude_is_that_of_a_brightness_where_the_operation
     pixels = sum(x.numel() for x in _touched(place, one.hard(episodes)))
 
     def total(level: Tensor) -> Tensor:
-        return sum(x.sum() for x in _touched(place, one.relaxed(episodes, mixed=False)({**ARCH, M: level})))  # type: ignore[return-value]
+        found = one.relaxed(episodes, mixed=False)({**ARCH, M: level})
+        return torch.stack([x.sum() for x in _touched(place, found)]).sum()
 
     slope = torch.func.grad(total)(ARCH[M])
     torch.testing.assert_close(slope, torch.tensor([[0.0, 0.0], [0.0, float(pixels)]]))
@@ -133,7 +134,8 @@ def test_the_other_classes_are_looked_at_clean(estimator: str) -> None:
 def test_loop_and_vmap_take_the_same_step(estimator: str) -> None:
     objective = _objective(f"method.estimator={estimator}")
     recipe, meta, state, episodes = _begun(objective)
-    one, two = (objective.step(recipe, mode, None, state, 3)(meta, state, episodes, 0.0)[0] for mode in ("loop", "vmap"))  # type: ignore[arg-type]
+    modes: tuple[Mode, ...] = ("loop", "vmap")
+    one, two = (objective.step(recipe, mode, None, state, 3)(meta, state, episodes, 0.0)[0] for mode in modes)
     for k in one:
         torch.testing.assert_close(one[k], two[k], rtol=1e-3, atol=1e-4)
     assert not torch.equal(one[PI], meta[PI])

@@ -130,7 +130,8 @@ def recipe(config, shape): return replace(plain(shape), augment=named(config["sc
 
 
 def test_the_best_policies_side_by_side(tmp_path: Path) -> None:
-    study = Study.from_text(STUDY, ["name=best", "space=augmentation", "method={name='random'}", "budget.trials=12", "train.steps=1"])
+    wanted = ["name=best", "space=augmentation", "method={name='random'}", "budget.trials=12", "train.steps=1"]
+    study = Study.from_text(STUDY, wanted)
     launch.run(study, home=tmp_path)
     found = policies.joined("best", best=2, home=tmp_path)
     (place, policy), = found.policies.items()

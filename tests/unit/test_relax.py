@@ -21,12 +21,15 @@ def _toy(b: Tensor) -> Tensor:
 
 def _noise(theta: Params, n: int, seed: int = 0) -> tuple[Params, Params]:
     generator = Generator().manual_seed(seed)
-    u, v = ({k: torch.rand(n, *t.shape, generator=generator, dtype=torch.float64).clamp(1e-9, 1 - 1e-9) for k, t in theta.items()}
-            for _ in range(2))
-    return u, v
+    def one(like: Tensor) -> Tensor:
+        return torch.rand(n, *like.shape, generator=generator, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+
+    return {k: one(t) for k, t in theta.items()}, {k: one(t) for k, t in theta.items()}
 
 
-def _estimates(theta: Params, phi: Params, control: relax.Control, f: Callable[[dict[str, relax.Draw]], Tensor], n: int) -> Params:
+def _estimates(
+    theta: Params, phi: Params, control: relax.Control, f: Callable[[dict[str, relax.Draw]], Tensor], n: int
+) -> Params:
     def one(u: Params, v: Params) -> Params:
         return relax.relax(theta, phi, u, v, f(relax.drawn(theta, u, v)), control)
 
@@ -85,7 +88,7 @@ def test_the_mean_is_the_exact_gradient_of_a_choice_and_what_hangs_on_it() -> No
 
 
 def test_conditional_noise_rounds_to_the_same_and_is_distributed_as_without_condition() -> None:
-    theta = {"pi": torch.tensor([1.0, 0.0, -2.0, 0.5], dtype=torch.float64), "b": torch.tensor([1.5, -0.4], dtype=torch.float64)}
+    theta = {"pi": torch.tensor([1.0, 0.0, -2.0, 0.5]).double(), "b": torch.tensor([1.5, -0.4]).double()}
     draws = torch.func.vmap(lambda u, v: relax.drawn(theta, u, v))(*_noise(theta, 100_000))
     one, coins = draws["pi"], draws["b"]
     assert torch.equal(one.given.argmax(1), one.hard.argmax(1))
