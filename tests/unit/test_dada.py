@@ -16,6 +16,7 @@ from metasearch.nets import Params
 from metasearch.objectives import Mode, Trial
 from metasearch.objectives.dada import HIGHEST, PI, Dada, Drawn, M, P, Searched
 from metasearch.objectives.episodic import draw_block
+from metasearch.objectives.optimizer import sgd
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.relaxed import mean_loss
 from metasearch.objectives.training import Setting
@@ -89,10 +90,11 @@ def test_relaxed_pictures_have_the_values_of_those_that_were_drawn(place: str, m
 def test_the_gradient_of_a_magnitude_is_that_of_a_brightness_where_the_operation_is_applied(place: str) -> None:
     *_, episodes = _begun(_objective())
     one = _drawn(place, (False, True))
+    pictures = one.relaxed(episodes, mixed=False)
     pixels = sum(x.numel() for x in _touched(place, one.hard(episodes)))
 
     def total(level: Tensor) -> Tensor:
-        found = one.relaxed(episodes, mixed=False)({**ARCH, M: level})
+        found = pictures({**ARCH, M: level})
         return torch.stack([x.sum() for x in _touched(place, found)]).sum()
 
     slope = torch.func.grad(total)(ARCH[M])
@@ -102,10 +104,11 @@ def test_the_gradient_of_a_magnitude_is_that_of_a_brightness_where_the_operation
 def test_the_gradient_of_a_probability_is_the_difference_that_its_operation_makes() -> None:
     *_, episodes = _begun(_objective())
     one = _drawn("query", (False, True))
+    pictures = one.relaxed(episodes, mixed=True)
     values = torch.rand(episodes.query_x.shape, generator=Generator().manual_seed(1))
 
     def inner(p: Tensor) -> Tensor:
-        return (one.relaxed(episodes, mixed=True)({**ARCH, P: p}).query_x * values).sum()
+        return (pictures({**ARCH, P: p}).query_x * values).sum()
 
     slope = torch.func.grad(inner)(ARCH[P])
     neither, both = one.hard(episodes, (False, False)).query_x, one.hard(episodes, (True, True)).query_x
@@ -132,12 +135,12 @@ def test_the_other_classes_are_looked_at_clean(estimator: str) -> None:
 
 @pytest.mark.parametrize("estimator", ["relax", "gumbel"])
 def test_loop_and_vmap_take_the_same_step(estimator: str) -> None:
-    objective = _objective(f"method.estimator={estimator}")
+    objective = replace(_objective(f"method.estimator={estimator}"), arch=sgd(1.0))  # Adam would step by the sign of nothing
     recipe, meta, state, episodes = _begun(objective)
     modes: tuple[Mode, ...] = ("loop", "vmap")
     one, two = (objective.step(recipe, mode, None, state, 3)(meta, state, episodes, 0.0)[0] for mode in modes)
-    for k in one:
-        torch.testing.assert_close(one[k], two[k], rtol=1e-3, atol=1e-4)
+    for k in (PI, P, M):
+        torch.testing.assert_close(one[k], two[k], rtol=1e-3, atol=1e-5)
     assert not torch.equal(one[PI], meta[PI])
 
 

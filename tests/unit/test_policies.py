@@ -144,8 +144,8 @@ def test_the_best_policies_side_by_side(tmp_path: Path) -> None:
     expected = [choice for places in there[:2] for choice in places.policies[place].choices]  # type: ignore[attr-defined]
     assert list(policy.choices) == expected
     assert len(expected) in (5, 10)
-    x = torch.rand(4, 1, 8, 8)
-    assert policy(x, Generator().manual_seed(0)).shape == x.shape
+    x, labels = torch.rand(4, 1, 8, 8), torch.eye(4)
+    assert policy(x, Generator().manual_seed(0), labels)[0].shape == x.shape
 
 
 # for people -------------------------------------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def test_quarters_are_those_of_ray(n: int, count: int) -> None:
 @pytest.mark.parametrize("synchronous", [False, True])
 def test_the_lowest_quarter_goes_on_as_the_highest(synchronous: bool) -> None:
     """Of eight founders, numbers 1 and 2 are the worst and 7 and 8 the best."""
-    strategy = _pba(synchronous=synchronous)
+    strategy = _pba(seed=1, synchronous=synchronous)
     founders = [strategy.ask() for _ in range(8)]
     for number, proposal in enumerate(founders, 1):
         assert proposal is not None
@@ -172,13 +172,14 @@ def test_the_schedule_tracks_an_optimum_that_moves() -> None:
         before = 0.0 if proposal.parent is None else scores[proposal.parent]
         return before + 1 - abs(float(proposal.config["p"]) - best) / 10
 
-    proposals, scores = _run(_pba(max_steps=5 * total, population=16), gained)
-    winner = max((n for n in scores if proposals[n].until == 5 * total), key=lambda n: scores[n])
-    found = [int(one.config["p"]) for one in lineage(proposals, winner)]
-    assert len(found) == total
-    assert scores[winner] > 15.5
-    assert np.corrcoef(found, range(total))[0, 1] > 0.7
-    assert np.mean(found[-5:]) > np.mean(found[:5]) + 3
+    for seed in range(4):
+        proposals, scores = _run(_pba(max_steps=5 * total, seed=seed), gained)
+        winner = max((n for n in scores if proposals[n].until == 5 * total), key=lambda n: scores[n])
+        found = [int(one.config["p"]) for one in lineage(proposals, winner)]
+        assert len(found) == total
+        assert scores[winner] > 15.5
+        assert np.corrcoef(found, range(total))[0, 1] > 0.6
+        assert np.mean(found[-5:]) > np.mean(found[:5]) + 3
 
 
 def test_without_exploring_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
