@@ -47,12 +47,13 @@ def recipe(config: Config, shape: TaskShape, *, way: Way = "prototypical") -> Re
     return few_shot(lambda outputs: _net(config, shape.x, outputs), shape, way)
 
 
-def mutations(config: Config, rng: np.random.Generator) -> tuple[Config, dict[str, str]]:
+def mutations(config: Config, rng: np.random.Generator, space: Space = SPACE) -> tuple[Config, dict[str, str]]:
     """Space.mutate, after which layers still read the layers that they read, although those may have other numbers now.
+    space: any with such layers.
 
     No layer that was there reads a new one, so that all of them keep their shapes, and their weights where they are inherited.
     """
-    child, moved = SPACE.mutate(config, rng)
+    child, moved = space.mutate(config, rng)
     count = int(child["layer.count"])
     if count == config["layer.count"]:
         return child, moved

@@ -24,9 +24,10 @@ from metasearch.augment.policy import (
     UniformAugment,
     fixed,
 )
-from metasearch.augment.saved import load, load_places, save
+from metasearch.augment.saved import content_hash, keep, load, load_places, named, save
 
 __all__ = [
     "OPERATIONS", "PLACES", "Operation", "Places", "Plan", "Policy", "RandAugment", "Schedule", "Shared", "Shuffled", "Step",
-    "SubPolicies", "TrivialAugment", "UniformAugment", "at_place", "carry_out", "find", "fixed", "load", "load_places", "save",
+    "SubPolicies", "TrivialAugment", "UniformAugment", "at_place", "carry_out", "content_hash", "find", "fixed", "keep",
+    "load", "load_places", "named", "save",
 ]

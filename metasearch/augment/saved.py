@@ -5,7 +5,10 @@
 """
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -24,10 +27,12 @@ from metasearch.augment.policy import (
     TrivialAugment,
     UniformAugment,
 )
+from metasearch.home import home_of, study_folder
 
-__all__ = ["from_json", "load", "load_places", "save", "to_json"]
+__all__ = ["content_hash", "from_json", "keep", "load", "load_places", "named", "save", "to_json"]
 
 FORMAT = 1
+HASH = re.compile(r"[0-9a-f]{16}")
 KINDS: dict[str, type[Policy] | type[Places]] = {
     "sub-policies": SubPolicies, "shuffled": Shuffled, "rand-augment": RandAugment, "trivial-augment": TrivialAugment,
     "uniform-augment": UniformAugment, "schedule": Schedule, "shared": Shared, "places": Places,
@@ -120,3 +125,52 @@ def _value(told: Any) -> Any:
     if isinstance(told, Mapping):
         return _built(told) if "kind" in told else _made(Step, told, "step")
     return told
+
+
+# policies by name -------------------------------------------------------------------------------------------------------------
+
+
+def content_hash(policy: Policy | Places) -> str:
+    """16 hexadecimal digits that say everything about a policy: equal ones have equal hashes, on every machine."""
+    text = json.dumps(to_json(policy), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def keep(policy: Policy | Places, trial: str | None = None, *, home: Path | None = None) -> str:
+    """Puts a policy where `named` finds it: under its content hash, which is returned, and under the trial "STUDY/NUMBER" that
+    holds it, if one is given."""
+    name = content_hash(policy)
+    for each in (name, *([trial] if trial else [])):
+        path = _kept(each, home)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        os.replace(save(policy, temporary), path)
+    return name
+
+
+def named(name: str, *, home: Path | None = None) -> Policy | Places:
+    """The policy that `keep` put under a content hash or a trial "STUDY/NUMBER", so that a config may say it in a word.
+
+    home: where studies live; None: METASEARCH_HOME, else ./studies. Raises ValueError for a name under which there is nothing,
+    and for a file that is not what the hash says.
+    """
+    path = _kept(name, home)
+    if not path.is_file():
+        raise ValueError(f"no policy is kept as '{name}' in {path.parent}. A trial's is kept by "
+                         f"metasearch.policies.keep('STUDY/NUMBER'), which returns its hash.")
+    found = _read(path)
+    if "/" not in name and content_hash(found) != name:
+        raise ValueError(f"{path} was changed: its content has the hash {content_hash(found)}")
+    return found
+
+
+def _kept(name: str, home: Path | None) -> Path:
+    """A folder whose name no study can have."""
+    study, slash, number = name.rpartition("/")
+    folder = home_of(home) / ".policies"
+    if slash and number.isascii() and number.isdecimal():
+        return study_folder(study, folder) / f"{int(number)}.json"
+    if not slash and HASH.fullmatch(name):
+        return folder / f"{name}.json"
+    raise ValueError(f"a kept policy is named by its hash of 16 hexadecimal digits or by its trial STUDY/NUMBER, but "
+                     f"got {name!r}")

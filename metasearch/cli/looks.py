@@ -235,11 +235,18 @@ def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool
     table(["dimension", "value"], [[path, _number(value)] for path, value in row.proposal.config.items()])
     graphs = pictures.graphs_of(study, row, wanted=picture is not None)
     pictures.as_text(graphs, row)
+    augmented = pictures.policy_of(study, ledger, row)
+    if augmented is not None:
+        from metasearch.policies import told
+
+        table(["operation", "place", "probability", "magnitude", "when"], told(augmented[0]), title="augmentation of training")
     start = history[0].at if history else 0.0
     table(["after", "what", "step", "score", ""], [
         [clock(r.at - start), r.kind, str(r.body.get("step", "")), _scored(r, unit), _remark(r)] for r in history
     ])
     pictures.of_trial(ledger, row, graphs, picture)
+    if augmented is not None:
+        pictures.of_policy(ledger, row, *augmented)
     if row.checkpoint:
         talk(f"weights: {row.checkpoint}")
 

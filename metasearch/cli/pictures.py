@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +13,14 @@ from metasearch.cli.show import console, printable
 from metasearch.plugins import reason
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metasearch.augment import Places
+    from metasearch.augment.plan import Moments
     from metasearch.driver.study import Study
     from metasearch.graph import Graph
     from metasearch.ledger import Ledger, TrialRow
+    from metasearch.tasks import TaskDistribution
 
 Picture = Annotated[Path | None, typer.Option(
     help="Draws into this file: a .svg, .png or .pdf (a trial's learning curve goes beside it).",
@@ -100,3 +106,55 @@ def _written(draws: list[tuple[str, Callable[[Path], object]]], picture: Path | 
 
 def _found(row: TrialRow) -> bool:
     return row.report is not None and row.report.found is not None
+
+
+def policy_of(study: Study, ledger: Ledger, row: TrialRow) -> tuple[Places, TaskDistribution] | None:
+    """What a trial does to its training episodes; None where nothing is done, as a look at the space's file often tells. What
+    fails (data that are not here, say) takes nothing else away."""
+    from metasearch import plugins
+
+    try:
+        if study.tasks is None or "augment" not in (plugins.source("spaces", study.space_name) or "augment"):
+            return None
+        from metasearch import policies
+
+        found = policies.of_row(ledger.trials(), row.id, policies.places_of(study))
+        return None if found is None else (found, study.tasks_distribution())
+    except (Exception, SystemExit) as error:
+        talk(f"metasearch: the policy cannot be shown: {reason(error, study.space_name)}")
+        return None
+
+
+def of_policy(ledger: Ledger, row: TrialRow, places: Places, tasks: TaskDistribution) -> list[Path]:
+    """Draws eight pictures before and after each place's policy at the end of training, and schedules over time, into the
+    study's folder. Returns what was written."""
+    import torch
+    from torch import Generator
+
+    from metasearch import policies
+    from metasearch.augment import Schedule
+    from metasearch.objectives.augmenting import moments
+    from metasearch.track import augmented
+
+    shape, drawn = tasks.shape(ways=4, shots=1, queries=1), Generator().manual_seed(0)
+    one = tasks.sample_episodes(1, split="train", shape=shape, generator=drawn).select(0)
+    x, labels, how = torch.cat([one.support_x, one.query_x]), torch.cat([one.support_y, one.query_y]), moments(tasks)
+    rows = {"before": _shown(x, how)}
+    for place, policy in places.policies.items():
+        after, _ = policy(x, drawn, labels, progress=1.0, fill=places.fill, moments=how)
+        rows[place] = _shown(after, how)
+    title = f"trial {row.id}"
+    draws: list[tuple[str, Callable[[Path], object]]] = [
+        ("augmented", lambda path: augmented.grid(rows, title=title, path=path))]
+    for place, policy in places.policies.items():
+        if isinstance(policy, Schedule):
+            draws.append((f"schedule-{place}", partial(augmented.timeline, policies.stages(policy), title)))
+    return _written(draws, None, ledger.path.parent / "pictures", f"{row.id}-")
+
+
+def _shown(x: Tensor, how: Moments | None) -> Tensor:
+    """In 0..1."""
+    if how is None:
+        return x
+    mean, std = (x.new_tensor(part).view(-1, 1, 1) for part in how)
+    return x * std + mean

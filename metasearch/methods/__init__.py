@@ -9,12 +9,13 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from metasearch.objectives import Infeasible
 from metasearch.space import Space
 
 if TYPE_CHECKING:
     from metasearch.objectives.train import Train
 
-__all__ = ["Study", "relaxation"]
+__all__ = ["Study", "augmented", "relaxation"]
 
 
 class Named(Protocol):
@@ -48,3 +49,18 @@ def relaxation(study: Study) -> tuple[ModuleType, tuple[str, ...]]:
             "every architecture by itself: random, regularized-evolution, reinforce or tpe."
         )
     return module, tuple(getattr(module, "RELAXED", ()))
+
+
+def augmented(study: Study, train: Train) -> None:
+    """Raises ValueError, with what would work, for a space in which no config augments anything."""
+    space = study.space()
+    for u in (0.5, 0.0, 1.0):
+        try:
+            if train.built(space.decode([u] * space.width)).augment is not None:
+                return
+        except Infeasible:
+            return  # another config may not be
+    raise ValueError(
+        f"{study.method.name} searches for augmentations, but the space '{study.space_name}' has none. Take a space that has, "
+        "such as augmentation, randaugment or whole-pipeline, or another method: random, regularized-evolution, reinforce or tpe."
+    )

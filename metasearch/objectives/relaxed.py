@@ -26,8 +26,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from metasearch.learners import Learner, gradients
-from metasearch.nets import Params, learnt
+from metasearch.learners import Learner, Loss, gradients
+from metasearch.nets import Net, Params, learnt
 from metasearch.objectives import Infeasible, Mode, Trial
 from metasearch.objectives.episodic import mean_gradient
 from metasearch.objectives.one_shot import ARCH, Last, OneShot, parted
@@ -37,7 +37,10 @@ from metasearch.objectives.training import Setting, Step, to
 from metasearch.records import Config, Proposal
 from metasearch.tasks import Episode
 
-__all__ = ["Hypergradient", "Relaxed", "difference", "exact", "first", "strongest"]
+__all__ = [
+    "Hypergradient", "Relaxed", "difference", "exact", "exact_and_value", "first", "mean_loss", "rate_ahead", "step_ahead",
+    "strongest",
+]
 
 Hypergradient = Literal["exact", "difference", "first"]
 Value = Callable[[Params, Params], Tensor]  # (weights, arch) -> loss []
@@ -50,19 +53,26 @@ Ahead = Callable[[Params, Params], Params]  # (weights, d L_train / d weights) -
 
 def exact(train: Value, val: Value, weights: Params, arch: Params, ahead: Ahead, *, tape: bool = False) -> Params:
     """Through `ahead`, by differentiating twice (eq. 7). tape: the losses are written for torch.autograd, not torch.func."""
+    return exact_and_value(train, val, weights, arch, ahead, tape=tape)[0]
+
+
+def exact_and_value(
+    train: Value, val: Value, weights: Params, arch: Params, ahead: Ahead, *, tape: bool = False
+) -> tuple[Params, Tensor]:
+    """Also the validation loss after the step."""
     if tape:
         leaves = ({k: v.detach().requires_grad_() for k, v in part.items()} for part in (weights, arch))
         w, a = leaves
         found = torch.autograd.grad(train(w, a), list(w.values()), create_graph=True, materialize_grads=True)
         value = val(ahead(w, dict(zip(w, found, strict=True))), a)
         slopes = torch.autograd.grad(value, list(a.values()), materialize_grads=True)
-        return dict(zip(a, slopes, strict=True))
+        return dict(zip(a, slopes, strict=True)), value.detach()
 
     def looking_ahead(a: Params) -> Tensor:
         return val(ahead(weights, torch.func.grad(train)(weights, a)), a)
 
-    found_: Params = torch.func.grad(looking_ahead)(arch)
-    return found_
+    found_, value = torch.func.grad_and_value(looking_ahead)(arch)
+    return found_, value.detach()
 
 
 def difference(train: Slopes, val: Slopes, weights: Params, arch: Params, ahead: Ahead, xi: Tensor | float) -> Params:
@@ -165,15 +175,10 @@ class Relaxed(OneShot):
                 return parted(mean_gradient(learner, net, loss, {**fixed, **w, **a}, part, mode, chunk)[0])
 
             def value(part: Episode, w: Params, a: Params) -> Tensor:
-                def one(e: Episode) -> Tensor:
-                    return learner.episode_loss(net, loss, {**fixed, **w, **a}, e)[0]
+                return mean_loss(learner, net, loss, {**fixed, **w, **a}, part, mode, chunk)
 
-                if mode == "loop":
-                    return torch.stack([one(part.select(i)) for i in range(part.count)]).mean()
-                return torch.func.vmap(one, chunk_size=chunk)(part).mean()
-
-            xi = self._xi(rates)
-            ahead = partial(_ahead, own, rates, xi)
+            xi = rate_ahead(self.xi, rates)
+            ahead = partial(step_ahead, own, rates, xi)
             with torch.no_grad():
                 if self.hypergradient == "first":
                     slope = first(partial(slopes, val), weights, arch)
@@ -192,18 +197,33 @@ class Relaxed(OneShot):
 
         return step
 
-    def _xi(self, rates: Params) -> Tensor | float:
-        if self.xi is not None:
-            return self.xi
-        if "lr" not in rates:
-            raise Infeasible(f"the weights' optimiser has no one rate, but {', '.join(rates)}: say xi, the rate of the step "
-                             "that is looked ahead")
-        return rates["lr"]
 
 # -- small parts -----------------------------------------------------------------------------------------------------------------
 
 
-def _ahead(state: Params, rates: Params, xi: Tensor | float, weights: Params, grads: Params) -> Params:
+def mean_loss(
+    learner: Learner, net: Net, loss: Loss, meta: Params, part: Episode, mode: Mode, chunk: int | None
+) -> Tensor:
+    """The mean outer loss of some episodes, []."""
+    def one(e: Episode) -> Tensor:
+        return learner.episode_loss(net, loss, meta, e)[0]
+
+    if mode == "loop":
+        return torch.stack([one(part.select(i)) for i in range(part.count)]).mean()
+    return torch.func.vmap(one, chunk_size=chunk)(part).mean()
+
+
+def rate_ahead(xi: float | None, rates: Params) -> Tensor | float:
+    """Of the step that is looked ahead. Raises Infeasible where it must be said."""
+    if xi is not None:
+        return xi
+    if "lr" not in rates:
+        raise Infeasible(f"the weights' optimiser has no one rate, but {', '.join(rates)}: say xi, the rate of the step "
+                         "that is looked ahead")
+    return rates["lr"]
+
+
+def step_ahead(state: Params, rates: Params, xi: Tensor | float, weights: Params, grads: Params) -> Params:
     """One step of gradient descent, with the momentum and the decay that the weights' optimiser has."""
     decay, mu = rates.get("weight_decay", 0.0), rates.get("momentum", 0.0)
     return {

@@ -38,6 +38,7 @@ ORDER: dict[str, set[str]] = {
     "draw": GROUND | {"ledger", "track", "trained"},
     "driver": GROUND | {"ledger", "track", "strategies", "methods", "objectives", "tasks", "measure"},
     "trained": GROUND | MATHEMATICS | {"objectives", "ledger", "track", "driver"},
+    "policies": GROUND | MATHEMATICS | {"objectives", "strategies", "ledger", "driver"},
     "examples": GROUND | {"tasks"},
     "hands": GROUND | MATHEMATICS | {"objectives", "ledger", "driver", "trained", "examples"},
     "testing": GROUND | MATHEMATICS | {"objectives", "strategies", "methods", "ledger", "track", "driver"},

@@ -1,0 +1,58 @@
+"""DADA: which augmentations help learns by gradient beside the weights; what is found is trained.
+
+Li, Hu, Wang, Hospedales, Robertson, Yang. "DADA: Differentiable Automatic Data Augmentation." ECCV 2020.
+https://arxiv.org/abs/2003.03780 (metasearch/objectives/dada.py). Every trial is a whole search from another seed, at a place that
+is drawn at random with all else that the space has beside sub-policies; its score is that of what was found, trained from the
+beginning. Published: 105 pairs of fifteen operations, of which the best 25 are used.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from metasearch.methods import Study, augmented
+from metasearch.objectives import Objective
+from metasearch.objectives.dada import Dada, Estimator, clean
+from metasearch.objectives.optimizer import adam
+from metasearch.space import Choice
+from metasearch.strategies import Strategy
+from metasearch.strategies._seeds import Seeds
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """estimator: "relax" or "gumbel". temperature: of the relaxed draws. hidden: of RELAX's control.
+    arch_lr:      of Adam on what is learnt about the pairs, and on the control; published: 5e-3.
+    xi:           the rate of the step that is looked ahead; None: the weights' own.
+    search_steps: outer steps of the search; None: the recipe's. `train.steps` are those of what is found.
+    share:        of the training classes, for the weights; published: half of the training set.
+    """
+
+    estimator: Estimator = "relax"
+    temperature: float = 0.5
+    hidden: int = 100
+    arch_lr: float = 5e-3
+    xi: float | None = None
+    search_steps: int | None = None
+    share: float = 0.5
+
+
+def method(study: Study) -> tuple[Strategy, Objective]:
+    given = Hyperparameters(**study.method.arguments)
+    if not given.arch_lr > 0:
+        raise ValueError(f"`arch_lr > 0` must hold, but got arch_lr={given.arch_lr}")
+    train, space = study.training(), study.space()
+    augmented(study, train)
+    path = next((name for name, dim in space.dims.items()
+                 if isinstance(dim, Choice) and any("sub" in opened.dims for opened in dim.spaces)), None)
+    if path is None:
+        raise ValueError(f"dada searches for sub-policies, but no place in the space '{study.space_name}' opens any. Take "
+                         f"augmentation or whole-pipeline, or autoaugment or pba for numbers of another kind.")
+    rule = partial(adam, given.arch_lr, betas=(0.5, 0.999))
+    objective = Dada(
+        train=train, relaxed=partial(clean, study.space_module().recipe, space, path), space=space, dims=(), path=path,
+        steps=given.search_steps, share=given.share, estimator=given.estimator, temperature=given.temperature,
+        hidden=given.hidden, xi=given.xi, arch=rule(), control=rule(),
+    )
+    objective.check_classes(space.decode([0.5] * space.width))
+    return Seeds(space, (), seed=study.seed), objective

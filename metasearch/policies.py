@@ -1,0 +1,204 @@
+"""The augmentation that a search found: of a trial, of the lineage that a trial is the end of, of the best trials side by side.
+
+    found = metasearch.policies.of_trial("pba/112")      # Places: for population based augmentation a schedule
+    metasearch.augment.save(found, "schedule.json")      # on any machine: metasearch.augment.load_places("schedule.json")
+    metasearch.policies.keep("pba/112")                  # a recipe may now say metasearch.augment.named("pba/112")
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from metasearch.augment import Places, Policy, Schedule, Shared, Shuffled, Step, SubPolicies, find, fixed, saved
+from metasearch.driver.study import Study
+from metasearch.home import home_of, study_folder
+from metasearch.ledger import Ledger, TrialRow
+from metasearch.objectives import Infeasible
+from metasearch.objectives.train import Train
+from metasearch.records import Config
+from metasearch.strategies.pba import Segment, lineage
+
+__all__ = ["joined", "keep", "of_row", "of_trial", "places_of", "schedule", "stages", "told"]
+
+NOTHING = fixed(Step("identity"))
+
+
+def of_trial(reference: str, *, home: Path | None = None) -> Places:
+    """What the training episodes of the trial "STUDY/NUMBER" went through, from the first step of its lineage on.
+
+    Raises ValueError for a reference that names no trial, and for one without augmentation.
+    """
+    study, trials, number = _opened(reference, home)
+    found = of_row(trials, number, places_of(study))
+    if found is None:
+        raise ValueError(f"{reference} augments nothing: no policy is in its config")
+    return found
+
+
+def keep(reference: str, *, home: Path | None = None) -> str:
+    """Keeps the policy of a trial where recipes find it by name (metasearch.augment.named); returns its content hash."""
+    return saved.keep(of_trial(reference, home=home), reference, home=home)
+
+
+def joined(name: str, *, best: int = 5, home: Path | None = None) -> Places:
+    """The sub-policies of the best trials of a study side by side, at the place of the best one, from each alike: what
+    AutoAugment ends with (five best policies of five sub-policies). Trials with another place are passed over."""
+    study, trials, _ = _opened(f"{name}/0", home)
+    of = places_of(study)
+    ranked = sorted((row for row in trials.values() if row.outcome is not None and row.outcome.status == "done"),
+                    key=lambda row: -_score(row))
+    choices: list[tuple[Step, ...]] = []
+    first: Places | None = None
+    taken = 0
+    for row in ranked:
+        places = of(_config(row))
+        if places is None or len(places.policies) != 1 or taken == best:
+            continue
+        (place, policy), = places.policies.items()
+        if isinstance(policy, SubPolicies) and (first is None or place in first.policies):
+            first, taken = first or places, taken + 1
+            choices += policy.choices
+    if first is None:
+        raise ValueError(f"no trial of '{name}' has sub-policies at one place, so that there is nothing to join")
+    (place, policy), = first.policies.items()
+    assert isinstance(policy, SubPolicies)
+    return replace(first, **{place: SubPolicies(tuple(choices), ranges=policy.ranges)})  # type: ignore[arg-type]
+
+
+def of_row(trials: Mapping[int, TrialRow], number: int, of: Callable[[Config], Places | None]) -> Places | None:
+    """Of a trial among its study's; None: it augments nothing."""
+    row = trials[number]
+    if row.proposal.parent is None:
+        return of(_config(row))
+    return schedule(lineage({n: one.proposal for n, one in trials.items()}, number), of)
+
+
+def schedule(segments: Sequence[Segment], of: Callable[[Config], Places | None]) -> Places | None:
+    """One policy after the other, at each place at which any of them acts; where none changes, that policy itself. All else
+    (copies, versions, ...) is as in the last segment. None: nothing is augmented.
+
+    Raises ValueError where a segment has a schedule of its own.
+    """
+    told = [of(one.config) or Places() for one in segments]
+    found: dict[str, Policy] = {}
+    for place in dict.fromkeys(place for places in told for place in places.policies):
+        runs: list[tuple[Policy, int]] = []
+        for places, one in zip(told, segments, strict=True):
+            policy = places.policies.get(place, NOTHING)
+            if runs and runs[-1][0] == policy:
+                runs[-1] = policy, runs[-1][1] + one.steps
+            else:
+                runs.append((policy, one.steps))
+        policies, lengths = zip(*runs, strict=True)
+        found[place] = policies[0] if len(runs) == 1 else Schedule(policies, tuple(float(n) for n in lengths))
+    return replace(told[-1], **found) if found else None  # type: ignore[arg-type]
+
+
+def places_of(study: Study) -> Callable[[Config], Places | None]:
+    """Of every config of a study, what its recipe does to episodes. Loads the study's tasks.
+
+    Raises ValueError, when it is called, for a config whose recipe cannot be built, or augments by a function of its own.
+    """
+    objective = study.objective()
+    train = objective if isinstance(objective, Train) else getattr(objective, "train", None)
+    if not isinstance(train, Train):
+        raise ValueError(f"the trials of '{study.name}' are not made by `train`, so they have no policies")
+
+    def of(config: Config) -> Places | None:
+        try:
+            augment = train.built(config).augment
+        except Infeasible as error:
+            raise ValueError(f"the recipe of {config} cannot be built: {error}") from error
+        if augment is not None and not isinstance(augment, Places):
+            raise ValueError(f"the space '{study.space_name}' augments by a function of its own, which is no policy")
+        return augment
+
+    return of
+
+
+def _opened(reference: str, home: Path | None) -> tuple[Study, dict[int, TrialRow], int]:
+    name, slash, number = reference.rpartition("/")
+    if not (slash and number.isascii() and number.isdecimal()):
+        raise ValueError(f"a trial is named STUDY/NUMBER, such as pba/112, but got {reference!r}")
+    with Ledger.open(study_folder(name, home_of(home)) / "ledger.sqlite") as ledger:
+        study, trials = Study.from_json(ledger.study()["study"]), dict(ledger.trials())
+    if int(number) and int(number) not in trials:
+        raise ValueError(f"there is no trial {reference}: '{name}' has trials 1 to {max(trials, default=0)}")
+    return study, trials, int(number)
+
+
+def _config(row: TrialRow) -> Config:
+    """What it found, if its objective searches; otherwise what it was given."""
+    return row.proposal.config if row.report is None or row.report.found is None else row.report.found
+
+
+def _score(row: TrialRow) -> float:
+    assert row.outcome is not None
+    return row.outcome.score if row.outcome.score is not None else float("-inf")
+
+
+# for people -------------------------------------------------------------------------------------------------------------------
+
+
+def told(places: Places) -> list[list[str]]:
+    """A row for every operation: [operation, place, probability, magnitude, when]. A magnitude is a level 0..1 of its range;
+    operations that have none, or are never applied, say so or are left out."""
+    return [[operation, place, probability, magnitude, when]
+            for place, policy in places.policies.items() for operation, probability, magnitude, when in _rows(policy, "")]
+
+
+def stages(policy: Policy) -> list[tuple[float, dict[str, tuple[float, float]]]]:
+    """Of a schedule, for a picture: (the share of training at which a stage ends, operation -> (probability, magnitude)), the
+    mean over its steps of that operation. A policy that does not change is one stage; RandAugment and its like have none."""
+    parts = policy.policies if isinstance(policy, Schedule) else (policy,)
+    lengths = (policy.lengths if isinstance(policy, Schedule) else ()) or (1.0,) * len(parts)
+    found, done = [], 0.0
+    for part, length in zip(parts, lengths, strict=True):
+        done += length / sum(lengths)
+        found.append((min(done, 1.0), {name: _mean(steps) for name, steps in _by_operation(part).items()}))
+    return found
+
+
+def _by_operation(policy: Policy) -> dict[str, list[Step]]:
+    steps: list[Step] = []
+    if isinstance(policy, SubPolicies):
+        steps = [step for choice in policy.choices for step in choice]
+    elif isinstance(policy, Shuffled):
+        steps = list(policy.steps)
+    found: dict[str, list[Step]] = {}
+    for step in steps:
+        found.setdefault(step.operation, []).append(step)
+    return {name: each for name, each in found.items() if name != "identity"}
+
+
+def _mean(steps: Sequence[Step]) -> tuple[float, float]:
+    """The mean probability, and the magnitude of what is applied."""
+    applied = sum(step.probability for step in steps)
+    magnitude = sum(step.probability * step.magnitude for step in steps) / applied if applied else 0.0
+    return applied / len(steps), magnitude
+
+
+def _rows(policy: Policy, when: str) -> Iterator[tuple[str, str, str, str]]:
+    if isinstance(policy, Schedule):
+        lengths = policy.lengths or (1.0,) * len(policy.policies)
+        done = 0.0
+        for part, length in zip(policy.policies, lengths, strict=True):
+            start, done = done, done + 100 * length / sum(lengths)
+            yield from _rows(part, f"{start:.0f}-{done:.0f} % of training")
+    elif isinstance(policy, SubPolicies):
+        weights = policy.weights or (1.0,) * len(policy.choices)
+        for number, (choice, weight) in enumerate(zip(policy.choices, weights, strict=True), 1):
+            share = f"sub-policy {number} ({weight / sum(weights):.0%})" if len(weights) > 1 else ""
+            yield from (_row(step, ", ".join(filter(None, (when, share)))) for step in choice if step.probability > 0)
+    elif isinstance(policy, Shuffled):
+        shown = ", ".join(filter(None, (when, "in random order")))
+        yield from (_row(step, shown) for step in policy.steps if step.probability > 0)
+    elif isinstance(policy, Shared):
+        yield from _rows(policy.policy, ", ".join(filter(None, (when, "the same for all pictures"))))
+    else:
+        yield ", ".join(policy.operations), "one as often as another", repr(policy).partition(", names=")[0] + ")", when
+
+
+def _row(step: Step, when: str) -> tuple[str, str, str, str]:
+    return step.operation, f"{step.probability:g}", f"{step.magnitude:g}" if find(step.operation).unit else "-", when

@@ -1,0 +1,181 @@
+"""DADA: what is relaxed has the values of what is drawn, the clean half is clean, and what is found trains."""
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from metasearch.augment import PLACES, Places
+from metasearch.driver import launch
+from metasearch.driver.study import Study
+from metasearch.ledger import Ledger
+from metasearch.nets import Params
+from metasearch.objectives import Mode, Trial
+from metasearch.objectives.dada import HIGHEST, PI, Dada, Drawn, M, P, Searched
+from metasearch.objectives.episodic import draw_block
+from metasearch.objectives.optimizer import sgd
+from metasearch.objectives.recipe import Recipe
+from metasearch.objectives.relaxed import mean_loss
+from metasearch.objectives.training import Setting
+from metasearch.records import Config
+from metasearch.tasks import Episode
+
+STUDY = """
+name = "dada"
+space = "augmentation"
+method = { name = "dada", search_steps = 3 }
+tasks = { name = "blobs", side = 12, train_classes = 20, ways = 3, shots = 1, queries = 3 }
+train = { steps = 2, meta_batch = 2, mode = "vmap" }
+validation = { episodes = 4 }
+budget = { trials = 1 }
+driver = { kind = "local" }
+track = { enabled = false }
+"""
+
+
+def _objective(*overrides: str) -> Dada:
+    found = Study.from_text(STUDY, overrides).objective()
+    assert isinstance(found, Dada)
+    return found
+
+
+def _config(objective: Dada, place: str = "query") -> Config:
+    config = {**objective.space.decode([0.0] * objective.space.width), "place": place}  # of operations that may act anywhere
+    assert not objective.space.problems(config)
+    return config
+
+
+def _begun(objective: Dada, place: str = "query") -> tuple[Recipe, Params, Params, Episode]:
+    """The recipe of the search, meta and state at its beginning, and the episodes of one step."""
+    recipe, tasks, shape = objective.supernet(_config(objective, place)), objective.train.tasks, objective.train.shape
+    meta = recipe.learner.init(recipe.net, Generator().manual_seed(0))
+    state = objective.start(Setting(recipe, objective.train, Trial(0), tasks, shape, 7, meta, 3))
+    episodes = draw_block(replace(recipe, meta_batch=4), tasks, recipe.episode or shape, 1, 5, 0)
+    return recipe, meta, state, episodes
+
+
+def _drawn(place: str, on: tuple[bool, bool]) -> Drawn:
+    searched = Searched(place, (("rotate", "invert"), ("contrast", "cutout")), 2)
+    for seed in range(200):
+        found = Drawn.of(searched, ARCH, seed, "test", 0.5, None)
+        if found.on == on and found.number == 1:
+            return found
+    raise AssertionError
+
+
+ARCH: Params = {PI: torch.tensor([0.1, 0.3]), P: torch.tensor([[0.0, 0.4], [0.2, -0.3]]),
+                M: torch.tensor([[0.3, 0.4], [0.6, 0.7]])}
+
+
+def _touched(place: str, episodes: Episode) -> list[Tensor]:
+    x, query = episodes.support_x, episodes.query_x
+    return {"support": [x], "query": [query], "task": [x, query], "shot": [x[:, x.shape[1] // 2:]]}[place]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_relaxed_pictures_have_the_values_of_those_that_were_drawn(place: str, mixed: bool) -> None:
+    *_, episodes = _begun(_objective(), place)
+    for on in ((True, True), (False, True)):
+        one = _drawn(place, on)
+        plain, found = one.hard(episodes), one.relaxed(episodes, mixed=mixed)(ARCH)
+        for a, b in zip(plain[:4], found[:4], strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_gradient_of_a_magnitude_is_that_of_a_brightness_where_the_operation_is_applied(place: str) -> None:
+    *_, episodes = _begun(_objective())
+    one = _drawn(place, (False, True))
+    pictures = one.relaxed(episodes, mixed=False)
+    pixels = sum(x.numel() for x in _touched(place, one.hard(episodes)))
+
+    def total(level: Tensor) -> Tensor:
+        found = pictures({**ARCH, M: level})
+        return torch.stack([x.sum() for x in _touched(place, found)]).sum()
+
+    slope = torch.func.grad(total)(ARCH[M])
+    torch.testing.assert_close(slope, torch.tensor([[0.0, 0.0], [0.0, float(pixels)]]))
+
+
+def test_the_gradient_of_a_probability_is_the_difference_that_its_operation_makes() -> None:
+    *_, episodes = _begun(_objective())
+    one = _drawn("query", (False, True))
+    pictures = one.relaxed(episodes, mixed=True)
+    values = torch.rand(episodes.query_x.shape, generator=Generator().manual_seed(1))
+
+    def inner(p: Tensor) -> Tensor:
+        return (pictures({**ARCH, P: p}).query_x * values).sum()
+
+    slope = torch.func.grad(inner)(ARCH[P])
+    neither, both = one.hard(episodes, (False, False)).query_x, one.hard(episodes, (True, True)).query_x
+    now = one.hard(episodes).query_x
+    z = ARCH[P][1] + torch.logit(one.u["p"][1])
+    soft = (z / 0.5).sigmoid()
+    gains = torch.stack([((both - now) * values).sum(), ((now - neither) * values).sum()])
+    torch.testing.assert_close(slope[1], gains * soft * (1 - soft) / 0.5, rtol=1e-3, atol=1e-3)
+    assert bool((slope[0] == 0).all())
+
+
+@pytest.mark.parametrize("estimator", ["relax", "gumbel"])
+def test_the_other_classes_are_looked_at_clean(estimator: str) -> None:
+    """With a step ahead of length 0 the loss that is looked at is that of the episodes as they were drawn, and only a change of
+    weights would say anything of a magnitude."""
+    objective = _objective("method.xi=0.0", f"method.estimator={estimator}")
+    recipe, meta, state, episodes = _begun(objective)
+    after, _, told = objective.step(recipe, "vmap", None, state, 7)(meta, state, episodes, 0.0)
+    val = episodes.select(slice(2, None))
+    clean = mean_loss(recipe.learner.at(0.0), recipe.net, objective.train.tasks.loss, meta, val, "vmap", None)
+    torch.testing.assert_close(told["clean_loss"], clean.detach())
+    assert torch.equal(after[M], meta[M])
+
+
+@pytest.mark.parametrize("estimator", ["relax", "gumbel"])
+def test_loop_and_vmap_take_the_same_step(estimator: str) -> None:
+    objective = replace(_objective(f"method.estimator={estimator}"), arch=sgd(1.0))  # Adam would step by the sign of nothing
+    recipe, meta, state, episodes = _begun(objective)
+    modes: tuple[Mode, ...] = ("loop", "vmap")
+    one, two = (objective.step(recipe, mode, None, state, 3)(meta, state, episodes, 0.0)[0] for mode in modes)
+    for k in (PI, P, M):
+        torch.testing.assert_close(one[k], two[k], rtol=1e-3, atol=1e-5)
+    assert not torch.equal(one[PI], meta[PI])
+
+
+def test_what_is_found_are_the_most_probable_pairs_at_their_levels() -> None:
+    objective = _objective()
+    recipe = objective.supernet(_config(objective))
+    searched = recipe.augment
+    assert isinstance(searched, Searched)
+    assert len(searched.pairs) == 21 * 20 // 2
+    arch = {PI: torch.zeros(210), P: torch.zeros(210, 2), M: torch.full((210, 2), HIGHEST / 2)}
+    k = searched.pairs.index(("rotate", "cutout"))
+    arch[PI][k], arch[P][k], arch[M][k] = 2.0, torch.tensor([9.0, -9.0]), torch.tensor([0.9, 0.0])
+    found = objective.found(_config(objective), searched, arch)
+    assert not objective.space.problems(found)
+    assert [found[f"place.sub.0.step.{j}.{name}"] for j in (0, 1) for name in ("operation", "probability", "magnitude")] == [
+        "rotate", 10, 9, "cutout", 0, 0]
+
+
+@pytest.mark.parametrize("estimator", ["relax", "gumbel"])
+def test_a_study_by_dada_runs_from_its_text_to_a_policy(tmp_path: Path, estimator: str) -> None:
+    study = Study.from_text(STUDY, [f"method.estimator={estimator}"])
+    assert study.problems() == []
+    launch.run(study, home=tmp_path)
+    with Ledger.open(tmp_path / "dada" / "ledger.sqlite") as ledger:
+        row = ledger.trials()[1]
+    assert row.status == "done"
+    assert row.report is not None
+    assert row.report.found is not None
+    assert row.report.found["place"] == row.proposal.config["place"]
+    assert isinstance(study.training().built(row.report.found).augment, Places)
+
+
+@pytest.mark.parametrize(("overrides", "said"), [
+    (["space=nasbench201"], "dada searches for augmentations"), (["space=randaugment"], "opens any"),
+    (["method.arch_lr=0.0"], "arch_lr > 0"), (["method.temperature=0.0"], "temperature > 0"),
+])
+def test_what_does_not_fit_is_refused(overrides: list[str], said: str) -> None:
+    assert said in " ".join(Study.from_text(STUDY, overrides).problems())

@@ -1,0 +1,184 @@
+"""What a search for augmentations found: schedules of lineages, the best side by side, and policies kept by name."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator
+
+from metasearch import augment, cli, policies
+from metasearch.augment import Places, Schedule, Shuffled, Step, SubPolicies, fixed
+from metasearch.driver import launch
+from metasearch.driver.study import Study
+from metasearch.ledger import Ledger
+from metasearch.records import Config
+from metasearch.strategies.pba import Segment, lineage
+
+ROTATE, FLIP = fixed(Step("rotate", 1.0, 0.9)), fixed(Step("flip"))
+STUDY = """
+name = "pba"
+space = "population-augmentation"
+method = { name = "pba", steps = 1, max_steps = 3, population = 4, founders = "random", synchronous = true }
+tasks = { name = "blobs", side = 12, train_classes = 20, ways = 3, shots = 1, queries = 3 }
+train = { steps = 3, meta_batch = 1, mode = "loop" }
+validation = { episodes = 4 }
+budget = { trials = 4 }
+driver = { kind = "local" }
+track = { enabled = false }
+"""
+
+
+def _of(config: Config) -> Places | None:
+    return {"rotate": Places(query=ROTATE), "flip": Places(query=FLIP, copies=2), "both": Places(query=FLIP, support=ROTATE),
+            "none": None}[str(config["what"])]
+
+
+def _segments(*told: tuple[str, int]) -> list[Segment]:
+    return [Segment(number, {"what": what}, steps) for number, (what, steps) in enumerate(told, 1)]
+
+
+def test_segments_become_a_schedule_in_which_equal_ones_are_one() -> None:
+    found = policies.schedule(_segments(("none", 3), ("rotate", 3), ("rotate", 2), ("flip", 4)), _of)
+    nothing = fixed(Step("identity"))
+    assert found == Places(query=Schedule((nothing, ROTATE, FLIP), (3.0, 5.0, 4.0)), copies=2)
+    assert isinstance(found.query, Schedule)
+    for steps in (12, 24, 1200):  # stretched to any length
+        stage = found.query.stage(torch.arange(steps) / steps)
+        assert [int((stage == k).sum()) for k in range(3)] == [steps * 3 // 12, steps * 5 // 12, steps * 4 // 12]
+
+
+def test_every_place_has_a_schedule_of_its_own() -> None:
+    found = policies.schedule(_segments(("rotate", 1), ("both", 1)), _of)
+    assert found == Places(query=Schedule((ROTATE, FLIP), (1.0, 1.0)),
+                           support=Schedule((fixed(Step("identity")), ROTATE), (1.0, 1.0)))
+
+
+def test_what_never_changes_is_no_schedule() -> None:
+    assert policies.schedule(_segments(("rotate", 3), ("rotate", 9)), _of) == Places(query=ROTATE)
+    assert policies.schedule(_segments(("none", 3)), _of) is None
+
+
+# by name ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_kept_policy_is_found_by_hash_and_by_trial(tmp_path: Path) -> None:
+    places = Places(query=Schedule((ROTATE, FLIP), (1.0, 2.0)))
+    name = augment.keep(places, "pba/12", home=tmp_path)
+    assert augment.named(name, home=tmp_path) == augment.named("pba/12", home=tmp_path) == places
+    assert name == augment.content_hash(Places(query=Schedule((ROTATE, FLIP), (1.0, 2.0))))
+    assert name != augment.content_hash(Places(query=Schedule((ROTATE, FLIP), (1.0, 3.0))))
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("pba/13", "no policy is kept as 'pba/13'"), ("0123456789abcdef", "no policy is kept"), ("pba", "named by its hash"),
+    ("../pba/1", "a study's name"), ("pba/../1", "a study's name"),
+])
+def test_a_name_without_a_policy_is_an_error_in_words(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        augment.named(name, home=tmp_path)
+
+
+def test_a_file_that_was_changed_is_noticed(tmp_path: Path) -> None:
+    name = augment.keep(ROTATE, home=tmp_path)
+    path = tmp_path / ".policies" / f"{name}.json"
+    path.write_text(path.read_text().replace("rotate", "shear_x"))
+    with pytest.raises(ValueError, match="was changed"):
+        augment.named(name, home=tmp_path)
+
+
+# a whole study ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_by_pba_ends_in_a_schedule_that_trains_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METASEARCH_HOME", str(tmp_path))
+    study = Study.from_text(STUDY)
+    assert study.problems() == []
+    launch.run(study)
+    with Ledger.open(tmp_path / "pba" / "ledger.sqlite") as ledger:
+        trials = ledger.trials()
+    assert [row.status for row in trials.values()] == ["done"] * 12
+    assert all(row.outcome is not None and row.outcome.step == row.proposal.until for row in trials.values())
+    proposals = {number: row.proposal for number, row in trials.items()}
+    copied = next(n for n in (9, 10, 11, 12) if len({json.dumps(one.config) for one in lineage(proposals, n)}) > 1)
+    found = policies.of_trial(f"pba/{copied}")
+    (place, schedule), = found.policies.items()
+    assert place == proposals[copied].config["place"]
+    assert isinstance(schedule, Schedule)
+    assert all(isinstance(policy, Shuffled) and len(policy.steps) == 30 for policy in schedule.policies)
+    last = schedule.policies[-1]
+    assert isinstance(last, Shuffled)
+    config = proposals[copied].config
+    assert last.steps[0] == Step("shear_x", int(config["shear_x_1_probability"]) / 10, int(config["shear_x_1_magnitude"]) / 10)
+
+    name = policies.keep(f"pba/{copied}")
+    space = tmp_path / "named_space.py"
+    space.write_text(f"""
+from dataclasses import replace
+from metasearch.augment import named
+from metasearch.space import Choice, Space
+from search_spaces._policies import plain
+SPACE = Space({{"schedule": Choice(("pba/{copied}", "{name}"))}})
+def recipe(config, shape): return replace(plain(shape), augment=named(config["schedule"]))
+""")
+    again = Study.from_text(STUDY, ["name=again", f"space={space}", "method={name='grid'}", "train.steps=7", "budget.trials=2"])
+    assert again.problems() == []
+    launch.run(again)
+    with Ledger.open(tmp_path / "again" / "ledger.sqlite") as ledger:
+        assert [row.status for row in ledger.trials().values()] == ["done"] * 2
+
+
+def test_the_best_policies_side_by_side(tmp_path: Path) -> None:
+    wanted = ["name=best", "space=augmentation", "method={name='random'}", "budget.trials=12", "train.steps=1"]
+    study = Study.from_text(STUDY, wanted)
+    launch.run(study, home=tmp_path)
+    found = policies.joined("best", best=2, home=tmp_path)
+    (place, policy), = found.policies.items()
+    assert isinstance(policy, SubPolicies)
+    with Ledger.open(tmp_path / "best" / "ledger.sqlite") as ledger:
+        ranked = sorted(ledger.trials().values(), key=lambda row: -(row.outcome.score or 0) if row.outcome else 0)
+    of = policies.places_of(study)
+    there = [places for row in ranked if (places := of(row.proposal.config)) is not None and place in places.policies]
+    assert ranked[0].proposal.config["place"] == place
+    expected = [choice for places in there[:2] for choice in places.policies[place].choices]  # type: ignore[attr-defined]
+    assert list(policy.choices) == expected
+    assert len(expected) in (5, 10)
+    x, labels = torch.rand(4, 1, 8, 8), torch.eye(4)
+    assert policy(x, Generator().manual_seed(0), labels)[0].shape == x.shape
+
+
+# for people -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_is_told_as_a_table() -> None:
+    steps = (Step("rotate", 0.8, 0.6), Step("flip", 0.5, 0.3)), (Step("invert", 0.0), Step("cutout", 1.0, 0.1))
+    later = Shuffled((Step("shear_x", 0.2, 0.9), Step("shear_y", 0.0, 0.9)))
+    found = policies.told(Places(query=SubPolicies(steps), support=Schedule((ROTATE, later), (1.0, 3.0))))
+    assert found == [
+        ["rotate", "support", "1", "0.9", "0-25 % of training"],
+        ["shear_x", "support", "0.2", "0.9", "25-100 % of training, in random order"],
+        ["rotate", "query", "0.8", "0.6", "sub-policy 1 (50%)"],
+        ["flip", "query", "0.5", "-", "sub-policy 1 (50%)"],
+        ["cutout", "query", "1", "0.1", "sub-policy 2 (50%)"],
+    ]
+    assert policies.told(Places(task=augment.RandAugment(2, 9)))[0][2:4] == ["one as often as another", "RandAugment(n=2, m=9)"]
+
+
+def test_a_schedule_is_told_in_stages() -> None:
+    twice = Shuffled((Step("rotate", 0.5, 0.2), Step("rotate", 1.0, 0.8), Step("flip", 0.0)))
+    (first, one), (end, two) = policies.stages(Schedule((ROTATE, twice), (1.0, 3.0)))
+    assert (first, end) == (0.25, 1.0)
+    assert one == {"rotate": (1.0, pytest.approx(0.9))}
+    assert two == {"rotate": (0.75, pytest.approx(0.6)), "flip": (0.0, 0.0)}
+
+
+def test_show_prints_the_policy_and_draws_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    launch.run(Study.from_text(STUDY, ["name=seen"]), home=tmp_path)
+    assert cli.call(["show", "seen/12", "--home", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "augmentation of training" in said
+    assert "of training, in random order" in said
+    drawn = {path.name for path in (tmp_path / "seen" / "pictures").iterdir()}
+    assert {"12-augmented.png", "12-augmented.svg"} <= drawn
+    assert any(name.startswith("12-schedule-") for name in drawn)
