@@ -24,6 +24,7 @@ from metasearch.records import Config
 from metasearch.space import Choice, Int, Repeat, Space, items, origin
 from metasearch.tasks import TaskShape
 from search_spaces._few_shot import Way, few_shot
+from search_spaces._orders import one_order
 
 MOST_LAYERS = 15
 NORM = Norm("batch")
@@ -66,6 +67,22 @@ def mutations(config: Config, rng: np.random.Generator, space: Space = SPACE) ->
                 for j, source in enumerate(came[:i])
             }
     return child, moved
+
+
+def canonical(config: Config) -> Config:
+    """One of the configs that differ only in the numbers of their layers: what is concatenated has a weight for every channel."""
+    layers = items(config, "layer")
+    order = one_order(
+        [tuple(int(layer[key]) for key in ("height", "width", "filters", "stride")) for layer in layers],
+        [_read(layer, i) for i, layer in enumerate(layers)],
+    )
+    found: Config = {"layer.count": len(layers)}
+    for i, number in enumerate(order):
+        layer = layers[number]
+        found |= {f"layer.{i}.{key}": value for key, value in layer.items() if not key.startswith("skip_")}
+        read = {order.index(j) for j in _read(layer, number)}
+        found |= {f"layer.{i}.skip_{j}": j in read for j in range(i)}
+    return SPACE.normal(found)
 
 
 def graph(config: Config) -> list[Graph]:

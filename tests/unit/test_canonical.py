@@ -19,8 +19,8 @@ from metasearch.nets.nasbench import EDGES, Cells, Macro
 from metasearch.records import Config
 from metasearch.strategies.large_scale_evolution import simplest
 from metasearch.tasks import TaskShape
-from search_spaces import darts_cells, hierarchical_motifs, nasbench201, nasbench_macro, nasnet_cells
-from search_spaces._orders import orders
+from search_spaces import conv_chain, darts_cells, hierarchical_motifs, nasbench201, nasbench_macro, nasnet_cells
+from search_spaces._orders import one_order, orders
 
 SHAPE = TaskShape((2, 9, 9), 3, 1, 2)
 STACK = Stack(4, 4)  # of the kinds normal, reduction, reduction, normal
@@ -189,6 +189,97 @@ def test_a_nasnet_cell_with_its_blocks_in_another_order_is_the_same_function(see
         unused = [nasnet_cells._unused(nasnet_cells.items(c, kind)) for c in (config, other)]
         blocks = dict(zip((n - 2 for n in unused[0]), one.chunk(len(unused[0]), 1), strict=True))
         assert torch.allclose(torch.cat([blocks[order[kind][n - 2]] for n in unused[1]], 1), two, rtol=1e-9, atol=1e-9)
+
+
+# -- chains of layers --------------------------------------------------------------------------------------------------------
+
+
+def in_order(labels: list[str], reads: list[set[int]], order: tuple[int, ...]) -> list[tuple[str, list[int]]]:
+    """The graph as it reads when its nodes are numbered in that order."""
+    return [(labels[node], sorted(order.index(source) for source in reads[node])) for node in order]
+
+
+def test_one_order_tells_graphs_apart_exactly_as_trying_all_orders_does() -> None:
+    """All graphs of four nodes of two kinds whose edges lead onwards."""
+    edges = list(itertools.combinations(range(4), 2))
+    pairs = set[tuple[str, str]]()
+    for labels in itertools.product("ab", repeat=4):
+        for there in itertools.product((False, True), repeat=len(edges)):
+            reads = [{a for (a, b), edge in zip(edges, there, strict=True) if edge and b == node} for node in range(4)]
+            first = min(in_order(list(labels), reads, order) for order in orders(reads))
+            pairs.add((repr(first), repr(in_order(list(labels), reads, one_order(labels, reads)))))
+    assert len(pairs) == len({first for first, _ in pairs}) == len({one for _, one in pairs}) > 200
+
+
+def other_numbers(config: Config, rng: np.random.Generator) -> tuple[Config, list[int]]:
+    """(the same layers in another order, in which each still comes behind those that it reads; the order)."""
+    count = int(config["layer.count"])
+    left, order = list(range(count)), list[int]()
+    while left:
+        free = [i for i in left if not any(j in left and config[f"layer.{i}.skip_{j}"] for j in range(i))]
+        order.append(int(rng.choice(free)))
+        left.remove(order[-1])
+    found: Config = {"layer.count": count}
+    for place, was in enumerate(order):
+        found |= {f"layer.{place}.{key}": config[f"layer.{was}.{key}"] for key in ("height", "width", "filters", "stride")}
+        found |= {f"layer.{place}.skip_{j}": o < was and bool(config[f"layer.{was}.skip_{o}"])
+                  for j, o in enumerate(order[:place])}
+    return conv_chain.SPACE.normal(found), order
+
+
+def test_the_numbers_of_layers_make_no_difference_to_a_chain() -> None:
+    rng, tried = np.random.default_rng(0), 0
+    for _ in range(60):
+        config = conv_chain.SPACE.sample(rng)
+        config |= {path: bool(rng.integers(4) == 0) for path in config if "skip" in path}
+        other, _ = other_numbers(config, rng)
+        tried += other != config
+        assert conv_chain.canonical(other) == conv_chain.canonical(config)
+        path = str(rng.choice([path for path in config if "skip" in path]))
+        both = (conv_chain.canonical(one) for one in (config, {**config, path: not config[path]}))
+        edges = [sum(bool(one[p]) for p in one if "skip" in p) for one in both]
+        assert abs(edges[0] - edges[1]) == 1  # it loses nothing and adds nothing
+    assert tried > 40
+
+
+def test_a_chain_of_fifteen_equal_layers_is_told_at_once() -> None:
+    """Of 15! orders that all read alike, or of which five pairs leave 5! that must be looked at."""
+    layer: Config = {"height": 3, "width": 3, "filters": 24, "stride": 1}
+    for pairs in (False, True):
+        config: Config = {"layer.count": 15}
+        for i in range(15):
+            config |= {f"layer.{i}.{key}": value for key, value in layer.items()}
+            config |= {f"layer.{i}.skip_{j}": pairs and i < 10 and i % 2 == 1 and j == i - 1 for j in range(i)}
+        other, _ = other_numbers(config, np.random.default_rng(1))
+        assert conv_chain.canonical(other) == conv_chain.canonical(config)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_chain_with_its_layers_in_another_order_is_the_same_function(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    config = conv_chain.SPACE.sample(rng)
+    while not 4 <= int(config["layer.count"]) <= 6:
+        config = conv_chain.SPACE.sample(rng)
+    config |= {path: 24 for path in config if path.endswith("filters")}
+    other, order = other_numbers(config, rng)
+    net, second = (conv_chain.recipe(one, SHAPE).net for one in (config, other))
+    params = weights(net)
+    moved = {}
+    for place, was in enumerate(order):
+        now = [order[j] for j in range(place) if other[f"layer.{place}.skip_{j}"]]  # what it reads, in its new order
+        before = sorted(now)
+        for key in (key for key in params if f"/layer.{was}/" in f"{key}/".replace("/norm", "/")):
+            value = params[key]
+            if key.endswith("weight") and value.dim() == 4 and now:
+                value = torch.cat([value[:, 24 * before.index(j):24 * (before.index(j) + 1)] for j in now], 1)
+            moved[key.replace(f"layer.{was}/", f"layer.{place}/")] = value
+    assert set(moved) == set(second.init(Generator().manual_seed(0)))
+    x = pictures()
+    ones, twos = net.apply(params, x).split(24, 1), second.apply(moved, x).split(24, 1)
+    unused = [conv_chain._unused([conv_chain._read(layer, i) for i, layer in enumerate(conv_chain.items(c, "layer"))])
+              for c in (config, other)]
+    said = dict(zip(unused[0], ones, strict=True))
+    assert torch.allclose(torch.cat([said[order[i]] for i in unused[1]], 1), torch.cat(twos, 1), rtol=1e-9, atol=1e-9)
 
 
 # -- NAS-Bench-201 and -Macro ------------------------------------------------------------------------------------------------
