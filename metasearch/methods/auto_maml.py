@@ -14,6 +14,7 @@ from functools import partial
 
 from metasearch.learners.maml import MAML
 from metasearch.methods import Study, relaxation
+from metasearch.methods._one_shot import Checked, arguments
 from metasearch.objectives import Objective
 from metasearch.objectives.optimizer import adam
 from metasearch.objectives.per_task import adapting, buildable
@@ -22,14 +23,11 @@ from metasearch.strategies import Strategy
 from metasearch.strategies._seeds import Seeds
 
 
-@dataclass(frozen=True)
-class Hyperparameters:
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters(Checked):
     """inner_lr, inner_steps, test_steps: MAML's.
     first_order:  FOMAML, as in the authors' code; false: the architecture's gradient, too, goes through the inner steps.
     meta_lr, arch_lr: of the outer Adams of weights and architecture.
-    search_steps: outer steps of the search; None: those of the space's mixture. `train.steps` are those of what is found.
-    share:        of the training classes, for the weights; published: half of the training set.
-    check:        so many random architectures are trained for `check_steps` to see whether the mixture ranks them rightly.
     """
 
     inner_lr: float = 0.01
@@ -38,10 +36,6 @@ class Hyperparameters:
     first_order: bool = True
     meta_lr: float = 1e-3
     arch_lr: float = 3e-4
-    search_steps: int | None = None
-    share: float = 0.5
-    check: int = 0
-    check_steps: int = 50
 
 
 def method(study: Study) -> tuple[Strategy, Objective]:
@@ -51,11 +45,10 @@ def method(study: Study) -> tuple[Strategy, Objective]:
         raise ValueError(f"`arch_lr > 0` and `meta_lr > 0` must hold, but got arch_lr={given.arch_lr}, meta_lr={given.meta_lr}")
     learner = MAML(given.inner_lr, given.inner_steps, given.test_steps, given.first_order)
     space = study.space()
+    mixture = partial(adapting, module.relaxed, learner, adam(given.meta_lr), None)
     objective = Relaxed(
-        train=study.training(), relaxed=partial(adapting, module.relaxed, learner, adam(given.meta_lr), None), space=space,
-        dims=dims, steps=given.search_steps, share=given.share, check=given.check, check_steps=given.check_steps,
-        derive=getattr(module, "derive", None), hypergradient="first",
-        arch=adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
+        **{**arguments(study, module, dims, given), "relaxed": mixture}, derive=getattr(module, "derive", None),
+        hypergradient="first", arch=adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
     )
     buildable(objective.supernet, space, dims, study.method.name)
     objective.check_classes(space.decode([0.5] * space.width))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from metasearch.methods import Study, augmented
+from metasearch.methods._one_shot import Halved
 from metasearch.objectives import Objective
 from metasearch.objectives.dada import Dada, Estimator, clean
 from metasearch.objectives.optimizer import adam
@@ -19,13 +20,11 @@ from metasearch.strategies import Strategy
 from metasearch.strategies._seeds import Seeds
 
 
-@dataclass(frozen=True)
-class Hyperparameters:
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters(Halved):
     """estimator: "relax" or "gumbel". temperature: of the relaxed draws. hidden: of RELAX's control.
     arch_lr:      of Adam on what is learnt about the pairs, and on the control; published: 5e-3.
     xi:           the rate of the step that is looked ahead; None: the weights' own.
-    search_steps: outer steps of the search; None: the recipe's. `train.steps` are those of what is found.
-    share:        of the training classes, for the weights; published: half of the training set.
     """
 
     estimator: Estimator = "relax"
@@ -33,8 +32,6 @@ class Hyperparameters:
     hidden: int = 100
     arch_lr: float = 5e-3
     xi: float | None = None
-    search_steps: int | None = None
-    share: float = 0.5
 
 
 def method(study: Study) -> tuple[Strategy, Objective]:

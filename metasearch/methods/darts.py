@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metasearch.methods import Study, relaxation
+from metasearch.methods._one_shot import Checked, arguments
 from metasearch.objectives import Objective
 from metasearch.objectives.optimizer import adam
 from metasearch.objectives.relaxed import Hypergradient, Relaxed
@@ -16,23 +17,16 @@ from metasearch.strategies import Strategy
 from metasearch.strategies._seeds import Seeds
 
 
-@dataclass(frozen=True)
-class Hyperparameters:
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters(Checked):
     """hypergradient: "exact" and "difference" are the second order (the paper's is "difference"), "first" the first.
     arch_lr:      of Adam on the logits; published: 3e-4.
     xi:           the rate of the step that is looked ahead; None: the weights' own (published: the same).
-    search_steps: outer steps of the search; None: those of the space's mixture. `train.steps` are those of what is found.
-    share:        of the training classes, for the weights; published: half of the training set.
-    check:        so many random architectures are trained for `check_steps` to see whether the mixture ranks them rightly.
     """
 
     hypergradient: Hypergradient = "difference"
     arch_lr: float = 3e-4
     xi: float | None = None
-    search_steps: int | None = None
-    share: float = 0.5
-    check: int = 0
-    check_steps: int = 50
 
 
 def method(study: Study) -> tuple[Strategy, Objective]:
@@ -42,9 +36,8 @@ def method(study: Study) -> tuple[Strategy, Objective]:
         raise ValueError(f"`arch_lr > 0` must hold, but got arch_lr={given.arch_lr}")
     space = study.space()
     objective = Relaxed(
-        train=study.training(), relaxed=module.relaxed, space=space, dims=dims, steps=given.search_steps, share=given.share,
-        check=given.check, check_steps=given.check_steps, derive=getattr(module, "derive", None),
-        hypergradient=given.hypergradient, xi=given.xi, arch=adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
+        **arguments(study, module, dims, given), derive=getattr(module, "derive", None), hypergradient=given.hypergradient,
+        xi=given.xi, arch=adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
     )
     middle = space.decode([0.5] * space.width)
     objective.check_learner(middle)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from metasearch.methods import Study, relaxation
+from metasearch.methods._one_shot import Checked, arguments
 from metasearch.objectives import Objective
 from metasearch.objectives.shared import Shared
 from metasearch.space import Space
@@ -23,16 +24,13 @@ from metasearch.strategies._policy_gradient import PolicyGradient, Sample
 from metasearch.strategies._seeds import Seeds
 
 
-@dataclass(frozen=True)
-class Hyperparameters:
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters(Checked):
     """lr, clip, entropy, hidden, init, decay: of the controller; published for cells (1 layer of 64, Adam 3.5e-3, 1.1 tanh).
     skip_weight, skip_target: where a space has skip connections (`skip_<j>`), they are held to this rate (published: 0.8, 0.4).
     every:        steps of the shared weights before one of the controller.
     aggregate:    samples in one step of the controller.
     candidates:   samples of the final controller, of which the best is trained.
-    search_steps: outer steps of the search; None: those of the space's supernet. `train.steps` are those of what is found.
-    share:        of the training classes, for the weights; rewards are of the others.
-    check:        so many random architectures are trained for `check_steps` to see whether shared weights rank them rightly.
     """
 
     lr: float = 3.5e-3
@@ -46,10 +44,6 @@ class Hyperparameters:
     every: int = 1
     aggregate: int = 10
     candidates: int = 10
-    search_steps: int | None = None
-    share: float = 0.5
-    check: int = 0
-    check_steps: int = 50
 
 
 def method(study: Study) -> tuple[Strategy, Objective]:
@@ -64,8 +58,7 @@ def method(study: Study) -> tuple[Strategy, Objective]:
     }
     space = study.space()
     objective = Shared(
-        train=study.training(), relaxed=module.relaxed, space=space, dims=dims, steps=given.search_steps, share=given.share,
-        check=given.check, check_steps=given.check_steps, sampler=partial(Controlled, knobs), every=given.every,
+        **arguments(study, module, dims, given), sampler=partial(Controlled, knobs), every=given.every,
         aggregate=given.aggregate, candidates=given.candidates,
     )
     objective.check_classes(space.decode([0.5] * space.width))

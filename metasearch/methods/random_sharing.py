@@ -9,34 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metasearch.methods import Study, relaxation
+from metasearch.methods._one_shot import Checked, arguments
 from metasearch.objectives import Objective
 from metasearch.objectives.shared import Shared
 from metasearch.strategies import Strategy
 from metasearch.strategies._seeds import Seeds
 
 
-@dataclass(frozen=True)
-class Hyperparameters:
-    """candidates: samples that are scored with the shared weights, of which the best is trained.
-    search_steps: outer steps of the search; None: those of the space's supernet. `train.steps` are those of what is found.
-    share:        of the training classes, for the weights; candidates are scored on the others.
-    check:        so many random architectures are trained for `check_steps` to see whether shared weights rank them rightly.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters(Checked):
+    """candidates: samples that are scored with the shared weights, of which the best is trained."""
 
     candidates: int = 100
-    search_steps: int | None = None
-    share: float = 0.5
-    check: int = 0
-    check_steps: int = 50
 
 
 def method(study: Study) -> tuple[Strategy, Objective]:
     module, dims = relaxation(study)
     given = Hyperparameters(**study.method.arguments)
     space = study.space()
-    objective = Shared(
-        train=study.training(), relaxed=module.relaxed, space=space, dims=dims, steps=given.search_steps, share=given.share,
-        check=given.check, check_steps=given.check_steps, candidates=given.candidates,
-    )
+    objective = Shared(**arguments(study, module, dims, given), candidates=given.candidates)
     objective.check_classes(space.decode([0.5] * space.width))
     return Seeds(space, dims, seed=study.seed), objective
