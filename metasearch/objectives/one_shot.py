@@ -114,7 +114,7 @@ class OneShot(ABC):
         """Reports of the search; returns (the step it ended at, its metrics, the config that was found)."""
         recipe, last = self.supernet(proposal.config), Last(trial.save)
         study = replace(self.train, recipe=self.relaxed, steps=recipe.steps, keep="last", limits={}, looks=False)
-        report, told = Report(0), dict[str, float]()
+        report, told, pairs = Report(0), dict[str, float](), _checked(trial)
         for report in training(recipe, study, proposal, replace(trial, save=last), self._course):
             told = {f"supernet/{k}": v for k, v in report.metrics.items()}
             if report.score is not None:
@@ -122,14 +122,14 @@ class OneShot(ABC):
             yield Report(report.step, told, checkpoint=report.checkpoint or None)
         config, more = self.chosen(recipe, proposal, trial, last)
         told |= {f"supernet/{k}": v for k, v in more.items()}
-        if self.check:
-            pairs = []
-            for i, sampled in enumerate(self._sampled(proposal)):
+        for i, sampled in enumerate(self._sampled(proposal) if self.check else ()):
+            if i >= len(pairs):
                 pairs.append((self._inherited(recipe, sampled, last.meta, trial), self._short(sampled, proposal, trial)))
-                yield Report(report.step, {**told, "supernet/checked": i + 1.0})
-            correlation = rank_correlation(*zip(*pairs, strict=True))
-            if correlation is not None:
-                told["supernet/rank_correlation"] = correlation
+            checkpoint = last.again(report.step, checked=[[v if math.isfinite(v) else None for v in pair] for pair in pairs])
+            yield Report(report.step, {**told, "supernet/checked": i + 1.0}, checkpoint=checkpoint or None)
+        correlation = rank_correlation(*zip(*pairs, strict=True)) if pairs else None
+        if correlation is not None:
+            told["supernet/rank_correlation"] = correlation
         return report.step, told, config
 
     def _course(self, setting: Setting) -> Course:
@@ -215,6 +215,15 @@ def searched(trial: Trial) -> dict[str, Any] | None:
     return facts if "searched" in facts else None
 
 
+def _checked(trial: Trial) -> list[tuple[float, float]]:
+    """What was checked already of a trial that was stopped: scores with shared weights and by itself."""
+    if trial.start is None or not trial.own:
+        return []
+    kept = parcel.read(trial.start)[1].get("checked", [])
+    inherited, alone = ([-math.inf if pair[i] is None else float(pair[i]) for pair in kept] for i in (0, 1))
+    return list(zip(inherited, alone, strict=True))
+
+
 # -- small parts -----------------------------------------------------------------------------------------------------------------
 
 
@@ -241,13 +250,18 @@ class Last:
         self.state: Params = {}
         self.best: Params = {}
         self.facts: dict[str, Any] = {}
+        self._tensors: Mapping[str, Tensor] = {}
 
     def __call__(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
         self.meta, self.state, self.best = (
             {k[len(part):]: v for k, v in tensors.items() if k.startswith(part)} for part in ("meta/", "state/", "best/")
         )
-        self.facts = dict(facts)
+        self.facts, self._tensors = dict(facts), tensors
         return "" if self._save is None else self._save(step, tensors, facts)
+
+    def again(self, step: int, **facts: Any) -> str:
+        """The last parcel once more, with further facts."""
+        return "" if self._save is None else self._save(step, self._tensors, {**self.facts, **facts})
 
 
 def options_of(space: Space, dims: Sequence[str]) -> dict[str, tuple[Any, ...]]:

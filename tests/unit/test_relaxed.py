@@ -1,6 +1,7 @@
 """One-shot search by gradient: the hypergradient is right, halves are apart, the best operation wins, resume is bit-equal."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from torch import Generator, Tensor
 from metasearch.learners.maml import MAML
 from metasearch.nets import Params
 from metasearch.nets.mlp import mlp
-from metasearch.objectives import Mode, Trial, parcel
+from metasearch.objectives import Diverged, Mode, Trial, parcel
 from metasearch.objectives.one_shot import rank_correlation
 from metasearch.objectives.optimizer import adam, sgd
+from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.relaxed import Hypergradient, Relaxed, difference, exact, first, strongest
 from metasearch.objectives.train import Train
 from metasearch.records import Config, Proposal, Report
@@ -293,6 +295,36 @@ def test_the_check_ranks_sampled_architectures_by_mixture_and_by_themselves() ->
     reports = _run(replace(SEARCH, steps=60, arch=adam(0.03), check=8, check_steps=10), _trial())
     assert [r.metrics["supernet/checked"] for r in reports if "supernet/checked" in r.metrics] == list(range(1, 9))
     assert 0.3 < reports[-1].metrics["supernet/rank_correlation"] <= 1.0, "blind and seeing operations are told apart"
+
+
+def test_a_check_that_diverged_is_kept_as_the_worst(tmp_path: Path) -> None:
+    def exploding(config: Config, shape: TaskShape) -> Recipe:
+        return replace(relaxed_space.recipe(config, shape), optimizer=sgd(math.inf))
+
+    search = replace(SEARCH, check=2, check_steps=3, train=replace(SEARCH.train, recipe=exploding))
+    with pytest.raises(Diverged):
+        _run(search, _trial(tmp_path))
+    parcels = [parcel.read(file)[1] for file in tmp_path.iterdir()]
+    assert [[one[1] for one in facts["checked"]] for facts in parcels if "checked" in facts] == [[None, None]]
+
+
+def test_what_was_checked_before_a_stop_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = replace(SEARCH, check=4, check_steps=3)
+    whole = _run(search, _trial(tmp_path / "whole"))
+    trial, checked = _trial(tmp_path / "cut"), 0.0
+    running = search(Proposal(dict(CONFIG), seed=7), trial)
+    while checked < 2:
+        report = next(running)
+        checked = report.metrics.get("supernet/checked", 0.0)
+    running.close()
+    trained, short = list[Config](), Relaxed._short
+    monkeypatch.setattr(Relaxed, "_short", lambda self, config, *rest: trained.append(config) or short(self, config, *rest))
+    assert report.checkpoint is not None
+    rest = _run(search, replace(trial, start=Path(report.checkpoint), own=True))
+    assert len(trained) == 2
+    assert rest[-1].score == whole[-1].score
+    assert rest[-1].found == whole[-1].found
+    assert rest[-1].metrics["supernet/rank_correlation"] == whole[-1].metrics["supernet/rank_correlation"]
 
 
 @pytest.mark.parametrize(("wrong", "said"), [
