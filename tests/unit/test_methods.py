@@ -28,7 +28,8 @@ AUGMENTING = ("autoaugment", "dada")  # want a space with augmentation, see test
 
 
 @pytest.mark.parametrize("overrides", [
-    [], ["method={name='enas', search_steps=30, lr=0.02, aggregate=4}"], ["method={name='random-sharing', search_steps=30}"],
+    ["method.check_steps=5"], ["method={name='enas', search_steps=30, lr=0.02, aggregate=4, check_steps=5}"],
+    ["method={name='random-sharing', search_steps=30, check=0}"],
 ], ids=["darts", "enas", "random-sharing"])
 def test_a_study_runs_from_its_text_to_the_found_architectures(tmp_path: Path, overrides: list[str]) -> None:
     study = Study.from_text(STUDY, overrides)
@@ -45,6 +46,8 @@ def test_a_study_runs_from_its_text_to_the_found_architectures(tmp_path: Path, o
         assert {row.report.found["a"], row.report.found["b"]} & {"see", "dim"}, "something that sees the input"
         assert row.report.found["width"] == row.proposal.config["width"], "what is not relaxed is as it was proposed"
         assert row.report.metrics["supernet/score"] > 0.3
+        told = row.report.metrics.get("supernet/rank_correlation")
+        assert (told is None) == ("check=0" in "".join(overrides)), "unless it is switched off, a user sees what sharing is worth"
         trained = restore(f"one-shot/{number}", home=tmp_path)
         assert trained.config == row.report.found
         assert not any(key.startswith("arch/") for key in trained.meta)
