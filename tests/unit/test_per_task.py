@@ -249,7 +249,8 @@ track = {{ enabled = false }}
 BY_NAME = {
     "metanas": [], "metanas-alone": ["method.alone=true", "train.steps=10", "method.search_steps=30"],
     "t-nas": ["method={name='t-nas', inner_lr=0.2, arch_lr=5.0, test_steps=4, meta_lr=0.01, meta_arch_lr=0.03}"],
-    "auto-maml": ["method={name='auto-maml', inner_lr=0.2, meta_lr=0.01, arch_lr=0.05, search_steps=40, check=0}", "train.steps=10"],
+    "auto-maml": ["method={name='auto-maml', inner_lr=0.2, meta_lr=0.01, arch_lr=0.05, search_steps=40, check=0}",
+                  "train.steps=10"],
 }
 
 
