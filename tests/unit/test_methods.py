@@ -28,7 +28,8 @@ AUGMENTING = ("autoaugment", "dada")  # want a space with augmentation, see test
 
 
 @pytest.mark.parametrize("overrides", [
-    ["method.check=2", "method.check_steps=5"], ["method={name='enas', search_steps=30, lr=0.02, aggregate=4, check=3, check_steps=5}"],
+    ["method.check=2", "method.check_steps=5"],
+    ["method={name='enas', search_steps=30, lr=0.02, aggregate=4, check=3, check_steps=5}"],
     ["method={name='random-sharing', search_steps=30, check=0}"],
 ], ids=["darts", "enas", "random-sharing"])
 def test_a_study_runs_from_its_text_to_the_found_architectures(tmp_path: Path, overrides: list[str]) -> None:
