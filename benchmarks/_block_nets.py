@@ -60,7 +60,8 @@ def relaxed(config: Config, shape: TaskShape) -> Recipe:
 
 def few_shot(net: Net, shape: TaskShape) -> Recipe:
     optimizer = adam(RATE, schedule=cosine(0.01))
-    return Recipe(net, Prototypical(), optimizer, meta_batch=1, steps=1000, episode=training_episode(shape))
+    episode = training_episode(shape)
+    return Recipe(net, Prototypical(), optimizer, meta_batch=1, steps=1000, episode=episode, precision="bfloat16")
 
 
 def training_episode(shape: TaskShape) -> TaskShape:

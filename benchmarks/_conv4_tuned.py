@@ -36,7 +36,8 @@ def recipe(config: Config, shape: TaskShape) -> Recipe:
     )
     optimizer = adam(float(config["rate"]), schedule=SCHEDULES[str(config["schedule"])])
     net = conv4(shape.x, None, design)
-    return Recipe(net, Prototypical(), optimizer, meta_batch=1, steps=1000, episode=training_episode(shape))
+    episode = training_episode(shape)
+    return Recipe(net, Prototypical(), optimizer, meta_batch=1, steps=1000, episode=episode, precision="bfloat16")
 
 
 def standard(x_shape: tuple[int, ...]) -> Net:

@@ -9,7 +9,7 @@ A row is one method on Omniglot (20-way 1-shot; Vinyals' split, turned character
 
 1. A study on the local driver searches for --search-minutes. Methods search in _block_nets.py, whose members all have at most
    as many parameters as Conv-4 at its usual width, which is the study's limit too; the baseline "conv4" tunes Conv-4 by random
-   search (_conv4_tuned.py). Methods that train one architecture after the other train each for as many steps as let about 48
+   search (_conv4_tuned.py). Methods that train one architecture after the other train each for as many steps as let about 32
    of a middling size fit. One-shot methods train their supernet in the time that is left when what they found, and 8
    architectures drawn at random, have been trained for a while too: the rank correlation of these 8 with the scores that they
    have with shared weights says whether sharing told the truth. "random" is what the space gives without a method.
@@ -19,7 +19,7 @@ A row is one method on Omniglot (20-way 1-shot; Vinyals' split, turned character
    over episodes; `lowest` and `highest` are of the seeds, `found` the choices in the order of the space.
 
 All minutes are processor time divided by threads, so that a busy machine changes little. The learner is Prototypical Networks,
-trained on 20-way episodes with 5 queries, in all rows; batch norms use the statistics of an episode's supports and queries.
+trained on 20-way episodes with 5 queries in bfloat16, in all rows; batch norms use the statistics of an episode's pictures.
 Searches and seeds that have ended are kept under RESULTS/architecture_search/; with --resume they are not run again, and a
 search that was cut off goes on. Data are read from METASEARCH_DATA, else from ../shared/data.
 """
@@ -73,9 +73,8 @@ METHODS: dict[str, dict[str, Any]] = {  # what a study's [method] says
     "darts-second": {"name": "darts", "hypergradient": "difference", "arch_lr": 3e-3},
     "metanas": {"name": "metanas"},
 }
-TRIALS = 48  # that should fit into a search
+TRIALS = 32  # that should fit into a search
 CHECKED = 8  # architectures that are trained by themselves to see whether a supernet ranks them rightly
-VALIDATION = 60  # episodes
 BANK = 100  # episodes of the test split that are drawn at once
 ENOUGH = 0.97  # of the minutes
 MIN_STEPS = 20  # of any training
@@ -85,11 +84,12 @@ SOURCE = "Conv-4 tuned by random search, this table"
 
 @dataclass(frozen=True)
 class Data:
-    """A data set as a study names it, and the shape of the episodes that are scored."""
+    """A data set as a study names it, and the shape of the episodes that are scored. validation: episodes of every trial."""
 
     tasks: Mapping[str, Any]
     ways: int
     queries: int
+    validation: int
 
     def table(self, root: Path) -> dict[str, Any]:
         """The study's [tasks]. root: of the data."""
@@ -98,9 +98,9 @@ class Data:
 
 
 DATA = {
-    "omniglot": Data({"name": "omniglot", "root": "omniglot", "split": "vinyals", "rotations": "new-classes"}, 20, 5),
+    "omniglot": Data({"name": "omniglot", "root": "omniglot", "split": "vinyals", "rotations": "new-classes"}, 20, 5, 30),
     "cifar": Data(
-        {"name": "class-arrays", "path": "cifar/cifar100_100.npz", "split": "cifarfs_split", "normalise": "train"}, 5, 15
+        {"name": "class-arrays", "path": "cifar/cifar100_100.npz", "split": "cifarfs_split", "normalise": "train"}, 5, 15, 60
     ),
 }
 
@@ -312,7 +312,8 @@ class Contest:
         most = measure.parameters(_conv4_tuned.standard(x).init(Generator().manual_seed(0)))
         return metasearch.Study.from_json({
             "name": self.name, "seed": 0, "space": str(HERE / (CONV4_SPACE if self.method == BASELINE else SPACE)),
-            "method": METHODS[self.method], "tasks": tasks, "train": {"mode": "loop"}, "validation": {"episodes": VALIDATION},
+            "method": METHODS[self.method], "tasks": tasks, "train": {"mode": "loop"},
+            "validation": {"episodes": DATA[self.data].validation},
             "limits": {"max_params": most}, "budget": {"trials": 1}, "driver": {"kind": "local", "cpus": self.threads},
             "track": {"enabled": False},
         })
