@@ -36,7 +36,7 @@ DOWN = ("max", "mean")
 WIDTHS = (32, 64, 64, 64)  # of the first convolution and of the blocks
 BLOCKS = range(1, len(WIDTHS))
 NORM = Norm("batch")
-RATE = 1e-3
+RATE = 3e-3
 
 SPACE = Space({
     "down0": Choice(DOWN),
