@@ -53,9 +53,12 @@ class MAMLRL(Learner):
     trace: float = 1.0
 
     def __post_init__(self) -> None:
-        inner.check(inner_lr=self.inner_lr, inner_steps=self.inner_steps, test_steps=self.test_steps)
+        inner.check(
+            inner_lr=self.inner_lr, inner_steps=self.inner_steps, test_steps=self.test_steps, std=self.std,
+            discount=self.discount, trace=self.trace,
+        )
         inner.check(least=1, horizon=self.horizon)
-        if isinstance(self.std, float) and not self.std > 0:
+        if not isinstance(self.std, Tensor) and not self.std > 0:
             raise ValueError(f"`std > 0` must hold, but got std={self.std}")
 
     def init(self, net: Net, generator: Generator) -> Params:
