@@ -74,8 +74,8 @@ class MetaLSTM(Learner):
     def _gate(self, meta: Params, gate: str, h: Tensor, c: Tensor, before: Tensor) -> Tensor:
         """The gate's logit [P], from the LSTM's output h [H, P], the weights c [P] and its own logit before [P]."""
         own = before.sigmoid() if self.recurrent == "gate" else before
-        of_h, of_c, of_own = meta[f"gates/{gate}/weight"][0].split([self.hidden, 1, 1])
-        return of_h @ h + of_c * c + of_own * own + meta[f"gates/{gate}/bias"]
+        of_h, of_c, of_own = torch.split(meta[f"gates/{gate}/weight"], [self.hidden, 1, 1], 1)
+        return (of_h @ h + of_c * c + of_own * own)[0] + meta[f"gates/{gate}/bias"]
 
     def predict(self, net: Net, meta: Params, task: Params, query_x: Tensor) -> Tensor:
         return net.apply({**meta, **task}, query_x)

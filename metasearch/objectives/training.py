@@ -87,8 +87,11 @@ def training(
     if remark is not None:
         study.remark(remark)
 
-    meta = to(recipe.learner.init(recipe.net, generator(seed, "init")), device)
-    looks = _looks(recipe, study, tasks, meta, seed)
+    try:
+        meta = to(recipe.learner.init(recipe.net, generator(seed, "init")), device)
+        looks = _looks(recipe, study, tasks, meta, seed)
+    except ValueError as error:  # a learner that this net or these episodes are not for
+        raise Infeasible(str(error)) from error
     _within(study.limits, looks)
     found = None if trial.start is None else parcel.read(trial.start)
     first = 0 if found is None else int(found[1]["step"])  # the step from which this session goes on
