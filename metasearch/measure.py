@@ -1,7 +1,7 @@
 """Cheap looks at an architecture before any training: learnt numbers, operations, latency, and two scores that cost one forward.
 
 Operations are counted by torch's FlopCounterMode: matrix products and convolutions, forwards and backwards, one multiply-add as
-two operations. Elementwise work (norms, activations, updates) is not counted, nor does it take time: shapes flow, numbers do not.
+two operations. Elementwise work (norms, activations, updates) is not counted.
 SynFlow: Tanaka, Kunin, Yamins, Ganguli. NeurIPS 2020. https://arxiv.org/abs/2006.05467, as a score of architectures: Abdelfattah,
 Mehrotra, Dudziak, Lane. "Zero-Cost Proxies for Lightweight NAS". ICLR 2021. https://arxiv.org/abs/2101.08134 ·
 NASWOT: Mellor, Turner, Storkey, Crowley. "Neural Architecture Search without Training". ICML 2021.
@@ -24,6 +24,8 @@ from metasearch.nets.norm import norms_off
 from metasearch.tasks import TaskDistribution, TaskShape
 
 __all__ = ["Size", "flops", "latency", "looks", "naswot", "parameters", "size", "synflow"]
+
+QUICK = 1e9  # operations
 
 
 class Size(NamedTuple):
@@ -106,11 +108,14 @@ def naswot(net: Net, meta: Params, x: Tensor) -> float:
 
 def _episode_flops(net: Net, learner: Learner, tasks: TaskDistribution, meta: Params, shape: TaskShape) -> int:
     groups = shape.ways if tasks.kind == "classes" else 1
-    learner, meta = learner.at_test(), _shapes(meta)
-    support = _empty(groups * shape.shots, *shape.x), _empty(groups * shape.shots, shape.ways)
+    rows = groups * (shape.shots + shape.queries)
+    # numbers flow only where that is quicker than shapes alone, whose every operation costs a millisecond
+    device = "cpu" if flops(net, meta, shape.x) * rows < QUICK else "meta"
+    learner, meta = learner.at_test(), {k: torch.zeros(v.shape, device=device) for k, v in meta.items()}
+    x, y = torch.zeros(rows, *shape.x, device=device), torch.zeros(groups * shape.shots, shape.ways, device=device)
     with gradients.on_tape(graphs=False), FlopCounterMode(display=False) as counter:
-        task = learner.adapt(net, tasks.loss, meta, *support)
-        learner.predict(net, meta, task, _empty(groups * shape.queries, *shape.x))
+        task = learner.adapt(net, tasks.loss, meta, x[: len(y)], y)
+        learner.predict(net, meta, task, x[len(y):])
     return int(counter.get_total_flops())
 
 

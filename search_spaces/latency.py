@@ -1,7 +1,7 @@
 """Few-shot regression of latencies: an MLP, and how it is adapted to a device that nobody has seen.
 
 Lee, Lee, Chong, Hwang. "HELP". NeurIPS 2021. https://arxiv.org/abs/2106.08630: layers of 100,
-8 devices an outer step, 2 inner steps.
+8 devices an outer step, 2 inner steps. `joint` is one net for all devices, fine-tuned at most.
     metasearch run study.toml space=latency tasks.name=latency tasks.shots=10 tasks.queries=200
 """
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from metasearch.learners import Learner
 from metasearch.learners.anil import ANIL
+from metasearch.learners.joint import Joint
 from metasearch.learners.maml import MAML
 from metasearch.learners.meta_sgd import MetaSGD
 from metasearch.learners.reptile import Reptile
@@ -21,10 +22,12 @@ from metasearch.space import Choice, Dim, Float, Int, Space
 from metasearch.tasks import TaskShape
 
 INNER: dict[str, Dim] = {"inner_lr": Float(1e-3, 0.3, log=True), "inner_steps": Int(1, 5)}
+OUTER: dict[str, Dim] = {"outer_lr": Float(3e-4, 1e-2, log=True)}
 LEARNERS: dict[str, Callable[[float, int], Learner]] = {  # trained by Adam: another one is a line
     "maml": lambda lr, steps: MAML(inner_lr=lr, inner_steps=steps),
     "meta-sgd": lambda lr, steps: MetaSGD(low=lr, high=lr, inner_steps=steps),
     "anil": lambda lr, steps: ANIL(inner_lr=lr, inner_steps=steps),
+    "joint": lambda lr, steps: Joint(inner_lr=lr, inner_steps=steps),
 }
 
 SPACE = Space({
@@ -32,7 +35,8 @@ SPACE = Space({
     "depth": Int(1, 3),
     "activation": Choice(("relu", "silu", "tanh")),
     "learner": Choice({
-        **{name: Space({**INNER, "outer_lr": Float(3e-4, 1e-2, log=True)}) for name in LEARNERS},
+        **{name: Space({**INNER, **OUTER}) for name in LEARNERS if name != "joint"},
+        "joint": Space({**INNER, "inner_steps": Int(0, 20), **OUTER}),
         "reptile": Space({"inner_lr": Float(1e-4, 1e-2, log=True), "inner_steps": Int(4, 10)}),
     }),
 })

@@ -1,8 +1,9 @@
-"""The whole shelf: which meta-learner, of twenty? Each `learner` opens the sub-space of its own hyper-parameters.
+"""The whole shelf: which meta-learner, of twenty-one? Each `learner` opens the sub-space of its own hyper-parameters.
 
 Metric learners (prototypical, matching, relation, siamese), gradient learners (maml to reptile), learned optimisers (meta-lstm,
 meta-weight-net), models that read an episode as a sequence or a set (mann, snail, meta-networks, black-box) and the baselines
-that keep them honest (fine-tune, baseline-pp, after pre-training) on one small Conv-4, for the same number of outer steps.
+that keep them honest (fine-tune, baseline-pp and centroid after pre-training, centroid on pixels) on one small Conv-4, for the
+same number of outer steps.
 The ranges surround the published settings; inner rates are those of a mean loss.
     metasearch run glyphs space=meta-learners budget.trials=40
 """
@@ -17,6 +18,7 @@ from metasearch.learners.baseline_pp import BaselinePP
 from metasearch.learners.black_box import BlackBox
 from metasearch.learners.boil import BOIL
 from metasearch.learners.cavia import CAVIA
+from metasearch.learners.centroid import Centroid
 from metasearch.learners.fine_tune import FineTune
 from metasearch.learners.fomaml import FOMAML
 from metasearch.learners.maml import MAML
@@ -33,6 +35,7 @@ from metasearch.learners.reptile import Reptile
 from metasearch.learners.siamese import Siamese
 from metasearch.learners.snail import SNAIL
 from metasearch.nets.conv4 import Conv4, conv4
+from metasearch.nets.identity import identity
 from metasearch.nets.norm import Norm
 from metasearch.objectives.optimizer import adam, clipped_norm, cosine, linear, sgd
 from metasearch.objectives.pretrain import Pretrain
@@ -76,6 +79,10 @@ SPACE = Space({
             "frozen": Int(0, 4),
         }),
         "baseline-pp": Space({**TUNING, "scale": Float(2.0, 10.0)}),
+        "centroid": Space({
+            "distance": Choice(("cosine", "euclid")),
+            "features": Choice({"pixels": Space({}), "pre-trained": Space(OUTER)}),
+        }),
     }),
     "channels": Choice((32, 64)),
 })
@@ -87,7 +94,9 @@ def recipe(config: Config, shape: TaskShape) -> Recipe:
     """500 outer steps; on few queries a class, since an outer step should be cheap."""
     name = str(config["learner"])
     own = {k.removeprefix("learner."): v for k, v in config.items() if k.startswith("learner.")}
-    outer_lr, train_ways = float(own.pop("outer_lr", 1e-3)), int(own.pop("train_ways", shape.ways))
+    features = own.pop("features", None)
+    outer_lr = float(own.pop("outer_lr", own.pop("features.outer_lr", 1e-3)))
+    train_ways = int(own.pop("train_ways", shape.ways))
     learner = _learner(name, own, shape)
     # Meta Networks add fast to slow activations layer by layer, and their gradients become inputs: no norm there, as few layers
     norm = Norm("none") if name == "meta-networks" else DESIGN.norm
@@ -97,11 +106,18 @@ def recipe(config: Config, shape: TaskShape) -> Recipe:
     if name == "reptile":
         outer = sgd(1.0, schedule=linear(0.0))
         return Recipe(net, learner, outer, meta_batch=5, steps=500, episode=shape._replace(queries=max(1, 10 - shape.shots)))
+    if features == "pixels":  # of which nothing is learnt
+        return Recipe(identity(shape.x), learner, sgd(0.0), meta_batch=1, steps=500, episode=few)
     optimizer = clipped_norm(adam(outer_lr, schedule=cosine(0.01)), 10.0)
-    if name in ("fine-tune", "baseline-pp"):
-        fit = Pretrain(head="linear" if name == "fine-tune" else "cosine", batch=64)
+    if name in ("fine-tune", "baseline-pp", "centroid"):
+        fit = Pretrain(head="cosine" if name == "baseline-pp" else "linear", batch=64)
         return Recipe(net, learner, optimizer, meta_batch=1, steps=500, fit=fit)
     return Recipe(net, learner, optimizer, meta_batch=4, steps=500, episode=few)
+
+
+def canonical(config: Config) -> Config:
+    """Pixels have no channels to choose."""
+    return {**config, "channels": 32} if config.get("learner.features") == "pixels" else dict(config)
 
 
 def _learner(name: str, own: Config, shape: TaskShape) -> Learner:
@@ -124,4 +140,5 @@ KINDS: dict[str, type[Learner]] = {
     "anil": ANIL, "boil": BOIL, "maml-pp": MAMLPP, "meta-sgd": MetaSGD, "reptile": Reptile, "meta-lstm": MetaLSTM,
     "meta-weight-net": MetaWeightNet, "mann": MANN, "snail": SNAIL, "meta-networks": MetaNetworks, "black-box": BlackBox,
     "fine-tune": FineTune, "baseline-pp": BaselinePP, "cavia": CAVIA,
+    "centroid": Centroid,
 }

@@ -2,14 +2,15 @@
 
 Conv-4 is trained as an ordinary classifier of all training classes (objectives/pretrain.py). A search then chooses what is done
 with it on an episode: which layers are tuned, at which rates, in which order and from which head; or Baseline++, which freezes
-the body and compares directions. Ranges surround Chen et al. ICLR 2019 (https://arxiv.org/abs/1904.04232) and Howard, Ruder.
-ACL 2018 (https://arxiv.org/abs/1801.06146).
+the body and compares directions; or the nearest centroid of features that nobody tunes. Ranges surround Chen et al. ICLR 2019
+(https://arxiv.org/abs/1904.04232) and Howard, Ruder. ACL 2018 (https://arxiv.org/abs/1801.06146).
     metasearch run study.toml space=pretraining tasks.name=omniglot
 """
 from __future__ import annotations
 
 from metasearch.learners import Learner
 from metasearch.learners.baseline_pp import BaselinePP
+from metasearch.learners.centroid import Centroid
 from metasearch.learners.fine_tune import FineTune
 from metasearch.nets.conv4 import Conv4, conv4
 from metasearch.objectives.optimizer import adam, cosine
@@ -37,6 +38,7 @@ SPACE = Space({
             "inner_steps": Int(10, 100, log=True),
             "scale": Float(2.0, 20.0, log=True),
         }),
+        "centroid": Space({"distance": Choice(("cosine", "euclid")), "head": Choice(("linear", "cosine"))}),
     }),
     "channels": Choice((32, 64)),
     "outer_lr": Float(3e-4, 1e-2, log=True),
@@ -57,4 +59,6 @@ def _learner(config: Config) -> Learner:
     if config["learner"] == "baseline-pp":
         return BaselinePP(**own)  # type: ignore[arg-type]
     own.pop("head")
+    if config["learner"] == "centroid":
+        return Centroid(**own)  # type: ignore[arg-type]
     return FineTune(**own)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from metasearch.learners import _gradient as gradients
 from metasearch.learners import _inner as inner
 from metasearch.nets import Net, Params, learnt
-from metasearch.tasks import Episode, Kind, TaskShape
+from metasearch.tasks import Episode, Kind, TaskDistribution, TaskShape
 
 __all__ = ["Learner", "Loss", "gradients", "inner"]
 
@@ -41,6 +41,12 @@ class Learner(ABC):
     def init(self, net: Net, generator: Generator) -> Params:
         """Everything that the outer loop learns."""
         return net.init(generator)
+
+    def check(self, tasks: TaskDistribution) -> None:
+        """Raises ValueError (law, value, way out) for tasks that it cannot learn; by default: of another kind than `kinds`."""
+        if tasks.kind not in self.kinds:
+            learns = f"{type(self).__name__} learns tasks of {' and '.join(self.kinds)}"
+            raise ValueError(f"{learns}, but {type(tasks).__name__} is of {tasks.kind}")
 
     @abstractmethod
     def adapt(self, net: Net, loss: Loss, meta: Params, support_x: Tensor, support_y: Tensor) -> Any:

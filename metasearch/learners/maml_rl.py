@@ -18,8 +18,8 @@ from torch import Generator, Tensor
 
 from metasearch.learners import Learner, Loss, gradients, inner
 from metasearch.nets import Net, Params, adapted
-from metasearch.tasks import Episode, Kind
-from metasearch.tasks.navigation import rewarded, walk
+from metasearch.tasks import Episode, Kind, TaskDistribution
+from metasearch.tasks.navigation import Navigation, rewarded, walk
 
 STD = "net/policy/log_std"
 
@@ -53,15 +53,26 @@ class MAMLRL(Learner):
     trace: float = 1.0
 
     def __post_init__(self) -> None:
-        inner.check(inner_lr=self.inner_lr, inner_steps=self.inner_steps, test_steps=self.test_steps)
+        inner.check(
+            inner_lr=self.inner_lr, inner_steps=self.inner_steps, test_steps=self.test_steps, std=self.std,
+            discount=self.discount, trace=self.trace,
+        )
         inner.check(least=1, horizon=self.horizon)
-        if isinstance(self.std, float) and not self.std > 0:
+        if not isinstance(self.std, Tensor) and not self.std > 0:
             raise ValueError(f"`std > 0` must hold, but got std={self.std}")
 
     def init(self, net: Net, generator: Generator) -> Params:
         if net.outputs != 2:
             raise ValueError(f"a navigating policy has 2 outputs, but this net has {net.outputs}. Build it with shape.ways.")
         return net.init(generator) | {STD: torch.ones(2) * math.log(self.std)}
+
+    def check(self, tasks: TaskDistribution) -> None:
+        super().check(tasks)
+        if not isinstance(tasks, Navigation):
+            raise ValueError(f"maml-rl walks in the plane of Navigation, but the tasks are {type(tasks).__name__}")
+        if tasks.horizon != self.horizon:
+            raise ValueError(f"maml-rl would walk for {self.horizon} steps, but the tasks' walks have {tasks.horizon}. "
+                             f"Set tasks.horizon = {self.horizon}, or the learner's horizon to {tasks.horizon}.")
 
     def adapt(self, net: Net, loss: Loss, meta: Params, support_x: Tensor, support_y: Tensor) -> Params:
         theta = {k: v for k, v in meta.items() if adapted(k)}
@@ -147,7 +158,8 @@ def advantages(
     gram = torch.einsum("thi,thj->ij", weighted, features)
     right = torch.einsum("thi,th->i", weighted, returns(rewards, alive, discount))
     ridge = 1e-5 * torch.eye(features.shape[-1], dtype=states.dtype, device=states.device)
-    value = (features @ torch.linalg.solve(gram + ridge, right)) * alive  # [T, H]
+    fitted, _ = torch.linalg.solve_ex(gram + ridge, right)  # a policy that is not finite diverges; it is no error
+    value = (features @ fitted) * alive  # [T, H]
     after = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], 1)
     surprise = (rewards + discount * after - value) * alive
     raw = returns(surprise, alive, discount * trace)

@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import linear
 
 from metasearch.learners import Learner, Loss, _coordinates, gradients, inner
 from metasearch.nets import Net, Params, adapted, lstm
@@ -59,24 +58,24 @@ class MetaLSTM(Learner):
 
         theta = {k: v for k, v in meta.items() if adapted(k)}
         c = _coordinates.flat(theta)  # [P]
-        nothing = torch.zeros_like(c[:, None])  # [P, 1]
+        nothing = torch.zeros_like(c)
         forget, step = nothing, nothing
-        state = (nothing.expand(-1, self.hidden), nothing.expand(-1, self.hidden))
+        state = (nothing.expand(self.hidden, -1), nothing.expand(self.hidden, -1))  # coordinates are columns
         for _ in range(self.inner_steps):
             value, _, grads = gradients.value_and_gradient(support_loss, _coordinates.like(c, theta), differentiable=False)
             g = _coordinates.flat(grads).detach()
-            told = _coordinates.log_and_sign(value.detach(), self.p).expand(len(g), 2)
-            state = lstm.step(meta, "lstm", torch.cat([told, _coordinates.log_and_sign(g, self.p)], -1), state)
-            seen = torch.cat([state[0], c[:, None]], -1)  # [P, H + 1]
-            forget = self._gate(meta, "forget", seen, forget)  # eq. 4
-            step = self._gate(meta, "input", seen, step)  # eq. 3
-            c = forget.sigmoid()[:, 0] * c - step.sigmoid()[:, 0] * g  # eq. 2
+            told = _coordinates.log_and_sign(value.detach(), self.p)[:, None].expand(2, len(g))
+            state = lstm.step_in_columns(meta, "lstm", torch.cat([told, _coordinates.log_and_sign(g, self.p).T]), state)
+            forget = self._gate(meta, "forget", state[0], c, forget)  # eq. 4
+            step = self._gate(meta, "input", state[0], c, step)  # eq. 3
+            c = forget.sigmoid() * c - step.sigmoid() * g  # eq. 2
         return _coordinates.like(c, theta)
 
-    def _gate(self, meta: Params, gate: str, seen: Tensor, before: Tensor) -> Tensor:
-        """The gate's logit [P, 1], from what all gates see and its own logit before."""
+    def _gate(self, meta: Params, gate: str, h: Tensor, c: Tensor, before: Tensor) -> Tensor:
+        """The gate's logit [P], from the LSTM's output h [H, P], the weights c [P] and its own logit before [P]."""
         own = before.sigmoid() if self.recurrent == "gate" else before
-        return linear(torch.cat([seen, own], -1), meta[f"gates/{gate}/weight"], meta[f"gates/{gate}/bias"])
+        of_h, of_c, of_own = torch.split(meta[f"gates/{gate}/weight"], [self.hidden, 1, 1], 1)
+        return (of_h @ h + of_c * c + of_own * own)[0] + meta[f"gates/{gate}/bias"]
 
     def predict(self, net: Net, meta: Params, task: Params, query_x: Tensor) -> Tensor:
         return net.apply({**meta, **task}, query_x)

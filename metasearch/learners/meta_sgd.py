@@ -27,7 +27,7 @@ class MetaSGD(Learner):
 
     def __post_init__(self) -> None:
         inner.check(low=self.low, high=self.high, inner_steps=self.inner_steps, test_steps=self.test_steps)
-        if isinstance(self.low, float) and isinstance(self.high, float) and self.high < self.low:
+        if not isinstance(self.low, Tensor) and not isinstance(self.high, Tensor) and self.high < self.low:
             raise ValueError(f"`low <= high` must hold, but got low={self.low}, high={self.high}")
 
     def init(self, net: Net, generator: Generator) -> Params:

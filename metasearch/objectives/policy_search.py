@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metasearch.learners.maml_rl import MAMLRL, STD, Trajectories, log_probability
 from metasearch.nets import Net, Params, adapted
-from metasearch.objectives import Mode, Trial
+from metasearch.objectives import Infeasible, Mode, Trial
 from metasearch.objectives.episodic import block_steps, draw_block
 from metasearch.objectives.recipe import Fit, Recipe
 from metasearch.objectives.training import Course, Setting, Step, only_learnt, to, training
@@ -46,7 +46,7 @@ def policy_search(
     def fit(recipe: Recipe, study: Train, proposal: Proposal, trial: Trial) -> Iterator[Report]:
         learner = recipe.learner
         if not isinstance(learner, MAMLRL):
-            raise ValueError(f"policy_search trains maml-rl, but the recipe's learner is {type(learner).__name__}")
+            raise Infeasible(f"policy_search trains maml-rl, but the learner is {type(learner).__name__}")
 
         def step(meta: Params, state: Params, episodes: Episode, progress: float) -> tuple[Params, Params, dict[str, Tensor]]:
             task = Tasks(learner, recipe.net, meta, episodes)

@@ -55,13 +55,9 @@ class Train:
         """The recipe of a config under the study's overrides. Raises Infeasible for a config that means nothing trainable."""
         try:
             recipe = self.recipe(config, self.shape)
+            recipe.learner.check(self.tasks)
         except ValueError as error:
             raise Infeasible(str(error)) from error
-        learner = type(recipe.learner)
-        if self.tasks.kind not in learner.kinds:
-            kinds = " and ".join(learner.kinds)
-            tasks = f"{type(self.tasks).__name__} is of {self.tasks.kind}"
-            raise Infeasible(f"{learner.__name__} learns tasks of {kinds}, but {tasks}")
         return replace(recipe, steps=self.steps or recipe.steps, meta_batch=self.meta_batch or recipe.meta_batch)
 
     def __call__(self, proposal: Proposal, trial: Trial) -> Iterator[Report]:

@@ -87,8 +87,11 @@ def training(
     if remark is not None:
         study.remark(remark)
 
-    meta = to(recipe.learner.init(recipe.net, generator(seed, "init")), device)
-    looks = _looks(recipe, study, tasks, meta, seed)
+    try:
+        meta = to(recipe.learner.init(recipe.net, generator(seed, "init")), device)
+        looks = _looks(recipe, study, tasks, meta, seed)
+    except ValueError as error:  # a learner that this net or these episodes are not for
+        raise Infeasible(str(error)) from error
     _within(study.limits, looks)
     found = None if trial.start is None else parcel.read(trial.start)
     first = 0 if found is None else int(found[1]["step"])  # the step from which this session goes on
@@ -109,7 +112,7 @@ def training(
         if trial.save is None:
             return None
         tensors = {f"meta/{k}": v for k, v in (ready or meta).items()} | {f"state/{k}": v for k, v in state.items()}
-        told = {**facts, "step": step}
+        told = {**facts, "step": step, "curve": {k: repr(v) for k, v in curve.items()}}  # JSON has no word for infinity
         if best is not None:
             tensors |= {f"best/{k}": v for k, v in best[2].items()}
             told |= {"best_score": best[0], "best_step": best[1]}
@@ -126,7 +129,8 @@ def training(
 
     block_number, block = -1, None
     losses: list[Tensor] = []
-    metrics: dict[str, Tensor] = {}
+    # a trial that is taken up at its end, where no step is left to do, says what it had to say
+    curve = {k: float(v) for k, v in found[1].get("curve", {}).items()} if found is not None and trial.own else {}
     step = first
     while step < end:
         if step // course.per_block != block_number:
@@ -139,8 +143,7 @@ def training(
         step += 1
         late = trial.deadline is not None and time.time() > trial.deadline
         if step % report_every == 0 or step == end or late:
-            curve = _curve(losses, metrics, meta, step)
-            losses = []
+            curve, losses = _curve(losses, metrics, meta, step), []
             score, each = None, None
             if study.keep == "best" and step != end and not late:
                 score, each, ready = validated(step)
@@ -151,22 +154,20 @@ def training(
                 break
             checkpoint = save(step) if step % checkpoint_every == 0 else None
             yield Report(step, curve | looks, score=score, checkpoint=checkpoint, episodes=each)
-        elif len(losses) >= 50:  # a diverged trial should not train on for long
-            _curve(losses, metrics, meta, step)
-            losses = losses[-1:]
+        elif len(losses) % 50 == 0:  # a diverged trial should not train on for long
+            _curve(losses[-50:], metrics, meta, step)
 
     training_seconds = time.monotonic() - started
     score, each, ready = validated(end)
-    curve = _curve(losses, metrics, meta, end)
     # metrics are numbers: so is the norm mode, which tables name in every row
-    curve |= looks | {f"norm/{recipe.net.norm}": 1.0, "train_seconds": training_seconds}
-    curve["train_score"] = float(_train_scores(recipe, tasks, ready, study, seed, mode, trial.chunk).mean())
+    told = curve | looks | {f"norm/{recipe.net.norm}": 1.0, "train_seconds": training_seconds}
+    told["train_score"] = float(_train_scores(recipe, tasks, ready, study, seed, mode, trial.chunk).mean())
     checkpoint = save(end, ready)
-    yield Report(end, curve, score=score, episodes=each, checkpoint=checkpoint)
+    yield Report(end, told, score=score, episodes=each, checkpoint=checkpoint)
     if best is not None and best[0] > score:  # the trial's score is that of its last report: one more, which names the step
         again = scores(recipe.net, recipe.learner.at(1.0), tasks, best[2], bank, mode=mode, chunk=trial.chunk)
-        curve = {**curve, "kept_step": float(best[1])}
-        yield Report(end, curve, score=float(again.mean()), episodes=tuple(again.tolist()), checkpoint=checkpoint)
+        told = {**told, "kept_step": float(best[1])}
+        yield Report(end, told, score=float(again.mean()), episodes=tuple(again.tolist()), checkpoint=checkpoint)
 
 
 # small parts ------------------------------------------------------------------------------------------------------------------
@@ -212,16 +213,14 @@ def _train_scores(
 
 def _curve(losses: list[Tensor], metrics: dict[str, Tensor], meta: Params, step: int) -> dict[str, float]:
     """The means since the last report, if everything is finite."""
-    if losses:
-        values = torch.stack(losses)
-        if not bool(torch.isfinite(values).all()):
-            bad = int(torch.nonzero(~torch.isfinite(values))[0])
-            raise Diverged(step - len(losses) + bad + 1, f"the outer loss is {float(values[bad])}")
-        for k, v in meta.items():
-            if not bool(torch.isfinite(v).all()):
-                raise Diverged(step, f"the weights {k} are not finite")
-        return {"train_loss": float(values.mean()), **{k: float(v) for k, v in metrics.items() if k != "loss"}}
-    return {}
+    values = torch.stack(losses)
+    if not bool(torch.isfinite(values).all()):
+        bad = int(torch.nonzero(~torch.isfinite(values))[0])
+        raise Diverged(step - len(losses) + bad + 1, f"the outer loss is {float(values[bad])}")
+    for k, v in meta.items():
+        if not bool(torch.isfinite(v).all()):
+            raise Diverged(step, f"the weights {k} are not finite")
+    return {"train_loss": float(values.mean()), **{k: float(v) for k, v in metrics.items() if k != "loss"}}
 
 
 def _looks(recipe: Recipe, study: Train, tasks: TaskDistribution, meta: Params, seed: int) -> dict[str, float]:

@@ -95,11 +95,25 @@ def _waves() -> TaskDistribution:
     return Sinusoid()
 
 
+def _walks() -> TaskDistribution:
+    from metasearch.tasks.navigation import Navigation
+
+    return Navigation()
+
+
+def _functions() -> TaskDistribution:
+    from metasearch.tasks.quadratics import Quadratics
+
+    return Quadratics()
+
+
 KINDS: tuple[Kind, ...] = (
     Kind("pictures of 1x28x28", _pictures(28), ways=5, shots=1, queries=3),
     Kind("pictures of 1x84x84", _pictures(84), ways=5, shots=1, queries=3),
     Kind("sine waves", _waves, ways=1, shots=5, queries=5),
     Kind("vectors of 8 numbers", _vectors, ways=5, shots=1, queries=3),
+    Kind("walks of 100 steps", _walks, ways=2, shots=100, queries=100),
+    Kind("quadratic functions of 10 numbers", _functions, ways=1, shots=10, queries=10),
 )
 
 
@@ -389,13 +403,15 @@ def _kind(module: ModuleType) -> tuple[Kind, list[Config]]:
     configs = covering(module.SPACE)
     said: list[str] = []
     for kind in KINDS:
-        _, shape = kind.built()
+        tasks, shape = kind.built()
         feasible: list[Config] = []
         mistakes: list[BaseException] = []
         refusals: list[str] = []
         for config in configs:
             try:
-                _made(module.recipe(dict(config), shape), seed=0)
+                recipe = module.recipe(dict(config), shape)
+                _made(recipe, seed=0)
+                recipe.learner.check(tasks)
                 feasible.append(config)
             except Broken:
                 raise

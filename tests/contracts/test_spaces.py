@@ -15,9 +15,11 @@ FILES = [*plugins.names("spaces"), str(Path(space_template.__file__))]
 # Nets of published sizes are trained by one law in every run and by the others in slow tests, larger ones in slow tests alone:
 # unit tests (test_search_spaces.py, test_spaces_hierarchical.py) hold smaller nets to the same laws.
 TRAINING = {spaces.a_training_step_gives_finite_scores, spaces.a_vmap_and_a_loop_give_the_same_gradient}
+LONGEST = {spaces.a_training_step_gives_finite_scores}
 LARGER = ("conv-chain", "darts-cells", "hierarchical-motifs", "nasnet-cells")
 LONG = {
     **dict.fromkeys(("nasbench201", "nasbench-macro"), TRAINING),
+    **dict.fromkeys(("navigation", "quadratics"), LONGEST),  # their episodes are long
     **dict.fromkeys(LARGER, TRAINING | {spaces.the_same_seed_trains_the_same}),
 }
 

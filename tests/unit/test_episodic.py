@@ -88,6 +88,31 @@ def test_a_resumed_trial_reports_at_the_steps_of_the_undisturbed_one(tmp_path: P
         assert again[-1].score == whole[-1].score
 
 
+def _told(report: Report) -> dict[str, float]:
+    return {k: v for k, v in report.metrics.items() if not k.endswith(("seconds", "_ms"))}
+
+
+@pytest.mark.parametrize("every", [10, 15])
+def test_the_last_report_says_the_loss_of_the_steps_before_it_after_an_interruption_too(tmp_path: Path, every: int) -> None:
+    """Also where a trial is taken up behind its last step, because the report was lost and the parcel was not."""
+    train, single = replace(TRAIN, report_every=every), replace(TRAIN, report_every=1)
+    whole = _run(train, _trial(tmp_path))
+    losses = [r.metrics["train_loss"] for r in _run(single, Trial(0))]
+    last = 40 % every or every
+    assert whole[-1].metrics["train_loss"] == pytest.approx(sum(losses[-last:]) / last, rel=1e-5)
+    for step in (every, 40):
+        again = _run(train, _trial(tmp_path / "again", start=tmp_path / f"{step}.safetensors", own=True))
+        assert _told(again[-1]) == _told(whole[-1])
+        assert again[-1].score == whole[-1].score
+
+
+def test_a_report_says_the_mean_of_all_losses_since_the_last_one(tmp_path: Path) -> None:
+    """However many they are."""
+    losses = [r.metrics["train_loss"] for r in _run(replace(TRAIN, report_every=1, steps=130), Trial(0))]
+    told = [r.metrics["train_loss"] for r in _run(replace(TRAIN, report_every=120, steps=130), Trial(0))]
+    assert told == [pytest.approx(sum(losses[:120]) / 120, rel=1e-5), pytest.approx(sum(losses[120:]) / 10, rel=1e-5)]
+
+
 def test_until_ends_a_segment_and_a_child_goes_on_from_its_parents_step(tmp_path: Path) -> None:
     first = _run(TRAIN, _trial(tmp_path / "a"), until=10)
     assert first[-1].step == 10

@@ -232,3 +232,9 @@ def test_first_order_maml_pp_builds_no_second_order_graph() -> None:
     first = torch.autograd.grad(_mse(net.apply({**meta, **task}, e.query_x), e.query_y), list(meta.values()))
     slopes = _slope(net, {k: v.detach() for k, v in task.items()}, e.query_x, e.query_y)
     assert all(torch.allclose(a, slopes[k], atol=1e-14) for a, k in zip(first, meta, strict=True))
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (1, 0), (1, 0.5)])
+def test_rates_of_meta_sgd_that_begin_nowhere_are_refused(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match="low <= high"):
+        MetaSGD(low, high)

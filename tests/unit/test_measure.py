@@ -9,6 +9,7 @@ from metasearch import measure
 from metasearch.learners import Learner
 from metasearch.learners.anil import ANIL
 from metasearch.learners.maml import MAML
+from metasearch.learners.meta_lstm import MetaLSTM
 from metasearch.learners.prototypical import Prototypical
 from metasearch.learners.reptile import Reptile
 from metasearch.nets.conv4 import Conv4, conv4
@@ -65,3 +66,15 @@ def test_sizes_of_a_picture_net_take_no_time(learner: Learner) -> None:
     tasks = Blobs(side=84)
     found = measure.size(net, learner, tasks, net.init(Generator().manual_seed(0)), TaskShape((3, 84, 84), 5, 1, 15))
     assert found.episode_flops >= (75 + 5) * found.flops
+
+
+@pytest.mark.parametrize("learner", [MAML(0.1, 3), ANIL(0.1, 2), Reptile(test_steps=3), MetaLSTM(3)], ids=str)
+def test_operations_of_an_episode_are_the_same_by_shapes_alone(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = Blobs(side=12, train_classes=10)
+    shape, net = tasks.shape(ways=3, shots=2, queries=2), conv4((1, 12, 12), 3, Conv4(4, layers=2))
+    meta = learner.init(net, Generator().manual_seed(0))
+    found = []
+    for quick in (0.0, float("inf")):
+        monkeypatch.setattr(measure, "QUICK", quick)
+        found.append(measure.size(net, learner, tasks, meta, shape).episode_flops)
+    assert found[0] == found[1] > 0

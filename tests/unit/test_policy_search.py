@@ -283,6 +283,11 @@ def test_policy_search_refuses_other_learners_and_bad_settings() -> None:
         policy_search(kl=0.0)
     with pytest.raises(ValueError, match="2 outputs"):
         LEARNER.init(mlp(2, 3), Generator().manual_seed(0))
+    for std in (0, 0.0, -1.0):
+        with pytest.raises(ValueError, match="std"):
+            MAMLRL(std=std)
+    with pytest.raises(ValueError, match="discount >= 0"):
+        MAMLRL(discount=-0.5)
 
 
 @pytest.mark.slow
