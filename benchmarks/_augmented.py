@@ -1,8 +1,8 @@
 """The space of augmentation_search.py for autoaugment and dada, and what every row of its table is trained with.
 
-Prototypical Networks on Conv-4 as they have it, on 20-way episodes with 5 queries in bfloat16: the cheapest learner that is good.
-Batch norms use the statistics of an episode. The policies are those of search_spaces/augmentation.py: a place of an episode and
-five sub-policies of two operations.
+Prototypical Networks on Conv-4 as they have it, on 20-way episodes with 5 queries, in bfloat16: the cheapest learner that is
+good. Batch norms use the statistics of an episode. The policies are those of search_spaces/augmentation.py: a place of an
+episode and five sub-policies of two operations.
 """
 from __future__ import annotations
 

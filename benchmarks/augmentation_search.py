@@ -1,8 +1,8 @@
-"""Augmentation for few-shot learning where pictures are few: searched for, drawn at random, or set, at each place of an episode.
+"""Augmentation for few-shot learning where pictures are few: searched for, drawn, or set, at each place of an episode.
 
     python benchmarks/augmentation_search.py --resume                  the whole table: hours, in as many sessions as one likes
-    python benchmarks/augmentation_search.py none pba --data cifar     these rows ("none" first, beside which the others are laid)
-    python benchmarks/augmentation_search.py --minutes .1 --search-minutes .5 --episodes 100 --seeds 2                      a look
+    python benchmarks/augmentation_search.py none pba --data cifar     these rows ("none" first, which others are laid beside)
+    python benchmarks/augmentation_search.py --minutes .1 --search-minutes .5 --episodes 100 --seeds 2                    a look
 
 CIFAR-FS (5-way 1-shot; 100 pictures of each of 64 classes) and Omniglot (20-way 1-shot) with 100 training characters. A row:
 
@@ -15,8 +15,8 @@ CIFAR-FS (5-way 1-shot; 100 pictures of each of 64 classes) and Omniglot (20-way
     support, query, shot, task    one mild policy of each data set, at this place; shots are doubled at test time too
 
 1. autoaugment trains policies for as many steps as let about 48 fit, and ends with the five best side by side. pba trains a
-   population of 8 in 10 segments; its schedule is the lineage of the best that trained to the end. dada searches four times, each
-   time at a place that it draws, and keeps what scores best after a short training.
+   population of 8 in 10 segments; its schedule is the lineage of the best that trained to the end. dada searches four times,
+   each time at a place that it draws, and keeps what scores best after a short training.
 2. The policy is used in a training from the beginning, for --minutes, with --seeds seeds. Its speed is measured first,
    augmentation included, and the number of steps follows from it, so that schedules end with the time.
 3. It is scored once on --episodes of the sealed test split, the same for all rows and seeds. `ours` is the mean over seeds, its
@@ -82,7 +82,7 @@ BLOCKS = 2  # of episodes, for measuring a pace
 
 @dataclass(frozen=True)
 class Data:
-    """A data set as a study names it, the episodes that are scored, and what is done to its pictures where nothing is searched.
+    """A data set as a study names it, the episodes that are scored, and what is done to its pictures without a search.
 
     turned: what the tasks say where turned classes are further ones; new_classes: the share of episodes where the places do.
     """
@@ -118,7 +118,7 @@ DATA = {
     ),
     "omniglot": Data(
         {"name": "omniglot", "root": "omniglot", "split": "vinyals", "train_classes": 100}, 20, 5,
-        fixed(Step("rotate", 1.0, 0.5), Step("shear_x", 0.5, 0.5), Step("translate_x", 0.5, 0.3), Step("translate_y", 0.5, 0.3)),
+        fixed(Step("rotate", 1.0, 0.5), Step("shear_x", 0.5, 0.5), *(Step(f"translate_{x}", 0.5, 0.3) for x in "xy")),
         turned={"rotations": "new-classes", "rotate": "train"},
     ),
 }
