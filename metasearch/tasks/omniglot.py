@@ -58,7 +58,7 @@ class Omniglot(ImageTasks):
         self, root: str | None = None, split: Literal["vinyals", "lake", "lake-val"] = "vinyals",
         rotations: Literal["none", "new-classes", "per-class", "per-episode"] = "none", rotate: Literal["all", "train"] = "all",
         invert: bool = True, partial: bool = False, background_sha256: str | None = None, evaluation_sha256: str | None = None,
-        within: Literal["all", "alphabet"] = "all",
+        within: Literal["all", "alphabet"] = "all", train_classes: int | None = None,
     ) -> None:
         if split not in ("vinyals", "lake", "lake-val"):
             raise ValueError(f"split must be vinyals, lake or lake-val, but got {split!r}")
@@ -70,6 +70,8 @@ class Omniglot(ImageTasks):
         classes = _cache.told(arrays["classes"])
         for number, (part, alphabet, character) in enumerate(classes):
             splits[_split(split, part, alphabet, character)].append(number)
+        if train_classes is not None:
+            splits["train"] = _few(splits["train"], train_classes)
         images = arrays["images"] if invert else 255 - arrays["images"]
         names = [f"{alphabet}/{character}" for _, alphabet, character in classes]
         super().__init__(
@@ -129,6 +131,12 @@ class Omniglot(ImageTasks):
 
         letters = Glyphs().to(self.device)
         return letters if strength <= 1 else letters.shifted(strength - 1)
+
+
+def _few(classes: Sequence[int], wanted: int) -> list[int]:
+    if not 1 <= wanted <= len(classes):
+        raise ValueError(f"train_classes must be between 1 and the {len(classes)} characters that there are, but got {wanted}")
+    return [classes[place] for place in _classes.part(len(classes), wanted / len(classes), 0)]
 
 
 def _split(rule: str, part: str, alphabet: str, character: str) -> Split:

@@ -42,7 +42,7 @@ def _nearest_centroid(tasks: TaskDistribution, ways: int, shots: int, episodes: 
 @pytest.mark.parametrize(("arguments", "counts"), [
     ({}, [1028, 172, 423]), ({"rotations": "new-classes"}, [4112, 688, 1692]),
     ({"rotations": "new-classes", "rotate": "train"}, [4112, 172, 423]), ({"rotations": "per-class"}, [1028, 172, 423]),
-    ({"split": "lake"}, [964, 0, 659]), ({"split": "lake-val"}, [792, 172, 659]),
+    ({"split": "lake"}, [964, 0, 659]), ({"split": "lake-val"}, [792, 172, 659]), ({"train_classes": 100}, [100, 172, 423]),
 ])
 def test_splits_have_the_published_numbers_of_classes(data: Path, arguments: dict[str, Any], counts: list[int]) -> None:
     assert _counts(Omniglot(str(data / "omniglot"), **arguments)) == counts
@@ -147,6 +147,21 @@ def test_a_wrong_checksum_is_refused_before_anything_is_read(tmp_path: Path) -> 
         (root / f"{part}.zip").write_bytes(b"not even a zip archive")
     with pytest.raises(DataError, match="sha256 must be 00, but is"):
         Omniglot(str(root), background_sha256="00")
+
+
+def test_few_training_characters_are_some_of_all_and_leave_the_other_splits_alone(tmp_path: Path) -> None:
+    root = str(task_data.omniglot(tmp_path / "o", background={"Greek": 9, "Hebrew": 4}))
+    every, few = Omniglot(root, partial=True), Omniglot(root, partial=True, train_classes=4)
+    same, turned = (Omniglot(root, partial=True, train_classes=4, rotations="new-classes", rotate="train") for _ in range(2))
+    assert _counts(few) == [4, *_counts(every)[1:]]
+    assert same.digest == turned.digest != few.digest != every.digest
+    assert set(few._classes["train"]) == set(turned._classes["train"]) < set(every._classes["train"])
+    shape = few.shape(ways=3, shots=1, queries=2)
+    digests = {open_test(tasks, lambda row: None).bank(3, seed=0, shape=shape).digest for tasks in (every, few, turned)}
+    assert len(digests) == 1
+    for wrong in (0, 10):
+        with pytest.raises(ValueError, match=f"between 1 and the 9 characters that there are, but got {wrong}"):
+            Omniglot(root, partial=True, train_classes=wrong)
 
 
 def test_shifted_omniglot_is_print(tmp_path: Path) -> None:
