@@ -137,7 +137,7 @@ def siamese(config: Config, shape: TaskShape) -> Recipe:
 
 def snail(config: Config, shape: TaskShape) -> Recipe:
     """The published widths on 64 features of five strided convolutions; 8 episodes of 3 queries a class. Trained on the
-    statistics of 20 pictures, it wants those of an episode at test, too: on validation tasks 95.0 %, with the population's 91.3."""
+    statistics of 20 pictures, it wants an episode's at test, too: on validation tasks 95.0 %, with the population's 91.3."""
     net = conv4(shape.x, shape.ways, Conv4(64, layers=5, down="stride"), mode="transductive")
     learner = SNAIL(supports=shape.ways * shape.shots)
     return Recipe(net, learner, adam(1e-3, schedule=cosine(0.01)), meta_batch=8, steps=1000, episode=shape._replace(queries=3),
