@@ -36,7 +36,7 @@ from metasearch.objectives.train import Train
 from metasearch.tasks import Episode, Kind, TaskDistribution, TaskShape, _classes
 from metasearch.tasks._images import ImageTasks
 from metasearch.tasks._values import standard
-from metasearch.trained import restore
+from metasearch.trained import Trained, restore
 
 __all__ = ["Adapted", "Loaded", "export", "load"]
 
@@ -208,7 +208,7 @@ def load(
 def export(reference: str, folder: str | Path, *, home: Path | None = None) -> Path:
     """Writes a trial into a new folder that `load` reads on any machine with metasearch: weights.safetensors, model.json, and the
     search space if it is a file of the user's own. No data are needed there, no study and no ledger."""
-    trained, study, folder = restore(reference, home=home), _study(reference, home), Path(folder).expanduser()
+    trained, study, folder = _restored(reference, home), _study(reference, home), Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} must be a new or an empty folder, but there is something in it")
     if not _same_loss(trained.tasks, trained.shape):
@@ -237,7 +237,7 @@ def export(reference: str, folder: str | Path, *, home: Path | None = None) -> P
 
 
 def _from_study(reference: str, home: Path | None) -> Loaded:
-    trained, study = restore(reference, home=home), _study(reference, home)
+    trained, study = _restored(reference, home), _study(reference, home)
     objective = study.objective() if study.has_own_method else None
     train = objective if isinstance(objective, Train) else getattr(objective, "train", None)
     recipe = train.recipe if isinstance(train, Train) else study.space_module().recipe
@@ -246,6 +246,14 @@ def _from_study(reference: str, home: Path | None) -> Loaded:
         _inputs(trained.tasks), trained.tasks.loss, trained.tasks.standardised, _builder(recipe, trained.config, trained.shape),
         trained.augment,
     )
+
+
+def _restored(reference: str, home: Path | None) -> Trained:
+    trained = restore(reference, home=home)
+    if trained.tasks.kind == "control":
+        raise ValueError(f"{reference} is a policy: it learns from what it does in a task, not from examples. "
+                         f"metasearch evaluate {reference} lets it act in tasks that it has not seen.")
+    return trained
 
 
 def _study(reference: str, home: Path | None) -> Study:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from torch import Generator
 
+import metasearch
 from metasearch import plugins
 from metasearch import tasks as task_room
 from metasearch.driver import launch
@@ -130,6 +131,12 @@ def test_a_small_study_ends_with_a_best_trial(name: str, overrides: tuple[str, .
     assert len({tuple(v for v in t.proposal.config.values() if isinstance(v, str)) for t in trials.values()}) > 1
     assert all(t.outcome is not None and np.isfinite(t.outcome.score or np.nan) for t in trials.values())
     assert result.status.best_trial in trials
+    for use in (metasearch.load, functools.partial(metasearch.export, folder=tmp_path / "export")):
+        if name == "navigation":
+            with pytest.raises(ValueError, match="navigation/1 is a policy: it learns from what it does"):
+                use("navigation/1", home=tmp_path)
+        else:
+            assert use(f"{name}/1", home=tmp_path)
 
 
 # what does not go together ---------------------------------------------------------------------------------------------------

@@ -104,6 +104,24 @@ def test_gradual_unfreezing_goes_down_from_the_head(steps: int, moved: list[int]
     assert [i for i in range(1, 6) if any(not torch.equal(found[k], meta[k]) for k in _layer(i))] == moved
 
 
+def test_momentum_goes_on_when_a_layer_joins() -> None:
+    """As torch.optim.SGD with gradients of frozen layers set to None."""
+    learner = FineTune(inner_lr=0.1, inner_steps=6, unfreeze_every=2, start="random", momentum=0.9)
+    meta, e = _meta(learner), _episode()
+    leaves = {k: v.clone().requires_grad_() for k, v in meta.items()}
+    optimizer = torch.optim.SGD(leaves.values(), lr=0.1, momentum=0.9)
+    for step in range(6):
+        optimizer.zero_grad()
+        _ce(_net().apply(leaves, e.support_x), e.support_y).backward()  # type: ignore[no-untyped-call]
+        for i in range(1, 5 - step // 2):
+            for k in _layer(i):
+                leaves[k].grad = None
+        optimizer.step()
+    found = {**meta, **learner.adapt(_net(), _ce, meta, e.support_x, e.support_y)}
+    for k, v in leaves.items():
+        torch.testing.assert_close(found[k], v.detach(), rtol=1e-12, atol=1e-14)
+
+
 def test_gradual_unfreezing_is_one_stage_of_plain_tuning_after_another() -> None:
     learner = FineTune(inner_lr=0.2, inner_steps=7, unfreeze_every=3, layer_decay=0.5, start="random")
     meta, e = _meta(learner), _episode()

@@ -44,6 +44,15 @@ def test_a_mean_does_not_change_when_the_support_set_is_there_twice() -> None:
     assert torch.allclose(twice, _outputs(BOTH[1], X, Y, QUERIES), atol=1e-14)
 
 
+def test_what_is_kept_of_two_support_sets_together_is_the_mean_of_what_is_kept_of_each() -> None:
+    """Weighted by their sizes; a sum, a maximum or an LSTM does something else."""
+    mean, meta = BOTH[1], _meta(BOTH[1])
+    z = NET.embed(meta, X)
+    first, rest, whole = (mean.read(meta, z[part], Y[part])["h"] for part in (slice(2), slice(2, 6), slice(6)))
+    assert torch.allclose(whole, (2 * first + 4 * rest) / 6, atol=1e-14)
+    assert not torch.allclose(first, rest, atol=1e-3)
+
+
 @pytest.mark.parametrize("learner", BOTH, ids=lambda x: x.aggregate)
 def test_permuted_labels_permute_predictions_when_the_weights_that_touch_them_are_permuted(learner: BlackBox) -> None:
     meta, places = _meta(learner), torch.tensor([2, 0, 1])

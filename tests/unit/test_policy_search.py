@@ -13,10 +13,12 @@ from metasearch.learners.maml_rl import MAMLRL, STD, Trajectories, advantages, l
 from metasearch.nets import Params
 from metasearch.nets.mlp import mlp
 from metasearch.objectives import Trial, parcel
+from metasearch.objectives.episodic import block_steps, draw_block
 from metasearch.objectives.optimizer import adam
 from metasearch.objectives.policy_search import Tasks, conjugate_gradient, policy_search, trust_region_step
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.train import Train
+from metasearch.objectives.training import generator
 from metasearch.records import Config, Proposal, Report
 from metasearch.tasks import TaskShape
 from metasearch.tasks.navigation import Navigation, rewarded, walk
@@ -230,6 +232,26 @@ def test_the_step_goes_along_the_natural_gradient_to_the_rim_of_the_trust_region
     assert 0.5 * kl < float(tasks.divergence(found)) <= kl
 
 
+class Valley:
+    """A surrogate -x + 2 x^2 and a divergence x^2 / 2, from x = 0."""
+
+    def __init__(self) -> None:
+        self.free = {"x": torch.zeros((), dtype=torch.float64)}
+
+    def surrogate(self, free: Params) -> Tensor:
+        return 2 * free["x"] ** 2 - free["x"]
+
+    def divergence(self, free: Params) -> Tensor:
+        return 0.5 * free["x"] ** 2
+
+
+def test_the_line_search_goes_back_until_the_surrogate_falls_or_leaves_all_as_it_is() -> None:
+    """The rim is at x = 1, but beyond x = 1/2 the surrogate is above where it began: 0.8^4 is the first length below."""
+    for backtracks, expected in ((15, 0.8**4), (5, 0.8**4), (4, 0.0)):
+        found = trust_region_step(Valley(), 0.5, 10, 1e-12, backtracks)  # type: ignore[arg-type]
+        assert float(found["x"]) == pytest.approx(expected, abs=1e-9)
+
+
 def test_a_trust_region_step_lowers_the_surrogate_and_stays_inside(tasks: Tasks) -> None:
     start = tasks.free
     before = float(tasks.surrogate(start))
@@ -244,9 +266,43 @@ def test_ppo_clips_the_ratio(tasks: Tasks) -> None:
     assert float(tasks.clipped(0.2, tasks.free)) == pytest.approx(float(tasks.surrogate(tasks.free)), abs=1e-12)
     far = {k: v + 0.5 * w for (k, v), w in zip(tasks.free.items(), _direction(tasks, 2).values(), strict=True)}
     assert float(tasks.clipped(0.2, far)) > float(tasks.surrogate(far)) + 1e-6, "the clipped objective is a pessimistic bound"
-    ratio = torch.tensor([0.5, 1.0, 1.5])
-    for value, expected in ((1.0, [0.5, 1.0, 1.2]), (-1.0, [-0.8, -1.0, -1.5])):
-        assert torch.minimum(ratio * value, ratio.clamp(0.8, 1.2) * value).tolist() == pytest.approx(expected)
+
+
+def test_ppos_objective_is_the_pessimistic_one_of_its_equation_7(tasks: Tasks) -> None:
+    """-mean of min(r A, clip(r) A) with ratios of torch's Gaussians; the clip alone (without the minimum) is another number."""
+    far = {k: v + 0.5 * w for (k, v), w in zip(tasks.free.items(), _direction(tasks, 2).values(), strict=True)}
+    whole, clip_alone = [], []
+    for i in range(3):
+        before, after = [Trajectories(*(v[i] for v in t)) for t in tasks.before], Trajectories(*(v[i] for v in tasks.after))
+        states = after.states.reshape(-1, 2)
+        new, old = (
+            torch.distributions.Normal(NET.apply(p, states), p[STD].exp()).log_prob(after.actions.reshape(-1, 2)).sum(-1)
+            for p in (tasks._adapted(far, before), {k: v[i] for k, v in tasks.old.items()})
+        )
+        a, made = after.advantages.flatten(), after.alive.flatten().bool()
+        free, held = [float(r * v) for r, v in zip((new - old).exp()[made], a[made], strict=True)], []
+        for r, v in zip((new - old).exp()[made], a[made], strict=True):
+            held.append(float(v) * min(max(float(r), 0.8), 1.2))
+        whole.append(-sum(map(min, free, held)) / len(free))
+        clip_alone.append(-sum(held) / len(held))
+    assert float(tasks.clipped(0.2, far)) == pytest.approx(sum(whole) / 3, rel=1e-9)
+    assert abs(sum(whole) - sum(clip_alone)) > 0.01, "the test needs ratios beyond the clip on the wrong side"
+
+
+def test_the_trajectories_behind_the_inner_step_are_the_adapted_policys_own() -> None:
+    """Of the queries' noise; those before it are the initialisation's, of the supports'."""
+    learner = replace(LEARNER, inner_steps=2)
+    meta = {k: v.double() for k, v in learner.init(NET, Generator().manual_seed(0)).items()}
+    episodes = Navigation(HORIZON).sample_episodes(2, split="train", shape=SHAPE, generator=Generator().manual_seed(1))
+    episodes = episodes.map(Tensor.double)
+    found, loss = Tasks(learner, NET, meta, episodes), Navigation(HORIZON).loss
+    for i in range(2):
+        e = episodes.select(i)
+        for steps, x, y, seen in ((0, e.support_x, e.support_y, found.before[0]), (1, e.support_x, e.support_y, found.before[1]),
+                                  (2, e.query_x, e.query_y, found.after)):
+            policy = replace(learner, inner_steps=steps).adapt(NET, loss, meta, e.support_x, e.support_y)
+            wanted = learner.gathered(NET, {**meta, **policy}, x, y)
+            assert all(torch.allclose(a[i], b, atol=1e-10) for a, b in zip(seen, wanted, strict=True))
 
 
 # a study of it -------------------------------------------------------------------------------------------------------
@@ -274,6 +330,39 @@ def test_a_stopped_search_goes_on_as_if_nothing_had_happened(outer: str, tmp_pat
     found, _ = parcel.read(tmp_path / "4.safetensors")
     assert again.score == whole.score
     assert all(torch.equal(found[k], v) for k, v in expected.items())
+
+
+@pytest.mark.parametrize(("outer", "more"), [
+    ("trpo", {"kl": 0.003}), ("trpo", {"kl": 0.03}), ("ppo", {"epochs": 3}), ("ppo", {"epochs": 6, "clip": 0.05}),
+], ids=str)
+def test_an_outer_step_of_the_fit_is_the_one_of_its_name(outer: str, more: dict[str, float], tmp_path: Path) -> None:
+    """TRPO: to the trust region that was asked for. PPO: so many steps of Adam on the clipped objective, of one set of walks."""
+    made = Recipe(mlp(2, 2, hidden=(8,)), replace(LEARNER, inner_lr=0.3), adam(0.03), meta_batch=4, steps=1,
+                  fit=policy_search(outer, **more))  # type: ignore[arg-type]
+    train = Train(lambda config, shape: made, Navigation(HORIZON), SHAPE, validation_episodes=2)
+
+    def save(step: int, tensors: Params, facts: dict[str, object]) -> str:
+        return str(parcel.write(tmp_path / "end.safetensors", tensors, facts))
+
+    list(train(Proposal({}, seed=3), Trial(0, save=save)))
+    found, _ = parcel.read(tmp_path / "end.safetensors")
+    meta = made.learner.init(made.net, generator(3, "init"))
+    block = draw_block(made, Navigation(HORIZON), SHAPE, block_steps(SHAPE, 4, 1), 3, 0)
+    assert isinstance(made.learner, MAMLRL)
+    tasks = Tasks(made.learner, made.net, meta, block.select(slice(0, 4)))
+    if outer == "trpo":
+        wanted = trust_region_step(tasks, more["kl"], 10, 1e-5, 15)
+    else:
+        leaves = {k: v.clone().requires_grad_() for k, v in tasks.free.items()}
+        optimizer = torch.optim.Adam(leaves.values(), lr=0.03)
+        for _ in range(int(more["epochs"])):
+            optimizer.zero_grad()
+            tasks.clipped(more.get("clip", 0.2), leaves).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        wanted = {k: v.detach() for k, v in leaves.items()}
+    assert any(not torch.allclose(v, meta[k], atol=1e-3) for k, v in wanted.items())
+    for k, v in wanted.items():
+        torch.testing.assert_close(found[f"meta/{k}"], v, rtol=1e-3, atol=1e-5)
 
 
 def test_policy_search_refuses_other_learners_and_bad_settings() -> None:
