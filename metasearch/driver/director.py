@@ -88,6 +88,7 @@ class Status:
     calls: int = 0  # of lanes, in this session
     random_part: bool = False  # `coverage` is that of the random draws among an adaptive strategy's proposals
     overdue: tuple[str, ...] = ()  # lanes that should have reported, or ended themselves, some time ago
+    unit: str = "score"  # what scores are called
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -143,6 +144,7 @@ class Director:
             self._needed = self.goal.needed if self.goal is not None and study.budget.coverage is not None else None
             self.ledger, new = self._opened(about or {})
             undo.callback(self.ledger.close)
+            self._unit = str(self.ledger.study().get("unit") or "score")
             self._replay()
             self.reason = self._stopped_reason()
             if not new and self.reason is None and not lanes_live:
@@ -278,7 +280,7 @@ class Director:
             coverage_wanted=self.study.budget.coverage, top=self.goal.top if self.goal else None,
             random_part=not self.strategy.uniform, elapsed_seconds=elapsed,
             reason=self.reason, lanes=tuple(sorted(self._holder)), pid=self._owner,
-            host=socket.gethostname(), calls=self._calls, overdue=self._overdue(),
+            host=socket.gethostname(), calls=self._calls, overdue=self._overdue(), unit=self._unit,
         )
 
     def _overdue(self) -> tuple[str, ...]:
@@ -351,7 +353,7 @@ class Director:
         if self._since_snapshot >= SNAPSHOT or (told and self._spent_since >= SLOW):
             self._since_snapshot, self._spent_since = 0, 0.0
             save_snapshot(self.folder, self.strategy, self.ledger.last)
-        self._write_status()
+        self._write_status(force=self._ended_here == 0)  # the first trials may take an hour
 
     @contextlib.contextmanager
     def _thinking(self) -> Iterator[None]:
@@ -832,6 +834,10 @@ class Director:
             if parcel.parent == folder and parcel.is_file():
                 crashpoint("parcel.delete")
                 parcel.unlink(missing_ok=True)
+
+    def keep_status(self) -> None:
+        """Writes status.json if it is due, for those who look from elsewhere."""
+        self._write_status()
 
     def _write_status(self, *, force: bool = False) -> None:
         """Replaces status.json, at most once a second; it is for looking at, so a full disk does not end a study here."""
