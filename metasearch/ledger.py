@@ -108,6 +108,7 @@ class Ledger:
         self._db = connection
         self._depth = 0
         self._trials: dict[int, TrialRow] = {}
+        self._reports: dict[int, str] = {}  # of trials, the last report: read when somebody looks, for later ones replace it
         self._folded = 0  # seq of the last row in _trials
         last = connection.execute("SELECT max(seq) FROM rows").fetchone()[0]
         self._last = int(last or 0)
@@ -216,7 +217,7 @@ class Ledger:
             )
             self._last = seq
             if self._folded == seq - 1:  # the writer folds as it writes; readers read
-                self._take(Row(seq, when, kind, trial, json.loads(text), blob))
+                self._take(seq, when, kind, trial, text, blob)
         return seq
 
     @contextmanager
@@ -241,7 +242,7 @@ class Ledger:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             if self._folded > before:  # somebody looked at rows that never were: fold again from the beginning
-                self._trials, self._folded = {}, 0
+                self._trials, self._reports, self._folded = {}, {}, 0
             raise
         finally:
             self._depth = 0
@@ -249,8 +250,20 @@ class Ledger:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def rows(self, after: int = 0, kinds: Collection[str] | None = None, trial: int | None = None) -> Iterator[Row]:
-        """Rows with seq > after, in order; of some kinds and of one trial if given. More may be appended meanwhile."""
+    def rows(
+        self, after: int = 0, kinds: Collection[str] | None = None, trial: int | None = None, *, bare: Collection[str] = ()
+    ) -> Iterator[Row]:
+        """Rows with seq > after, in order; of some kinds and of one trial if given. More may be appended meanwhile.
+
+        bare: kinds whose rows come with an empty body and no blob: `trials` has read them already.
+        """
+        for seq, at, kind, number, body, blob in self._select(after, kinds, trial):
+            if kind in bare:
+                yield Row(seq, at, kind, number, {}, None)
+            else:
+                yield Row(seq, at, kind, number, self._loads(body), blob)
+
+    def _select(self, after: int, kinds: Collection[str] | None = None, trial: int | None = None) -> Iterator[tuple[Any, ...]]:
         where, given = "seq > ?", [after]  # type: tuple[str, list[Any]]
         if kinds is not None:
             where += f" AND kind IN ({', '.join('?' * len(kinds))})"
@@ -259,12 +272,16 @@ class Ledger:
             where += " AND trial = ?"
             given.append(trial)
         try:
-            for seq, at, kind, number, body, blob in self._db.execute(
-                f"SELECT seq, at, kind, trial, body, blob FROM rows WHERE {where} ORDER BY seq", given
-            ):
-                yield Row(seq, at, kind, number, json.loads(body), blob)
-        except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
+            yield from self._db.execute(f"SELECT seq, at, kind, trial, body, blob FROM rows WHERE {where} ORDER BY seq", given)
+        except sqlite3.DatabaseError as error:
             raise _damaged(self.path, str(error)) from error
+
+    def _loads(self, body: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(body)
+        except json.JSONDecodeError as error:
+            raise _damaged(self.path, str(error)) from error
+        return found
 
     @property
     def last(self) -> int:
@@ -272,6 +289,12 @@ class Ledger:
         if self.writable:
             return self._last
         return int(self._db.execute("SELECT max(seq) FROM rows").fetchone()[0])
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that drivers had worked on the study when its last trial ended."""
+        found = self._db.execute("SELECT body FROM rows WHERE kind = 'ended' ORDER BY seq DESC LIMIT 1").fetchone()
+        return 0.0 if found is None else float(self._loads(found[0]).get("elapsed") or 0.0)
 
     def study(self) -> dict[str, Any]:
         """The body of the first row."""
@@ -283,45 +306,58 @@ class Ledger:
         The dict and its values are the ledger's own: look at them, do not change them.
         """
         if not self.writable or self._folded != self._last:
-            for row in self.rows(after=self._folded):
-                self._take(row)
+            for row in self._select(self._folded):
+                self._take(*row)
+        for number in [*self._reports]:
+            self._read_report(number)
         return self._trials
 
-    def _take(self, row: Row) -> None:
-        if row.trial is not None:
-            self._fold(row)
-        self._folded = row.seq
+    def _take(self, seq: int, at: float, kind: str, number: int | None, text: str, blob: bytes | None) -> None:
+        if number is not None:
+            self._fold(seq, at, kind, number, text, blob)
+        self._folded = seq
 
-    def _fold(self, row: Row) -> None:
-        number, body = row.trial, row.body
-        assert number is not None
-        if row.kind == "proposed":
-            self._trials[number] = TrialRow(number, Proposal.from_json(body), proposed_at=row.at)
+    def _fold(self, seq: int, at: float, kind: str, number: int, text: str, blob: bytes | None) -> None:
+        if kind == "proposed":
+            self._trials[number] = TrialRow(number, Proposal.from_json(self._loads(text)), proposed_at=at)
             return
         trial = self._trials.get(number)
         if trial is None:
             return  # an evaluation or a note may name a trial of another study
-        if row.kind == "started":
+        if kind == "report":
+            trial.reports += 1
+            trial.barren = 0
+            self._reports[number] = text
+            if not _names_no_parcel(text):
+                self._read_report(number)
+        elif kind == "started":
+            body = self._loads(text)
             trial.status = "running"
             trial.lane, trial.process, trial.attempts = body.get("lane"), body.get("process"), int(body["attempt"])
             trial.barren += body.get("cause") == "lane"
-            trial.started_at = trial.started_at or row.at
-        elif row.kind == "report":
-            trial.report = Report(body["step"], body["metrics"], body["score"], None, body["checkpoint"], body.get("found"))
-            trial.reports += 1
-            trial.barren = 0
-            trial.seconds = float(body.get("seconds") or trial.seconds)
-            if trial.report.checkpoint:
-                self._names(trial, trial.report.checkpoint)
-        elif row.kind == "ended":
+            trial.started_at = trial.started_at or at
+        elif kind == "ended":
+            self._read_report(number)
+            body = self._loads(text)
             trial.outcome = Outcome.from_json({k: body[k] for k in _OUTCOME if k in body})
             trial.status = trial.outcome.status
             trial.seconds = float(body.get("seconds") or 0.0)
-            trial.ended_at, trial.ended_seq = row.at, row.seq
+            trial.ended_at, trial.ended_seq = at, seq
             if body.get("checkpoint"):
                 self._names(trial, body["checkpoint"])
-            if row.blob is not None:
-                trial.episodes = np.frombuffer(row.blob, dtype="<f4")
+            if blob is not None:
+                trial.episodes = np.frombuffer(blob, dtype="<f4")
+
+    def _read_report(self, number: int) -> None:
+        """The last report of a trial, if nobody has read it yet."""
+        text, trial = self._reports.pop(number, None), self._trials[number]
+        if text is None:
+            return
+        body = self._loads(text)
+        trial.report = Report(body["step"], body["metrics"], body["score"], None, body["checkpoint"], body.get("found"))
+        trial.seconds = float(body.get("seconds") or trial.seconds)
+        if trial.report.checkpoint:
+            self._names(trial, trial.report.checkpoint)
 
     @staticmethod
     def _names(trial: TrialRow, checkpoint: str) -> None:
@@ -329,7 +365,14 @@ class Ledger:
         trial.checkpoints = (*(c for c in trial.checkpoints if c != checkpoint), checkpoint)
 
 
+_CHECKPOINT = '"checkpoint":'
 _OUTCOME = ("trial", "proposal", "score", "metrics", "status", "step", "reason")
+
+
+def _names_no_parcel(report: str) -> bool:
+    """Without reading it: metrics are numbers, so that the first "checkpoint" of a row is null only where it is the key."""
+    at = report.find(_CHECKPOINT)
+    return at >= 0 and report.startswith("null", at + len(_CHECKPOINT))
 
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -18,7 +18,8 @@ import typer
 
 from metasearch import __version__
 from metasearch.cli import doctors, looks, names, plans, runs, submits
-from metasearch.cli.failures import FAILURE, INTERRUPTED, IO_ERROR, OK, TERMINATED, Stopped, judged, talk
+from metasearch.cli.failures import FAILURE, INTERRUPTED, IO_ERROR, OK, TERMINATED, Stopped, Voice, judged, talk
+from metasearch.cli.talking import Log, Quiet
 
 __all__ = ["call", "main"]
 
@@ -58,6 +59,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _all(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")] = False,
+    quiet: Quiet = False, log: Log = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     global _verbose
@@ -76,7 +78,7 @@ def main() -> NoReturn:
 def call(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code; never raises."""
     global _verbose
-    _verbose = False
+    _verbose = Voice.quiet = Voice.as_json = False
     caught: list[int] = []
     try:
         with _signals(caught):
@@ -100,8 +102,8 @@ def call(arguments: Sequence[str]) -> int:
     except BaseException as error:
         code, message = judged(error)
         if _verbose:
-            talk("".join(traceback.format_exception(error)))
-        talk(f"metasearch: {message}")
+            talk("".join(traceback.format_exception(error)), "error")
+        talk(f"metasearch: {message}", "error", exit_code=code)
         return code
 
 
@@ -109,15 +111,16 @@ def _misused(error: typer.TyperException) -> int:
     """A wrong option or argument, or none where some are needed (then the message is the help)."""
     helpful = type(error).__name__ == "NoArgsIsHelpError"
     context = getattr(error, "ctx", None)
-    talk(error.format_message() if helpful else f"metasearch: {error.format_message()}")
+    talk(error.format_message() if helpful else f"metasearch: {error.format_message()}", "error", exit_code=error.exit_code)
     if context is not None and not helpful:
-        talk(f"More: {context.command_path} --help")
+        talk(f"More: {context.command_path} --help", "error")
     return error.exit_code
 
 
 def _stopped(number: int) -> int:
-    talk("metasearch: " + ("terminated" if number == signal.SIGTERM else "interrupted"))
-    return TERMINATED if number == signal.SIGTERM else INTERRUPTED
+    code, said = (TERMINATED, "terminated") if number == signal.SIGTERM else (INTERRUPTED, "interrupted")
+    talk(f"metasearch: {said}", "error", exit_code=code)
+    return code
 
 
 @contextlib.contextmanager

@@ -5,8 +5,11 @@
 """
 from __future__ import annotations
 
+import json
 import sqlite3
 import sys
+import time
+from typing import Any, Literal
 
 from metasearch.plugins import UnknownName
 from metasearch.track.redact import redact
@@ -79,6 +82,22 @@ def _ours(error: BaseException) -> bool:
     return where.partition(".")[0] in ("metasearch", "search_spaces")
 
 
-def talk(message: str) -> None:
-    """One line for the person at the terminal; stdout is for data."""
-    print(redact(message), file=sys.stderr, flush=True)
+Level = Literal["info", "warning", "error"]
+
+
+class Voice:
+    """How this process talks: `quiet` leaves out what is neither a warning nor an error; `as_json` makes every line an object."""
+
+    quiet = False
+    as_json = False
+
+
+def talk(message: str, level: Level = "info", **facts: Any) -> None:
+    """One line for the person at the terminal; stdout is for data. facts: what else a program may want to know of it."""
+    if Voice.quiet and level == "info":
+        return
+    said = redact(message)
+    if Voice.as_json:
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        said = redact(json.dumps({"at": at, "level": level, "message": said, **facts}, allow_nan=False))
+    print(said, file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from metasearch.cli.failures import talk
+from metasearch.cli.failures import Level, Voice, talk
 from metasearch.cli.show import console
 from metasearch.records import ERRORS
 from metasearch.track.redact import redact
@@ -44,15 +44,17 @@ class Live:
             run(study, show=show)
     """
 
-    def __init__(self, unit: Unit, *, progress: bool = True) -> None:
-        self.unit = unit
+    def __init__(self, unit: Unit, *, progress: bool = True, data: bool = False) -> None:
+        """data: it is what was asked for, and goes to stdout."""
+        self.unit, self.data = unit, data
         self.last: Status | None = None
         self._heard = time.monotonic()
         self._said_at = float("-inf")
         self._said = ""
         self._live: Any = None
-        screen = console(stderr=True)
-        if progress and screen.is_terminal and not screen.is_dumb_terminal:
+        screen = console(stderr=not data)
+        wanted = progress and (data or not (Voice.quiet or Voice.as_json))
+        if wanted and screen.is_terminal and not screen.is_dumb_terminal:
             from rich.live import Live as Region
 
             self._live = Region(self, console=screen, refresh_per_second=4, transient=True)
@@ -66,14 +68,20 @@ class Live:
         if self._live is not None:
             self._live.stop()
         if self.last is not None and in_a_line(self.last, self.unit) != self._said:
-            talk(in_a_line(self.last, self.unit))
+            self._say(self.last)
 
-    def note(self, words: str) -> None:
+    def note(self, words: str, level: Level = "warning") -> None:
         """A line that stays, above the live region if there is one."""
         if self._live is not None:
             self._live.console.print(redact(words))
         else:
-            talk(words)
+            talk(words, level)
+
+    def _say(self, status: Status) -> None:
+        if self.data:
+            print(redact(in_a_line(status, self.unit)), flush=True)
+        else:
+            talk(in_a_line(status, self.unit), status=status.to_json())
 
     def __call__(self, status: Status) -> None:
         self.last, self._heard = status, time.monotonic()
@@ -81,7 +89,7 @@ class Live:
             return
         line = in_a_line(status, self.unit)
         if line != self._said and self._heard - self._said_at >= LINES_APART and _changed(line, self._said):
-            talk(line)
+            self._say(status)
             self._said, self._said_at = line, self._heard
 
     def __rich__(self) -> RenderableType:
@@ -111,7 +119,7 @@ class Warnings(logging.Handler):
         self.live = live
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.live.note(record.getMessage())
+        self.live.note(record.getMessage(), "error" if record.levelno >= logging.ERROR else "warning")
 
 
 def in_a_line(status: Status, unit: Unit) -> str:

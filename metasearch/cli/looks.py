@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metasearch.cli import board, pictures
-from metasearch.cli.failures import Refused, talk
-from metasearch.cli.live import Unit, clock, in_a_line
+from metasearch.cli.failures import FAILURE, Refused, talk
+from metasearch.cli.live import Live, Unit, clock, in_a_line
 from metasearch.cli.show import Json, console, printable, table
 from metasearch.cli.stored import Cost, Home, Source, board_of, complain, elsewhere, of_all, status_of, stored, unit_of
 from metasearch.home import home_of
@@ -26,10 +28,17 @@ if TYPE_CHECKING:
 
 def status(
     name: Annotated[str | None, typer.Argument(help="The study's name; all studies if it is left out.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on looking until it ends or is stopped, or Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     home: Home = None, as_json: Json = False,
 ) -> None:
     """Where studies stand. Trials done, running and failed, best so far, time left, coverage."""
     folder_of_all = home_of(home)
+    if watch:
+        if name is None:
+            raise Refused("--watch needs the name of one study: metasearch status NAME --watch")
+        watched(name, folder_of_all, every=every, as_json=as_json, again=elsewhere(home))
+        return
     if name is None:
         found, bad = of_all(folder_of_all, lambda each: status_of(each, folder_of_all))
         if as_json:
@@ -47,6 +56,46 @@ def status(
     else:
         console().print(in_a_line(one, unit_of(name, folder_of_all)))
         talk(_state(one, folder_of_all))
+
+
+def watched(name: str, home: Path, *, every: float, as_json: bool, again: str) -> None:
+    """Shows a study that another process runs, here or on another machine, until it stands still. Only status.json is read: no
+    lock is taken, and no ledger opened, which other machines must not. Raises Refused if its driver is gone."""
+    from metasearch.driver import launch
+    from metasearch.driver.director import Status
+
+    one = Status.from_json(launch.status(name, home=home))
+    with _as_lines() if as_json else Live(Unit(one.unit), data=True) as show:
+        while True:
+            show(one)
+            if one.reason is not None or _gone(one):
+                break
+            time.sleep(every)
+            one = Status.from_json(launch.status(name, home=home))
+    if one.reason is None:
+        raise Refused(f"nobody runs '{name}' any more; to go on: metasearch resume {name}{again}", FAILURE)
+
+
+@contextlib.contextmanager
+def _as_lines() -> Iterator[Callable[[Status], None]]:
+    """Every change as a JSON object in a line."""
+    said = ""
+
+    def show(one: Status) -> None:
+        nonlocal said
+        text = json.dumps(one.to_json(), allow_nan=False)
+        if text != said:
+            print(text, flush=True)
+            said = text
+
+    yield show
+
+
+def _gone(one: Status) -> bool:
+    """Has the driver of this machine ended? Of another machine's nothing is known."""
+    from metasearch.driver.folder import lives
+
+    return one.host == socket.gethostname() and not lives(one.pid)
 
 
 def leaderboard(

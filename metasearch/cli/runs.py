@@ -19,6 +19,7 @@ from metasearch.cli.failures import NO_SUCCESS, TOO_MANY_ERRORS, Refused, talk
 from metasearch.cli.live import Live, Unit, Warnings
 from metasearch.cli.show import Json
 from metasearch.cli.stored import Home, board_of, elsewhere, stored
+from metasearch.cli.talking import Log, Quiet
 from metasearch.home import home_of, study_folder
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def run(
         "--resume-if-exists", help="If this very study is there already, go on with it: for schedulers that start things again.",
     )] = False,
     submitted: Annotated[bool, typer.Option("--submitted", hidden=True, help="As a job: what `metasearch submit` says.")] = False,
-    address: Address = None, home: Home = None, progress: Progress = True, as_json: Json = False,
+    address: Address = None, home: Home = None, progress: Progress = True, quiet: Quiet = False, log: Log = None,
+    as_json: Json = False,
 ) -> None:
     """Runs a study, to its leaderboard. Without arguments: a search over learners on few-shot characters."""
     words = list(study or [])
@@ -58,7 +60,7 @@ def run(
     if submitted:
         wanted, or_resume = _arrived(wanted, home), True
     if or_resume and (changes := _to_go_on(wanted, folder_of_all)) is not None:
-        resume(wanted.name, changes, None, home, progress, as_json)
+        resume(wanted.name, changes, None, home, progress, as_json=as_json)
         return
     by_itself = not words or "=" in words[0]
     named = any(word.startswith("name=") for word in words)
@@ -80,7 +82,8 @@ def resume(
     changes: Annotated[list[str] | None, typer.Argument(
         metavar="KEY=VALUE", help="New limits or another driver: budget.trials=500 driver.lanes=8",
     )] = None,
-    address: Address = None, home: Home = None, progress: Progress = True, as_json: Json = False,
+    address: Address = None, home: Home = None, progress: Progress = True, quiet: Quiet = False, log: Log = None,
+    as_json: Json = False,
 ) -> None:
     """Goes on with an interrupted study. No finished trial runs again, none is lost."""
     from metasearch.driver import launch
@@ -216,7 +219,7 @@ def _shown(study: Study, home: Path | None, progress: bool) -> Iterator[Live]:
     except BaseException as error:
         begun = isinstance(error, KeyboardInterrupt) if live.last is None else live.last.reason is None
         if begun and (home_of(home) / study.name / "ledger.sqlite").is_file():
-            talk(f"to go on: metasearch resume {study.name}{elsewhere(home)}")
+            talk(f"to go on: metasearch resume {study.name}{elsewhere(home)}", "warning")
         raise
     finally:
         logger.removeHandler(warnings)

@@ -88,6 +88,7 @@ class Status:
     calls: int = 0  # of lanes, in this session
     random_part: bool = False  # `coverage` is that of the random draws among an adaptive strategy's proposals
     overdue: tuple[str, ...] = ()  # lanes that should have reported, or ended themselves, some time ago
+    unit: str = "score"  # what scores are called
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -143,6 +144,7 @@ class Director:
             self._needed = self.goal.needed if self.goal is not None and study.budget.coverage is not None else None
             self.ledger, new = self._opened(about or {})
             undo.callback(self.ledger.close)
+            self._unit = str(self.ledger.study().get("unit") or "score")
             self._replay()
             self.reason = self._stopped_reason()
             if not new and self.reason is None and not lanes_live:
@@ -278,7 +280,7 @@ class Director:
             coverage_wanted=self.study.budget.coverage, top=self.goal.top if self.goal else None,
             random_part=not self.strategy.uniform, elapsed_seconds=elapsed,
             reason=self.reason, lanes=tuple(sorted(self._holder)), pid=self._owner,
-            host=socket.gethostname(), calls=self._calls, overdue=self._overdue(),
+            host=socket.gethostname(), calls=self._calls, overdue=self._overdue(), unit=self._unit,
         )
 
     def _overdue(self) -> tuple[str, ...]:
@@ -351,7 +353,7 @@ class Director:
         if self._since_snapshot >= SNAPSHOT or (told and self._spent_since >= SLOW):
             self._since_snapshot, self._spent_since = 0, 0.0
             save_snapshot(self.folder, self.strategy, self.ledger.last)
-        self._write_status()
+        self._write_status(force=self._ended_here == 0)  # the first trials may take an hour
 
     @contextlib.contextmanager
     def _thinking(self) -> Iterator[None]:
@@ -398,10 +400,10 @@ class Director:
         """Counts a proposal."""
         self._numbers = max(self._numbers, number)
         self._open[number] = None
+        key = self._keys[number] = self._key(proposal)
         if proposal.parent is None:
             self._open_roots.add(number)
-            self._looked_open[digest(proposal.config)] += 1
-        key = self._keys[number] = self._key(proposal)
+            self._looked_open[self._name(number, proposal)] += 1
         first = self._same.get(key)
         if first is None or self._repeats:
             self._same[key] = number
@@ -439,6 +441,10 @@ class Director:
             except Exception as error:  # a mistake in the space's file: this config then stands for itself
                 log.warning("canonical(%s) of space '%s' fails: %s", config, self.study.space_name, error)
         return digest(config), proposal.parent, proposal.until, tuple(sorted(proposal.moved.items()))
+
+    def _name(self, number: int, proposal: Proposal) -> str:
+        """The digest of a trial's own config."""
+        return self._keys[number][0] if self._canonical is None else digest(proposal.config)
 
     def _tried_again(self, status: str) -> bool:
         """Is a trial that ended so no answer to whoever asks for the same? Nor are the limits that one cell exceeds (with
@@ -555,7 +561,7 @@ class Director:
         self._release(row.id)
         if proposal.parent is None:
             self._open_roots.discard(row.id)
-            name = digest(proposal.config)
+            name = self._name(row.id, proposal)
             self._looked_open[name] -= 1
             if not self._looked_open[name]:
                 del self._looked_open[name]
@@ -748,7 +754,8 @@ class Director:
         """Rebuilds counts and strategy from the rows, in their order; the ledger wins where the strategy differs."""
         snapshot = load_snapshot(self.folder, self.strategy)
         different = 0
-        for row in self.ledger.rows(kinds=["proposed", "started", "ended", "mode", "resumed"]):
+        trials = self._trials  # with what proposals and ends say: not read twice
+        for row in self.ledger.rows(kinds=["proposed", "started", "ended", "mode", "resumed"], bare=("proposed", "ended")):
             if row.kind == "mode":
                 self._modes[row.body["signature"]] = row.body["mode"]
                 continue
@@ -757,7 +764,7 @@ class Director:
                 continue
             assert row.trial is not None
             if row.kind == "proposed":
-                proposal = Proposal.from_json(row.body)
+                proposal = trials[row.trial].proposal
                 if row.seq > snapshot:
                     self.strategy.closed = self._closed()
                     asked = self.strategy.ask()
@@ -770,14 +777,14 @@ class Director:
                 with contextlib.suppress(ValueError):
                     self._orphans.remove(row.trial)
             else:
-                self._earlier = max(self._earlier, float(row.body.get("elapsed") or 0.0))
-                trial = self._trials[row.trial]
+                trial = trials[row.trial]
                 self._release(row.trial)
                 self._counted(trial)
                 self._freed_twins(trial)
                 if row.seq > snapshot:
                     assert trial.outcome is not None
                     self.strategy.tell(trial.outcome)
+        self._earlier = self.ledger.elapsed
         if different:
             self.note(None, f"{different} of {self._numbers} proposals are not what the strategy asks now; the ledger's count")
 
@@ -827,6 +834,10 @@ class Director:
             if parcel.parent == folder and parcel.is_file():
                 crashpoint("parcel.delete")
                 parcel.unlink(missing_ok=True)
+
+    def keep_status(self) -> None:
+        """Writes status.json if it is due, for those who look from elsewhere."""
+        self._write_status()
 
     def _write_status(self, *, force: bool = False) -> None:
         """Replaces status.json, at most once a second; it is for looking at, so a full disk does not end a study here."""

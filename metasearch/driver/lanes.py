@@ -179,6 +179,8 @@ class _Actor:
             return None
         if name == "broken":
             return self.director.failure
+        if name == "status":
+            self.director.keep_status()
         return getattr(self.director, name)(*given)
 
 

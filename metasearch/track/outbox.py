@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 ROWS = 1_000  # ledger rows a batch
 POLL = 0.5  # seconds between looks at a ledger that has nothing new
+PACE = 5.0  # seconds between two batches while the study runs: reports that travel together are one call
+BARE = 30.0  # seconds after which the study's run is told of rows that say nothing about itself
 LONGEST_PAUSE = 60.0  # seconds between two tries of a server that is down
 FIRST_DRAWN = 20  # trials after which the first pictures are drawn
 GRACE = 30.0  # seconds for which a server that is down is tried after the driver is gone
@@ -85,6 +87,8 @@ class Outbox:
         self._pictures: Pictures | None = None
         self._unpictured = False  # they could not be stored: tried again at the end alone
         self._pending: tuple[int, dict[Key, Change]] | None = None  # taken from the ledger, not yet sent
+        self._told = 0  # the last row that the study's run knows of
+        self._told_at = 0.0  # time.monotonic()
 
     def close(self) -> None:
         self.ledger.close()
@@ -97,7 +101,7 @@ class Outbox:
         mirror = Mirror(connect(self.uri, create=True), self.uri, projection)
         self.tidied = mirror.open(revive={STUDY, *self.ledger.trials()} if revive else ())
         there = mirror.runs[STUDY].seq if STUDY in mirror.runs else 0
-        self.seq = 0 if from_start else min(self.seq, there)
+        self.seq, self._told = 0 if from_start else min(self.seq, there), there
         self._pending = (first.seq, opening) if self.seq < first.seq else None
         for batch in batches(self.ledger, first.seq, self.seq):
             projection.take(batch)
@@ -106,8 +110,13 @@ class Outbox:
             self._write_cursor()  # it is over
         return mirror
 
-    def step(self, *, wanted: dict[Key, Wanted] | None = None, only: set[Key] | None = None) -> bool:
-        """Sends one batch; False: there was nothing to send. Raises TrackingError: call it again, later."""
+    def step(
+        self, *, wanted: dict[Key, Wanted] | None = None, only: set[Key] | None = None, sparing: bool = False
+    ) -> bool:
+        """Sends one batch; False: there was nothing to send. Raises TrackingError: call it again, later.
+
+        sparing: the study's run hears of rows that are not about itself only now and then (`tell`).
+        """
         mirror = self._mirror or self.open()
         if self._pending is None:
             rows = next(batches(self.ledger, self.seq), None)
@@ -122,8 +131,9 @@ class Outbox:
         for trial in sorted(k for k in changes if k is not None):
             if only is None or trial in only:
                 self._send(mirror, trial, changes[trial])
-        if only is None or STUDY in only:
+        if (only is None or STUDY in only) and not (sparing and study.bare and time.monotonic() - self._told_at < BARE):
             mirror.apply(STUDY, study)
+            self._told, self._told_at = last, time.monotonic()
         if wanted is not None:
             for key, change in {**changes, STUDY: study}.items():
                 wanted.setdefault(key, Wanted()).add(change)
@@ -132,6 +142,12 @@ class Outbox:
         self._write_cursor()
         crashpoint("outbox.after")
         return True
+
+    def tell(self) -> None:
+        """The study's run knows of all rows that were sent."""
+        if self._mirror is not None and self._told < self.seq:
+            self._mirror.apply(STUDY, Change(seq=self.seq))
+            self._told, self._told_at = self.seq, time.monotonic()
 
     def _send(self, mirror: Mirror, key: Key, change: Change) -> None:
         if key in self.refused:
@@ -160,6 +176,11 @@ class Outbox:
     def finished(self) -> bool:
         """Is the study stopped and everything sent?"""
         return self._mirror is not None and self._pending is None and self.projection.stopped and self.ledger.last == self.seq
+
+    @property
+    def stopping(self) -> bool:
+        """Has the study stopped since the last row that was sent?"""
+        return next(self.ledger.rows(after=self.seq, kinds=["stopped"]), None) is not None
 
     # -- weights --------------------------------------------------------------------------------------------------------
 
@@ -314,8 +335,9 @@ def _until_done(box: Outbox, gone: Callable[[], bool], stop: _Signals) -> bool:
     while not stop.asked:
         over = gone()  # before the step: what was written before the end is sent
         try:
-            moved = box.step()
+            moved = box.step(sparing=True)
             if not moved and (box.finished or over):
+                box.tell()
                 _finish(box)
                 return not box.refused
         except TrackingError as error:
@@ -336,7 +358,8 @@ def _until_done(box: Outbox, gone: Callable[[], bool], stop: _Signals) -> bool:
             pause, deadline = 0.0, float("inf")
         if not moved:
             box.draw()  # rows first
-            stop.sleep(POLL)
+        if not moved or box.ledger.last - box.seq < ROWS:
+            stop.sleep(PACE if moved else POLL, until=lambda: gone() or box.stopping)
     return False
 
 

@@ -60,6 +60,11 @@ class Change:
     end: int | None = None
     seq: int = 0
 
+    @property
+    def bare(self) -> bool:
+        """Is there nothing in it but the number of a row?"""
+        return self.start is None and self.status is None and not (self.tags or self.params or self.points)
+
     def merge(self, later: Change) -> None:
         self.start = later.start if self.start is None else self.start
         self.tags |= later.tags

@@ -6,6 +6,7 @@ migrations; SQLite in WAL mode takes twice the calls a second; a dead server blo
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -145,11 +146,25 @@ def _first_line(error: Exception) -> str:
     return f"no answer ({why[0]})" if why and lines[0].startswith("API request") else lines[0][:500]
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Inside, Python does not look for garbage: a page of runs is made of 30,000 objects, none of which is any, and looking takes
+    half of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
     """Every result of a paged MLflow search."""
     token = None
     while True:
-        page = search(page_token=token, **query)
+        with _uncollected():
+            page = search(page_token=token, **query)
         yield from page
         token = page.token
         if not token:

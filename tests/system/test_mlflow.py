@@ -255,6 +255,39 @@ class Flaky:
         return call
 
 
+def test_reports_of_a_running_study_are_one_call_a_batch_and_do_not_touch_the_studys_run(tmp_path: Path, uri: str) -> None:
+    with Ledger.create(tmp_path / "made" / "ledger.sqlite", study()) as ledger:
+        propose(ledger, 1, {"lr": 0.1})
+        box = outbox.Outbox(tmp_path / "made", uri)
+        assert box.step(sparing=True)
+        mirror = box.open()
+        calls: list[str] = []
+        real = mirror.client.log_batch
+
+        def counted(run_id: str, **given: Any) -> None:
+            calls.append(run_id)
+            real(run_id, **given)
+
+        mirror.client.log_batch = counted
+        while box.step(sparing=True):
+            pass
+        calls.clear()
+        for batch in range(3):
+            for step in range(1, 6):
+                report(ledger, 1, 10 * batch + step, train_loss=1.0 / step)
+            assert box.step(sparing=True)
+        assert calls == [mirror.runs[1].run_id] * 3
+        box.tell()
+        assert calls[3:] == [mirror.runs[None].run_id]
+        assert int(mirror.client.get_run(mirror.runs[None].run_id).data.tags["metasearch.seq"]) == ledger.last
+        box.tell()
+        assert len(calls) == 4
+        assert not box.stopping
+        stop(ledger)
+        assert box.stopping
+        box.close()
+
+
 @pytest.mark.parametrize("every", [2, 3, 5])
 def test_lost_replies_double_nothing(
     folder: Path, uri: str, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, every: int

@@ -4,12 +4,14 @@ from __future__ import annotations
 import ast
 import math
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +113,63 @@ def test_trials_are_what_the_rows_say(path: Path) -> None:
         assert found.outcome == Outcome.from_json({k: v for k, v in ended(1).items() if k not in ("seconds", "checkpoint")})
         assert found.episodes is not None
         assert np.array_equal(found.episodes, np.float32([0.5, 1.0]))
+
+
+def folded_by_hand(ledger: Ledger) -> dict[int, dict[str, Any]]:
+    """What every row means, read one after another."""
+    found: dict[int, dict[str, Any]] = {}
+    for row in ledger.rows():
+        if row.kind == "proposed":
+            found[row.trial or 0] = {"attempts": 0, "barren": 0, "reports": 0, "report": None, "seconds": 0.0, "checkpoints": []}
+        elif row.trial is not None:
+            one, body = found[row.trial], row.body
+            if row.kind == "started":
+                one["attempts"], one["barren"] = body["attempt"], one["barren"] + (body["cause"] == "lane")
+            elif row.kind == "report":
+                one |= {"barren": 0, "reports": one["reports"] + 1, "report": body["metrics"], "seconds": body["seconds"]}
+            elif row.kind == "ended":
+                one["seconds"] = body["seconds"]
+            if row.kind in ("report", "ended") and body["checkpoint"]:
+                one["checkpoints"] = [c for c in one["checkpoints"] if c != body["checkpoint"]] + [body["checkpoint"]]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_ledger_read_at_once_says_what_its_rows_say_one_by_one(path: Path, seed: int) -> None:
+    """Reports that a later one replaces are not read: nothing that they say may be missing."""
+    rng = random.Random(seed)
+    with Ledger.create(path, STUDY) as ledger:
+        for trial in range(1, 9):
+            ledger.append("proposed", Proposal({"x": trial}).to_json(), trial=trial)
+        open_trials, attempts = list(range(1, 9)), dict.fromkeys(range(1, 9), 0)
+        for step in range(1, 150):
+            trial = rng.choice(open_trials)
+            checkpoint = rng.choice([None, None, f"parcels/{trial}/{rng.randint(1, 3)}.safetensors"])
+            what = rng.choice(["report"] * 5 + ["started", "ended"])
+            if what == "started" or not attempts[trial]:
+                attempts[trial] += 1
+                started = {"lane": "a", "process": "p", "attempt": attempts[trial], "cause": rng.choice(["new", "lane"])}
+                ledger.append("started", started, trial=trial)
+            elif what == "report":
+                metrics = {"checkpoint": 0.5 * step} if rng.random() < 0.3 else {'"checkpoint":null': 1.0 * step}
+                body = {"step": step, "metrics": metrics, "score": None, "checkpoint": checkpoint, "seconds": 0.25 * step}
+                ledger.append("report", body, trial=trial)
+            elif len(open_trials) > 2:
+                open_trials.remove(trial)
+                outcome = Outcome(trial, Proposal({"x": trial}), 0.5, {}, "done", step)
+                ledger.append("ended", {**outcome.to_json(), "seconds": 9.0, "checkpoint": checkpoint}, trial=trial)
+            if rng.random() < 0.2:
+                ledger.trials()
+        expected = folded_by_hand(ledger)
+        with Ledger.open(path) as other:
+            for read in (ledger, other):
+                assert expected == {
+                    number: {
+                        "attempts": row.attempts, "barren": row.barren, "reports": row.reports, "seconds": row.seconds,
+                        "report": None if row.report is None else row.report.metrics, "checkpoints": list(row.checkpoints),
+                    }
+                    for number, row in read.trials().items()
+                }
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
