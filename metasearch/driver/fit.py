@@ -164,16 +164,17 @@ def _recipes(study: Study, space: Space, tasks: TaskDistribution, found: list[st
     recipe = getattr(study.space_module(), "recipe", None)
     if not callable(recipe):
         return
-    from metasearch.objectives import Infeasible
+    from metasearch.objectives import Infeasible, augmenting
     from metasearch.objectives.train import Train
 
-    objective = Train(recipe, tasks, study.shape(tasks))
+    objective = Train(recipe, tasks, study.shape(tasks), steps=study.train.steps)
     until, last = time.monotonic() + PATIENCE, ""
     for seed in range(TRIES):
         config = space.sample(np.random.default_rng(seed))
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 built = objective.built(config)
+            augmenting.check(built, tasks, built.episode or objective.shape)
             found += _too_long(study, built.steps)
             return
         except Infeasible as error:
