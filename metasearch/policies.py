@@ -60,7 +60,8 @@ def joined(name: str, *, best: int = 5, home: Path | None = None) -> Places:
             first, taken = first or places, taken + 1
             choices += policy.choices
     if first is None:
-        raise ValueError(f"no trial of '{name}' has sub-policies at one place, so that there is nothing to join")
+        raise ValueError(f"no trial of '{name}' has sub-policies at one place, so that there is nothing to join. Name a "
+                         f"trial instead: {name}/1, say")
     (place, policy), = first.policies.items()
     assert isinstance(policy, SubPolicies)
     return replace(first, **{place: SubPolicies(tuple(choices), ranges=policy.ranges)})  # type: ignore[arg-type]
@@ -141,11 +142,21 @@ def _score(row: TrialRow) -> float:
 # for people -------------------------------------------------------------------------------------------------------------------
 
 
-def told(places: Places) -> list[list[str]]:
+def told(places: Places, channels: int = 3) -> list[list[str]]:
     """A row for every operation: [operation, place, probability, magnitude, when]. A magnitude is a level 0..1 of its range;
-    operations that have none, or are never applied, say so or are left out."""
-    return [[operation, place, probability, magnitude, when]
-            for place, policy in places.policies.items() for operation, probability, magnitude, when in _rows(policy, "")]
+    operations that have none, or are never applied, say so or are left out, and those that leave pictures of so many channels
+    as they are say so too."""
+    found = []
+    for place, policy in places.policies.items():
+        idle = policy.idle(channels)
+        for operation, probability, magnitude, when in _rows(policy, ""):
+            nothing = "nothing: the pictures are grey" if operation in idle else ""
+            found.append([operation, place, probability, magnitude, ", ".join(filter(None, (when, nothing)))])
+    if places.new_classes:
+        found.append(["turned classes as new ones", "task", f"{places.new_classes:g}", "-", "of an episode"])
+    if places.versions > 1:
+        found.append(["MetaMaxUp", "task", "1", "-", f"the hardest of {places.versions} versions of an episode"])
+    return found
 
 
 def stages(policy: Policy) -> list[tuple[float, dict[str, tuple[float, float]]]]:

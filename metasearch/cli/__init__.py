@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from metasearch import __version__
-from metasearch.cli import doctors, looks, names, plans, runs, submits
+from metasearch.cli import doctors, looks, names, plans, policy, runs, submits
 from metasearch.cli.failures import FAILURE, INTERRUPTED, IO_ERROR, OK, TERMINATED, Stopped, Voice, judged, talk
 from metasearch.cli.talking import Log, Quiet
 
@@ -39,6 +39,7 @@ app.command()(looks.leaderboard)
 app.command()(looks.show)
 app.command()(looks.evaluate)
 app.command()(looks.export)
+app.command()(policy.policy)
 app.command()(looks.sync)
 app.command()(looks.clean)
 app.command()(names.budget)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metasearch.cli import board, pictures
+from metasearch.cli import board, pictures, policy
 from metasearch.cli.failures import FAILURE, Refused, talk
 from metasearch.cli.live import Live, Unit, clock, in_a_line
 from metasearch.cli.show import Json, console, printable, table
@@ -288,7 +288,8 @@ def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool
     if augmented is not None:
         from metasearch.policies import told
 
-        table(["operation", "place", "probability", "magnitude", "when"], told(augmented[0]), title="augmentation of training")
+        channels = augmented[1].input_shape[0]
+        table(policy.HEAD, told(augmented[0], channels), title="augmentation of training")
     start = history[0].at if history else 0.0
     table(["after", "what", "step", "score", ""], [
         [clock(r.at - start), r.kind, str(r.body.get("step", "")), _scored(r, unit), _remark(r)] for r in history

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -128,21 +129,11 @@ def policy_of(study: Study, ledger: Ledger, row: TrialRow) -> tuple[Places, Task
 def of_policy(ledger: Ledger, row: TrialRow, places: Places, tasks: TaskDistribution) -> list[Path]:
     """Draws eight pictures before and after each place's policy at the end of training, and schedules over time, into the
     study's folder. Returns what was written."""
-    import torch
-    from torch import Generator
-
     from metasearch import policies
     from metasearch.augment import Schedule
-    from metasearch.objectives.augmenting import moments
     from metasearch.track import augmented
 
-    shape, drawn = tasks.shape(ways=4, shots=1, queries=1), Generator().manual_seed(0)
-    one = tasks.sample_episodes(1, split="train", shape=shape, generator=drawn).select(0)
-    x, labels, how = torch.cat([one.support_x, one.query_x]), torch.cat([one.support_y, one.query_y]), moments(tasks)
-    rows = {"before": _shown(x, how)}
-    for place, policy in places.policies.items():
-        after, _ = policy(x, drawn, labels, progress=1.0, fill=places.fill, moments=how)
-        rows[place] = _shown(after, how)
+    rows = shown(places, tasks)
     title = f"trial {row.id}"
     draws: list[tuple[str, Callable[[Path], object]]] = [
         ("augmented", lambda path: augmented.grid(rows, title=title, path=path))]
@@ -150,6 +141,32 @@ def of_policy(ledger: Ledger, row: TrialRow, places: Places, tasks: TaskDistribu
         if isinstance(policy, Schedule):
             draws.append((f"schedule-{place}", partial(augmented.timeline, policies.stages(policy), title)))
     return _written(draws, None, ledger.path.parent / "pictures", f"{row.id}-")
+
+
+def shown(places: Places, tasks: TaskDistribution) -> dict[str, Tensor]:
+    """Eight training pictures [8, C, H, W] in 0..1, before and after each place's policy at the end of training."""
+    import torch
+    from torch import Generator
+
+    from metasearch.objectives.augmenting import moments
+
+    bare = replace(places, support=None, query=None, shot=None, task=None, new_classes=0.0, versions=1)
+    shape, drawn = tasks.shape(ways=4, shots=1, queries=1), Generator().manual_seed(0)
+    episodes = tasks.sample_episodes(1, split="train", shape=shape, generator=drawn)
+    one = episodes.select(0)
+    x, labels, how = torch.cat([one.support_x, one.query_x]), torch.cat([one.support_y, one.query_y]), moments(tasks)
+    rows = {"before": _shown(x, how)}
+    for place, policy in places.policies.items():
+        if place == "task":  # the same happens to the support and to the query of a class
+            whole = replace(bare, task=policy)(episodes, drawn, 1.0, how).select(0)
+            after = torch.cat([whole.support_x, whole.query_x])
+        else:
+            after, _ = policy(x, drawn, labels, progress=1.0, fill=places.fill, moments=how)
+        rows[place] = _shown(after, how)
+    if places.new_classes:
+        whole = replace(bare, new_classes=1.0)(episodes, drawn).select(0)
+        rows["classes"] = _shown(torch.cat([whole.support_x, whole.query_x]), how)
+    return rows
 
 
 def _shown(x: Tensor, how: Moments | None) -> Tensor:

@@ -164,25 +164,32 @@ def _recipes(study: Study, space: Space, tasks: TaskDistribution, found: list[st
     recipe = getattr(study.space_module(), "recipe", None)
     if not callable(recipe):
         return
-    from metasearch.objectives import Infeasible
+    from metasearch.objectives import Infeasible, augmenting
     from metasearch.objectives.train import Train
+    from metasearch.space import digest
 
-    objective = Train(recipe, tasks, study.shape(tasks))
-    until, last = time.monotonic() + PATIENCE, ""
+    objective = Train(recipe, tasks, study.shape(tasks), steps=study.train.steps)
+    until, last, tried = time.monotonic() + PATIENCE, "", set[str]()
     for seed in range(TRIES):
         config = space.sample(np.random.default_rng(seed))
+        if (name := digest(config)) in tried:
+            continue
+        tried.add(name)
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 built = objective.built(config)
+            augmenting.check(built, tasks, built.episode or objective.shape)
             found += _too_long(study, built.steps)
             return
         except Infeasible as error:
             last = str(error)
         except (Exception, SystemExit):
             return  # a config that breaks its recipe is a failed trial, not a wrong study
+        if len(tried) == space.size:
+            break
         if time.monotonic() > until:
             return  # slow, so nothing is known
-    found.append(f"space = '{study.space_name}': no configuration fits these tasks: of {TRIES:,} none can be built. {last}")
+    found.append(f"space = '{study.space_name}': no configuration fits these tasks: of {len(tried):,} none can be built. {last}")
 
 
 def _too_long(study: Study, steps: int | None) -> list[str]:

@@ -174,7 +174,7 @@ class OneShot(ABC):
         tasks = self.train.tasks
         numbers = {f"{ARCH}{path}": torch.tensor(values.index(config[path])) for path, values in self.options().items()}
         meta = to({**meta, **numbers}, tasks.device)
-        bank, mode = self.train.bank.episodes, self.mode(recipe)
+        bank, mode = augmenting.tested(recipe.augment, self.train.bank.episodes, augmenting.moments(tasks)), self.mode(recipe)
         score = float(scores(recipe.net, recipe.learner.at(1.0), tasks, meta, bank, mode=mode, chunk=trial.chunk).mean())
         return score if math.isfinite(score) else -math.inf
 

@@ -24,7 +24,7 @@ from metasearch.learners.t_nas import TNAS
 from metasearch.nets import Params
 from metasearch.nets.discrete import ARCH, Choices, entropy
 from metasearch.nets.head import headed
-from metasearch.objectives import Diverged, Infeasible, Trial
+from metasearch.objectives import Diverged, Infeasible, Trial, augmenting
 from metasearch.objectives.evaluation import predictions
 from metasearch.objectives.one_shot import Last, by_itself, options_of, searched
 from metasearch.objectives.optimizer import Optimizer
@@ -189,6 +189,7 @@ class PerTask:
         assert isinstance(learner, MetaNAS | TNAS)
         soft = replace(learner, discrete="never").at_test()
         episodes = self.search.bank.episodes.select(slice(0, LOOKED_AT))
+        episodes = augmenting.tested(recipe.augment, episodes, augmenting.moments(tasks))
         meta, configs, scores, open_ = to(meta, tasks.device), list[Config](), list[float](), list[float]()
         for i in range(episodes.count):
             e = episodes.select(i)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from metasearch.learners import Learner
 from metasearch.nets import Apply, Block, Net, Params, learnt
-from metasearch.objectives import Mode, Trial
+from metasearch.objectives import Mode, Trial, augmenting
 from metasearch.objectives.episodic import mean_gradient
 from metasearch.objectives.evaluation import scores
 from metasearch.objectives.one_shot import Last, OneShot, parted
@@ -183,6 +183,7 @@ class Shared(OneShot):
         episodes = self.train.tasks.part(self.share, 1).sample_episodes(
             CANDIDATE_EPISODES, split="train", shape=shape, generator=generator(seed, "candidates")
         )
+        episodes = augmenting.tested(recipe.augment, episodes, augmenting.moments(self.train.tasks))
         sampler, meta = self.started(seed, last.state), to(last.meta, self.train.tasks.device)
         drawn = {repr(sorted(c.items())): c for c in (sampler.sample().config for _ in range(self.candidates))}
         found = {

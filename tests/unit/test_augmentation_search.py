@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metasearch import cli
 from metasearch.augment import PLACES, Places, RandAugment, Step, SubPolicies, find
 from metasearch.augment.ops import AUTOAUGMENT
 from metasearch.driver import launch
@@ -178,3 +179,51 @@ def test_strategies_search_the_whole_pipeline(name: str, given: dict[str, object
         assert not whole_pipeline.SPACE.problems(proposal.config)
         whole_pipeline.recipe(proposal.config, SHAPE)
         strategy.tell(outcome_of(whole_pipeline.SPACE, trial, proposal))
+
+
+# what a user may get wrong ----------------------------------------------------------------------------------------------------
+
+SPACE = """
+from dataclasses import replace
+from metasearch.augment import Places, Schedule, Step, fixed
+from metasearch.space import Choice, Space
+from search_spaces._policies import plain
+
+SPACE = Space({{"x": Choice((1, 2))}})
+FLIP = fixed(Step("flip"))
+
+def recipe(config, shape):
+    return replace(plain(shape), augment={places})
+"""
+
+
+def _typed(tmp_path: Path, places: str) -> int:
+    """What `metasearch run` answers, of a user's own space."""
+    (tmp_path / "space.py").write_text(SPACE.format(places=places))
+    study = STUDY.replace('space = "augmentation"', 'space = "space.py"').replace("trials = 5", "trials = 1")
+    (tmp_path / "study.toml").write_text(study.replace('name = "autoaugment", batch = 2', 'name = "random"'))
+    return cli.call(["run", str(tmp_path / "study.toml"), "--home", str(tmp_path)])
+
+
+@pytest.mark.parametrize(("places", "said"), [
+    ("Places(query=fixed(Step('rotat')))", "there is no operation 'rotat'. Did you mean 'rotate'?"),
+    ("Places(query=fixed(Step('rotate', 1.0, 1.5)))", "the magnitude of rotate, a level of its range, must be between 0 and 1"),
+    ("Places(query=fixed(Step('rotate', 2.0)))", "the probability of rotate must be between 0 and 1, but is 2.0"),
+    ("Places(task=fixed(Step('cutmix')))", "cutmix mixes single pictures, so it cannot act on a whole class"),
+    ("Places(query=Schedule((FLIP, FLIP), steps=60))", "the schedule is for 60 outer steps, but this training has 2"),
+])
+def test_a_policy_that_cannot_be_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], places: str, said: str,
+) -> None:
+    assert _typed(tmp_path, places) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "augmentation").exists()
+
+
+def test_a_policy_for_colour_trains_on_grey_pictures_and_says_what_it_leaves_alone(tmp_path: Path) -> None:
+    assert _typed(tmp_path, "Places(query=fixed(Step('color'), Step('rotate')))") == 0
+    assert "leave them as they are: query: color" in (tmp_path / "augmentation" / "log.txt").read_text()
+
+
+def test_a_schedule_without_a_length_is_stretched_over_any_training(tmp_path: Path) -> None:
+    assert _typed(tmp_path, "Places(query=Schedule((FLIP, FLIP), (30.0, 30.0)))") == 0

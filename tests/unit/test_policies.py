@@ -10,6 +10,7 @@ from torch import Generator
 
 from metasearch import augment, cli, policies
 from metasearch.augment import Places, Schedule, Shuffled, Step, SubPolicies, fixed
+from metasearch.cli import pictures
 from metasearch.driver import launch
 from metasearch.driver.study import Study
 from metasearch.ledger import Ledger
@@ -165,6 +166,15 @@ def test_a_policy_is_told_as_a_table() -> None:
     assert policies.told(Places(task=augment.RandAugment(2, 9)))[0][2:4] == ["one as often as another", "RandAugment(n=2, m=9)"]
 
 
+def test_what_leaves_grey_pictures_alone_says_so_and_what_is_no_operation_is_told_too() -> None:
+    places = Places(query=fixed(Step("color"), Step("rotate")), new_classes=0.25, versions=4)
+    assert [row[0] + ": " + row[4] for row in policies.told(places, channels=1)] == [
+        "color: nothing: the pictures are grey", "rotate: ", "turned classes as new ones: of an episode",
+        "MetaMaxUp: the hardest of 4 versions of an episode",
+    ]
+    assert [row[4] for row in policies.told(places)][:2] == ["", ""]
+
+
 def test_a_schedule_is_told_in_stages() -> None:
     twice = Shuffled((Step("rotate", 0.5, 0.2), Step("rotate", 1.0, 0.8), Step("flip", 0.0)))
     (first, one), (end, two) = policies.stages(Schedule((ROTATE, twice), (1.0, 3.0)))
@@ -173,12 +183,65 @@ def test_a_schedule_is_told_in_stages() -> None:
     assert two == {"rotate": (0.75, pytest.approx(0.6)), "flip": (0.0, 0.0)}
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("searched")
+    overrides = ["name=subs", "space=augmentation", "method={name='autoaugment', batch=2}", "train.steps=1"]
+    launch.run(Study.from_text(STUDY, overrides), home=home)
+    return home
+
+
+def test_a_policy_is_shown_exported_and_kept_from_the_command_line(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home, file = ["--home", str(searched)], searched / "policy.json"
+    one, best = policies.of_trial("subs/2", home=searched), policies.joined("subs", best=2, home=searched)
+    assert cli.call(["policy", "subs/2", *home]) == 0
+    assert capsys.readouterr().out.startswith("operation")
+    assert cli.call(["policy", "subs", "--best", "2", "--json", "-o", str(file), *home]) == 0
+    assert augment.saved.from_json(json.loads(capsys.readouterr().out)) == augment.load_places(file) == best
+    (policy,) = best.policies.values()
+    assert isinstance(policy, SubPolicies)
+    assert len(policy.choices) in (5, 10)  # the second best may be at another place
+    assert cli.call(["policy", "subs/2", "--keep", *home]) == 0
+    kept = capsys.readouterr().out.strip()
+    assert augment.named(kept, home=searched) == augment.named("subs/2", home=searched) == one
+    assert cli.call(["policy", "subs", "--keep", *home]) == 0
+    assert augment.named(capsys.readouterr().out.strip(), home=searched) == policies.joined("subs", home=searched)
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["subs/9"], "there is no trial subs/9: 'subs' has trials 1 to 4"), (["sub"], "there is no study 'sub'"),
+    (["subs/2", "-o", "nowhere/at/all.json"], "--output needs a new file in a folder that is there"),
+    (["subs/x"], "a trial is named STUDY/NUMBER"),
+])
+def test_what_names_no_policy_is_refused_in_words(
+    searched: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str,
+) -> None:
+    assert cli.call(["policy", *words, "--home", str(searched)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_is_drawn_for_a_class_is_drawn_of_a_class(searched: Path, tmp_path: Path) -> None:
+    """At the place `task`, a class's support and its query look alike: here each is inverted or not."""
+    tasks = Study.from_text(STUDY).tasks_distribution()
+    invert = SubPolicies(((Step("invert"),), (Step("identity"),)))
+    shape, drawn = tasks.shape(ways=4, shots=1, queries=1), Generator().manual_seed(0)
+    plain = tasks.sample_episodes(1, split="train", shape=shape, generator=drawn).select(0)
+    rows = pictures.shown(Places(task=invert, new_classes=0.5), tasks)
+    assert list(rows) == ["before", "task", "classes"]
+    turned = (rows["task"] != rows["before"]).flatten(1).any(1)
+    label = torch.cat([plain.support_y, plain.query_y]).argmax(-1)
+    by_class = [turned[label == k].tolist() for k in range(4)]
+    assert all(one == [True] * 2 or one == [False] * 2 for one in by_class)
+    assert 0 < int(turned.sum()) < 8
+
+
 def test_show_prints_the_policy_and_draws_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     launch.run(Study.from_text(STUDY, ["name=seen"]), home=tmp_path)
     assert cli.call(["show", "seen/12", "--home", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "augmentation of training" in said
     assert "of training, in random order" in said
+    assert "in random order, nothing: the pictures are grey" in said
     drawn = {path.name for path in (tmp_path / "seen" / "pictures").iterdir()}
     assert {"12-augmented.png", "12-augmented.svg"} <= drawn
     assert any(name.startswith("12-schedule-") for name in drawn)
