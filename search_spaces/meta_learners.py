@@ -37,7 +37,7 @@ from metasearch.learners.snail import SNAIL
 from metasearch.nets.conv4 import Conv4, conv4
 from metasearch.nets.identity import identity
 from metasearch.nets.norm import Norm
-from metasearch.objectives.optimizer import adam, clipped_norm, cosine, linear, sgd
+from metasearch.objectives.optimizer import adam, clipped_norm, constant, cosine, linear, sgd
 from metasearch.objectives.pretrain import Pretrain
 from metasearch.objectives.recipe import Recipe
 from metasearch.records import Config
@@ -64,7 +64,7 @@ SPACE = Space({
         }),
         "maml-pp": Space({
             **INNER, "multi_step": Choice((True, False)), "learnt_rates": Choice((True, False)),
-            "norms_per_step": Choice((True, False)), "first_order_share": Choice((0.0, 0.5)),
+            "norms_per_step": Choice((True, False)), "first_order_share": Choice((0.0, 0.5)), "cosine": Choice((True, False)),
         }),
         "meta-sgd": Space({"low": Float(0.005, 0.2, log=True), "spread": Float(1.0, 20.0, log=True), **OUTER}),
         "reptile": Space({"inner_lr": Float(3e-4, 1e-2, log=True), "inner_steps": Int(4, 8)}),
@@ -94,7 +94,7 @@ def recipe(config: Config, shape: TaskShape) -> Recipe:
     """500 outer steps; on few queries a class, since an outer step should be cheap."""
     name = str(config["learner"])
     own = {k.removeprefix("learner."): v for k, v in config.items() if k.startswith("learner.")}
-    features = own.pop("features", None)
+    features, schedule = own.pop("features", None), cosine(0.01) if own.pop("cosine", True) else constant
     outer_lr = float(own.pop("outer_lr", own.pop("features.outer_lr", 1e-3)))
     train_ways = int(own.pop("train_ways", shape.ways))
     learner = _learner(name, own, shape)
@@ -108,7 +108,7 @@ def recipe(config: Config, shape: TaskShape) -> Recipe:
         return Recipe(net, learner, outer, meta_batch=5, steps=500, episode=shape._replace(queries=max(1, 10 - shape.shots)))
     if features == "pixels":  # of which nothing is learnt
         return Recipe(identity(shape.x), learner, sgd(0.0), meta_batch=1, steps=500, episode=few)
-    optimizer = clipped_norm(adam(outer_lr, schedule=cosine(0.01)), 10.0)
+    optimizer = clipped_norm(adam(outer_lr, schedule=schedule), 10.0)
     if name in ("fine-tune", "baseline-pp", "centroid"):
         fit = Pretrain(head="cosine" if name == "baseline-pp" else "linear", batch=64)
         return Recipe(net, learner, optimizer, meta_batch=1, steps=500, fit=fit)

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from torch import Generator
 
 import metasearch
@@ -82,8 +83,10 @@ def _outside(config: Config) -> set[tuple[str, object]]:
 def _meaning(recipe: Recipe) -> object:
     fit = recipe.fit
     inside = [cell.cell_contents for cell in getattr(fit, "__closure__", None) or ()]
+    one = {"net/one": torch.ones(())}
+    halfway, _ = recipe.optimizer.update(one, recipe.optimizer.init(one), one, recipe.optimizer.rates, torch.tensor(0.5))
     return (
-        recipe.learner, {k: float(v) for k, v in recipe.optimizer.rates.items()}, recipe.episode, recipe.net.features,
+        recipe.learner, float(halfway["net/one"]), recipe.episode, recipe.net.features,
         fit if isinstance(fit, Pretrain) else (getattr(fit, "keywords", None), inside),
     )
 
