@@ -148,7 +148,7 @@ def _both_on(objective: Dada, recipe: Recipe, meta: Params) -> tuple[int, Drawn]
 @pytest.mark.parametrize("mode", ["loop", "vmap"])
 @pytest.mark.parametrize("place", ["support", "query", "shot"])
 def test_a_magnitude_moves_along_the_finite_difference_of_the_loss_one_step_ahead(place: str, mode: Mode) -> None:
-    """Twice through inner steps, once through the step ahead; straight through, a magnitude is the brightness of the picture."""
+    """Twice through inner steps, once through the step ahead; straight through, a magnitude is a picture's brightness."""
     objective = _objective("relax")
     recipe, meta, state, episodes = _begun(objective, place)
     seed, drawn = _both_on(objective, recipe, meta)
@@ -208,6 +208,7 @@ def test_relaxed_draws_move_along_the_gradient_through_the_step_ahead(mode: Mode
         value = mean_loss(recipe.learner, recipe.net, loss, weights, drawn.relaxed(train, mixed=True)(arch), "loop", None)
         grads = torch.autograd.grad(value, list(weights.values()), create_graph=True)
         stepped = {k: w - 0.2 * g for (k, w), g in zip(weights.items(), grads, strict=True)}
-        slopes = torch.autograd.grad(mean_loss(recipe.learner, recipe.net, loss, stepped, val, "loop", None), list(arch.values()))
+        clean = mean_loss(recipe.learner, recipe.net, loss, stepped, val, "loop", None)
+        slopes = torch.autograd.grad(clean, list(arch.values()))
     for (k, before), slope in zip(arch.items(), slopes, strict=True):
         torch.testing.assert_close((before - after[k]) / 1e-3, slope, rtol=1e-5, atol=1e-9)
