@@ -27,8 +27,8 @@ OPERATIONS = (PLANTED, "translate_y", "shear_y", "posterize", "brightness", "cut
 
 
 class Shifted(Blobs):
-    """x [1, SIDE, SIDE] in 0..1, in val and test rolled by up to FURTHEST columns to either side. The second part of the training
-    classes, on which a one-shot search looks at what it did to its weights, is shifted as what is tested is."""
+    """x [1, SIDE, SIDE] in 0..1, in val and test rolled by up to FURTHEST columns to either side. The second part of the
+    training classes, on which a one-shot search looks at what it did to its weights, is shifted as what is tested is."""
 
     def __init__(self, train_classes: int = 64) -> None:
         super().__init__(side=SIDE, separation=0.0, train_classes=train_classes)

@@ -1,4 +1,4 @@
-"""Further shots at test time: whatever scores a candidate or a net of a task, gives it the shots that a finished learner gets."""
+"""Further shots at test time: what scores a candidate, or a net of a task, gives it those that a finished learner gets."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

@@ -35,7 +35,9 @@ HERE = Path(__file__).resolve().parent
 TASKS = {"name": str(HERE / "planted.py"), "ways": 5, "shots": 1, "queries": 5}
 
 
-def _study(space: str, method: Mapping[str, Any], *, steps: int, trials: int, seed: int, meta_batch: int | None = None) -> Study:
+def _study(
+    space: str, method: Mapping[str, Any], *, steps: int, trials: int, seed: int, meta_batch: int | None = None
+) -> Study:
     return Study.from_json({
         "name": "planted", "seed": seed, "space": str(HERE / f"planted_{space}.py"), "method": dict(method), "tasks": TASKS,
         "train": {"steps": steps, "mode": "vmap", "meta_batch": meta_batch}, "validation": {"episodes": 60},
