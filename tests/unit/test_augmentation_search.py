@@ -18,6 +18,7 @@ from metasearch.records import Config
 from metasearch.space import Space
 from metasearch.strategies import build
 from metasearch.strategies._policy_gradient import PolicyGradient
+from metasearch.strategies.ppo import Ppo
 from metasearch.tasks import TaskShape
 from metasearch.testing.strategies import outcome_of
 from search_spaces import _policies, augmentation, randaugment, whole_pipeline
@@ -131,8 +132,11 @@ def test_a_study_by_autoaugment_runs_from_its_text(tmp_path: Path) -> None:
         assert [row.status for row in ledger.trials().values()] == ["done"] * 5
 
 
-def test_autoaugment_has_the_published_settings() -> None:
-    knobs = Study.from_text(STUDY, ["method={name='autoaugment'}"]).strategy().hyperparameters
+def test_autoaugment_is_ppo_with_the_published_settings() -> None:
+    strategy = Study.from_text(STUDY, ["method={name='autoaugment'}"]).strategy()
+    knobs = strategy.hyperparameters
+    assert isinstance(strategy, Ppo)
+    assert (knobs.epsilon, knobs.passes) == (0.2, 3)
     assert (knobs.lr, knobs.entropy, knobs.decay, knobs.hidden, knobs.layers, knobs.init) == (3.5e-4, 1e-5, 0.95, 100, 1, 0.1)
 
 

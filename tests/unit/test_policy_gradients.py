@@ -212,3 +212,45 @@ def test_relaxed_draws_move_along_the_gradient_through_the_step_ahead(mode: Mode
         slopes = torch.autograd.grad(clean, list(arch.values()))
     for (k, before), slope in zip(arch.items(), slopes, strict=True):
         torch.testing.assert_close((before - after[k]) / 1e-3, slope, rtol=1e-5, atol=1e-9)
+
+
+# the step of the weights ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["support", "query", "shot"])
+def test_the_weights_move_on_episodes_that_a_second_draw_has_augmented(place: str) -> None:
+    """Drawn from the pairs as they are after their own step."""
+    objective = _objective("relax")
+    recipe, meta, state, episodes = _begun(objective, place)
+    train, searched = episodes.select(slice(0, 2)), cast(Searched, recipe.augment)
+
+    def drawn(seed: int, arch: Params) -> Drawn:
+        return Drawn.of(searched, arch, seed, "weights at 0", 0.5, None)
+
+    seed = next(seed for seed in range(100) if all((one := drawn(seed, meta)).on) and "rotate" in one.names)
+    after, _, _ = objective.step(recipe, "vmap", None, state, seed)(meta, state, episodes, 0.0)
+    weights, again = {k: v for k, v in meta.items() if not k.startswith("arch/")}, drawn(seed, after)
+
+    def slopes(part: Episode) -> Params:
+        def loss(w: Params) -> Tensor:
+            return mean_loss(recipe.learner, recipe.net, objective.train.tasks.loss, w, part, "vmap", None)
+
+        found: Params = torch.func.grad(loss)(weights)
+        return found
+
+    moved = {k: (w - after[k]) / 0.05 for k, w in weights.items()}
+    for k, wanted in slopes(again.hard(train)).items():
+        torch.testing.assert_close(moved[k], wanted, rtol=1e-6, atol=1e-12)
+    assert not any(torch.allclose(moved[k], plain, rtol=1e-3, atol=0) for k, plain in slopes(train).items())
+
+
+def test_every_step_draws_anew() -> None:
+    """The pair and what is applied, and the luck of every picture: both go by the number of the step and by what it is for."""
+    objective = _objective("relax")
+    recipe, meta, state, episodes = _begun(objective, "query")
+    step = objective.step(recipe, "vmap", None, state, 3)
+    found = [float(step(meta, state, episodes, number / recipe.steps)[2]["clean_loss"]) for number in range(3)]
+    assert len(set(found)) > 1  # where nothing is applied, steps are alike
+    rotated = replace(_both_on(objective, recipe, meta)[1], names=("rotate", "identity"), on=(True, True), levels=(0.9, 0.0))
+    pictures = [replace(rotated, what=what).hard(episodes).query_x for what in ("weights at 0", "weights at 1", "looking at 1")]
+    assert not any(torch.equal(pictures[i], pictures[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
