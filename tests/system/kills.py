@@ -60,6 +60,7 @@ class Tally:
         self.studies = self.lost = self.twice = self.disagreement = 0
         self.seconds = 0.0
         self.said: list[str] = []
+        self.ended: dict[str, tuple[str, float | None, int]] = {}  # of the study under way: what its ledger had before a kill
 
     def load(self) -> None:
         told = json.loads(self.file.read_text())
@@ -126,16 +127,26 @@ def at_work(folder: Path) -> tuple[dict[int, int], dict[int, tuple[str, float | 
     return {trial: pid for trial, pid in pids.items() if Path(f"/proc/{pid}").exists()}, ended
 
 
+def work(body: dict[str, Any], home: str) -> None:
+    """What a driver does: it runs the study, or goes on with it, at the address of this session's cluster."""
+    os.dup2(2, 1)  # Ray talks; stdout is for the one line
+    if (Path(home) / "t" / "ledger.sqlite").exists() and body["driver"]["kind"] == "ray":
+        from metasearch.driver import launch
+
+        launch.resume("t", home=Path(home), overrides=(f"driver.address={json.dumps(body['driver']['address'])}",))
+    else:
+        run_or_resume(body, home, None)
+
+
 def one_study(forks: Any, cluster: Cluster, home: Path, tally: Tally, most: int, until: float, rng: random.Random) -> None:
     """Runs the next study to its end, with kills in between as long as there are some left; then looks for what is wrong."""
     number = tally.studies + 1
     place, quiet = home / f"shaken-{number}", home / f"quiet-{number}"
     body = study(number, place, {"kind": "ray", "lanes": 2, "cpus": 1, "address": cluster.address})
     folder = place / "t"
-    seen: dict[int, tuple[str, float | None, int]] = {}
     while True:
         cluster.mend()
-        child = forks.Process(target=run_or_resume, args=(body, str(place), None))
+        child = forks.Process(target=work, args=(body, str(place)))
         child.start()
         while child.exitcode is None:
             if not _busy(child, folder) or tally.kills.total() >= most or time.monotonic() > until:
@@ -143,7 +154,7 @@ def one_study(forks: Any, cluster: Cluster, home: Path, tally: Tally, most: int,
                 break
             time.sleep(rng.uniform(0.0, 1.0))
             running, ended = at_work(folder)
-            seen |= ended
+            tally.ended |= {str(number): end for number, end in ended.items()}
             kind = rng.choice(KINDS)
             if child.exitcode is not None or (kind == "worker" and not running):
                 continue
@@ -164,11 +175,11 @@ def one_study(forks: Any, cluster: Cluster, home: Path, tally: Tally, most: int,
             raise RuntimeError(f"{folder} hangs: nothing was at work for {PATIENCE:g} s")
         if child.exitcode == 0:
             break
-    local = forks.Process(target=run_or_resume, args=(study(number, quiet, {"kind": "local"}), str(quiet), None))
+    local = forks.Process(target=work, args=(study(number, quiet, {"kind": "local"}), str(quiet)))
     local.start()
     local.join()
-    judge(folder, quiet / "t", f"sqlite:///{place}/mlflow.db", seen, tally)
-    tally.studies = number
+    judge(folder, quiet / "t", f"sqlite:///{place}/mlflow.db", tally)
+    tally.studies, tally.ended = number, {}
     tally.save()
     for path in (place, quiet):
         shutil.rmtree(path)
@@ -184,14 +195,14 @@ def _busy(child: Any, folder: Path) -> bool:
     return False
 
 
-def judge(folder: Path, quiet: Path, uri: str, seen: dict[int, tuple[str, float | None, int]], tally: Tally) -> None:
+def judge(folder: Path, quiet: Path, uri: str, tally: Tally) -> None:
     """Counts what is wrong with a study that has ended."""
     sync(folder, uri, wait=60)
     wrong = problems(folder, tracked=uri)
     ours, wanted = results(folder), results(quiet)
     with Ledger.open(folder / "ledger.sqlite") as ledger:
         ends = Counter(row.trial for row in ledger.rows(kinds=["ended"]))
-    lost = {n for n, was in seen.items() if ours.get(n) != was}
+    lost = {int(n) for n, was in tally.ended.items() if ours.get(int(n)) != tuple(was)}
     lost |= {n for n, was in wanted.items() if ours.get(n, ("gone",))[0] != was[0]}
     twice = {n for n, count in ends.items() if count > 1} | {text for text in wrong if " runs of trial " in text}
     other = [text for text in wrong if text not in twice]
@@ -231,6 +242,7 @@ def main(words: list[str] | None = None) -> int:
         tally.load()
     began, earlier = time.monotonic(), tally.seconds
     rng = random.Random(f"{given.seed} {tally.kills.total()}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # no node is left behind
     nodes = Nodes()
     with _environment(given.home), contextlib.closing(nodes):
         forks = multiprocessing.get_context("forkserver")
