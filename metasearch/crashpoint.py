@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 
-KINDS = ("study", "proposed", "started", "report", "ended", "mode", "opened", "evaluated", "note", "stopped", "resumed")
+KINDS = (
+    "study", "proposed", "started", "report", "retry", "ended", "mode", "opened", "evaluated", "note", "stopped", "resumed",
+)  # fmt: skip
 POINTS = frozenset(
     {f"ledger.{kind}" for kind in KINDS}  # before a row goes into its transaction
     | {"ledger.commit", "ledger.committed"}  # before and after a transaction becomes durable

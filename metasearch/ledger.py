@@ -24,6 +24,7 @@ from metasearch.crashpoint import KINDS, crashpoint
 from metasearch.records import Outcome, Proposal, Report
 
 SCHEMA = 1
+PATIENCE = 20.0  # seconds for which a lock that another process holds on the file is waited for
 APPLICATION = 0x6D657461  # "meta": SQLite's application_id, so that no other database is taken for a ledger
 _TABLE = """
 CREATE TABLE rows (
@@ -46,8 +47,11 @@ class Row(NamedTuple):
 
     study      {study, space_digest, ..., versions, code}: the first row, and the only one of its kind
     proposed   Proposal
-    started    {lane, process, attempt, start, own, cause}: cause is "new", "lane" (the lane died) or "resume"
+    started    {lane, process, attempt, start, own, cause, chunk?}: cause is "new", "lane" (the lane died), "oom", "resume"
+               or "infrastructure" (its machine was lost: nothing counts against the trial); chunk: see retry
     report     {step, metrics, score, checkpoint, seconds, found?}
+    retry      {cause, chunk, reason, step, seconds}: an attempt ran out of memory (cause "oom"); the next, its last, has at most
+               `chunk` episodes at once
     ended      Outcome + {seconds, checkpoint, elapsed}; blob: per-episode scores
     mode       {signature, mode, seconds: {mode: seconds a step}}
     opened     {tasks, digest, split}: the sealed meta-test was opened
@@ -76,6 +80,7 @@ class TrialRow:
     process: str | None = None
     attempts: int = 0
     barren: int = 0  # deaths of its lane since its last report
+    chunk: int | None = None  # at most so many episodes at once, since an attempt ran out of memory
     report: Report | None = None  # the last one
     reports: int = 0
     checkpoints: tuple[str, ...] = ()  # parcels that its reports named, oldest first, each once
@@ -180,6 +185,9 @@ class Ledger:
                 db.close()
             if isinstance(error, LedgerError) or (isinstance(error, sqlite3.OperationalError) and "locked" in str(error)):
                 raise
+            words = ("full", "readonly", "unable to open")
+            if isinstance(error, sqlite3.OperationalError) and any(word in str(error) for word in words):
+                raise OSError(f"{path} cannot be opened: {error}. Nothing was started or changed.") from error
             raise _damaged(path, str(error)) from error
         return cls(path, db, writable=write)
 
@@ -336,6 +344,11 @@ class Ledger:
             trial.lane, trial.process, trial.attempts = body.get("lane"), body.get("process"), int(body["attempt"])
             trial.barren += body.get("cause") == "lane"
             trial.started_at = trial.started_at or at
+        elif kind == "retry":
+            self._read_report(number)
+            body = self._loads(text)
+            trial.status, trial.chunk, trial.lane, trial.process = "proposed", int(body["chunk"]), None, None
+            trial.seconds = float(body.get("seconds") or trial.seconds)
         elif kind == "ended":
             self._read_report(number)
             body = self._loads(text)
@@ -391,7 +404,7 @@ def _dumps(body: Mapping[str, Any]) -> str:
 
 def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
     # isolation_level=None: transactions begin where the code says BEGIN
-    db = sqlite3.connect(f"{path.as_uri()}?mode={'rwc' if write else 'ro'}", uri=True, isolation_level=None, timeout=20.0)
+    db = sqlite3.connect(f"{path.as_uri()}?mode={'rwc' if write else 'ro'}", uri=True, isolation_level=None, timeout=PATIENCE)
     if write:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")

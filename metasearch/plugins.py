@@ -145,7 +145,8 @@ def _from_file(path: Path) -> ModuleType:
     loaded.__file__ = str(path)
     sys.modules[unique] = loaded
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what a user's file prints is talk; stdout is for data
+        # what a user's file prints is talk, for stdout is for data; and where a study lives does not depend on what it does
+        with contextlib.chdir("."), contextlib.redirect_stdout(sys.stderr):
             loader.exec_module(loaded)
     except BaseException:
         del sys.modules[unique]

@@ -68,7 +68,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended. `metrics` are those of its last report; `reason` says in words why it is not done."""
+    """How a trial ended. `metrics` are those of its last report; `reason` says in words why it is not done, or what had to
+    be changed for it (fewer episodes at once)."""
 
     trial: int
     proposal: Proposal

@@ -93,10 +93,13 @@ class Voice:
 
 
 def talk(message: str, level: Level = "info", **facts: Any) -> None:
-    """One line for the person at the terminal; stdout is for data. facts: what else a program may want to know of it."""
+    """One line for the person at the terminal; stdout is for data. facts: what else a program may want to know of it.
+
+    What came from outside steers no terminal.
+    """
     if Voice.quiet and level == "info":
         return
-    said = redact(message)
+    said = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in redact(message))
     if Voice.as_json:
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         said = redact(json.dumps({"at": at, "level": level, "message": said, **facts}, allow_nan=False))

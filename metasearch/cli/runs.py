@@ -120,7 +120,7 @@ def source(words: list[str], address: str | None = None) -> Source:
     along = embedded()
     if named in along and not Path(named).is_file():
         return study_file.read(along[named], overrides)
-    if not named.endswith(".toml") and not Path(named).exists():
+    if not named.endswith(".toml") and not os.path.exists(named):  # a path's own `exists` raises for a name that is too long
         hint = plugins.did_you_mean(named, along)
         raise Refused(f"'{named}' is no study: name a .toml file, or one that comes along.{hint}")
     return study_file.read(Path(named), overrides)

@@ -21,13 +21,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from metasearch.budget import Coverage
 from metasearch.crashpoint import crashpoint
 from metasearch.driver import letters
 from metasearch.driver.folder import LockedError, lock
-from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
+from metasearch.driver.messages import Assignment, Ending, Line, Lost, StorageFailure, Wait
 from metasearch.driver.snapshot import load_snapshot, save_snapshot
 from metasearch.driver.start import PARCEL
 from metasearch.driver.worker import stack_file
@@ -43,14 +43,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Director", "LockedError", "Status", "StudyMismatch", "trial_seed"]
 
-DEATHS = 2  # a worker that dies so often in one trial, without a report in between, takes the trial with it
+DEATHS = 3  # a worker that dies so often in one trial, without a report in between, takes the trial with it
+CHUNK = 1  # episodes at once in the second try of a trial that ran out of memory: the least that there is, for it is the last
 OVERDUE = 8.0  # seconds after a watchdog should have ended a hung worker
 INFEASIBLE = 1000  # so many proposals refused in a row end a study;
 NEVER = 200  # so many are enough where none was ever feasible: with 95 % confidence fewer than 1.5 % of its proposals are
-FAILED = frozenset({"error", "oom"})
+FAILED = frozenset({"error", "oom"})  # of these, what runs out of memory twice is the config's own fault, as if infeasible
 USED = frozenset({"done", "diverged", "reused"})  # what uses up a trial of the budget; the rest is replaced
 SNAPSHOT = 100  # outcomes between two snapshots of a strategy that offers them,
 SLOW = 0.5  # or seconds that it has spent since the last one: as much as has to be spent again after a kill
+Loss = Literal["machine", "memory"]
 Key = tuple[str, int | None, int | None, tuple[tuple[str, str], ...]]  # digest of a config, parent, until, moved
 log = logging.getLogger("metasearch.driver")
 
@@ -68,7 +70,7 @@ class Status:
     used: int  # of these: done, diverged or reused. What goes on from another trial costs nothing
     done: int
     running: int
-    failed: int  # error and oom
+    failed: int  # error, and oom with one episode at a time, too
     diverged: int
     infeasible: int
     reused: int
@@ -165,6 +167,7 @@ class Director:
         self._open: dict[int, None] = {}  # proposed, not ended; in order
         self._orphans: deque[int] = deque()  # proposed or started, but nobody's now
         self._causes: dict[int, str] = {}  # why an orphan is one
+        self._lost: dict[str, Loss] = {}  # lanes whose process is known to have ended by no fault of its trial
         self._holder: dict[str, int] = {}  # lane -> its trial
         self._modes: dict[str, Mode] = {}
         self._best: TrialRow | None = None
@@ -191,7 +194,7 @@ class Director:
             if held is not None and self._trials[held].process == process:
                 return self._assignment(held)  # the call is a repetition: its answer was lost
             if held is not None:
-                self._died(held, told)
+                self._died(held, told, self._lost.pop(lane, None))
             number = self._orphans[0] if self._orphans and not self._stopping else None
             if number is None and not self._stopping:
                 number = self._propose(told)
@@ -223,6 +226,10 @@ class Director:
         self._after(told)
         return self._stopping is None
 
+    def lost(self, lane: str, loss: Loss) -> None:
+        """Says, before the lane comes back, why its process has ended: the machine is gone, or had no memory left."""
+        self._lost[lane] = loss
+
     def mode(self, signature: str, seconds: Mapping[str, float] | None = None) -> Mode | None:
         """How to run nets of a signature: the recorded choice, or the fastest of `seconds`, or None (nobody has measured)."""
         known = self._modes.get(signature)
@@ -242,9 +249,9 @@ class Director:
         with self._transaction():
             self.ledger.append("note", {"what": what}, trial=trial)
 
-    def fail(self, reason: str) -> None:
-        """The study cannot go on; every later call says so."""
-        self._broken = self._broken or RuntimeError(reason)
+    def fail(self, reason: str, storage: bool = False) -> None:
+        """The study cannot go on; every later call says so. storage: a worker cannot write what its trial has to leave."""
+        self._broken = self._broken or (StorageFailure(reason) if storage else RuntimeError(reason))
 
     # -- what the driver calls --------------------------------------------------------------------------------------------
 
@@ -338,7 +345,7 @@ class Director:
             with self.ledger.together():
                 yield told
         except Exception as error:
-            self._broken = _storage_error(error, self.ledger.path) or error
+            self._broken = _overtaken(error, self.ledger.path) or _storage_error(error, self.ledger.path) or error
             raise self._broken from error
 
     @property
@@ -347,12 +354,15 @@ class Director:
 
     def _after(self, told: list[Outcome]) -> None:
         """What follows from a transaction that is on the disk."""
-        for outcome in told:
-            self._prune(outcome.trial)
         self._since_snapshot += len(told)
-        if self._since_snapshot >= SNAPSHOT or (told and self._spent_since >= SLOW):
-            self._since_snapshot, self._spent_since = 0, 0.0
-            save_snapshot(self.folder, self.strategy, self.ledger.last)
+        try:
+            for outcome in told:
+                self._prune(outcome.trial)
+            if self._since_snapshot >= SNAPSHOT or (told and self._spent_since >= SLOW):
+                self._since_snapshot, self._spent_since = 0, 0.0
+                save_snapshot(self.folder, self.strategy, self.ledger.last)
+        except OSError as error:  # of parcels that nobody needs, or of a cache; where rows are lost a study ends
+            log.warning("a study goes on without it, but: %s", error)
         self._write_status(force=self._ended_here == 0)  # the first trials may take an hour
 
     @contextlib.contextmanager
@@ -449,15 +459,16 @@ class Director:
     def _tried_again(self, status: str) -> bool:
         """Is a trial that ended so no answer to whoever asks for the same? Nor are the limits that one cell exceeds (with
         weights that nothing reads) those of an isomorphic one."""
-        return status in FAILED or (status == "infeasible" and self._canonical is not None)
+        return status == "error" or (status in ("oom", "infeasible") and self._canonical is not None)
 
     @staticmethod
     def _reuse(number: int, proposal: Proposal, first: TrialRow) -> Ending:
         """The recorded result. Of another config that means the same there is no parcel: its weights have other names."""
         outcome, equal = first.outcome, proposal.config == first.proposal.config
         assert outcome is not None
+        status: Any = outcome.status if outcome.status in ("infeasible", "oom") else "reused"
         return Ending(
-            number, "infeasible" if outcome.status == "infeasible" else "reused", score=outcome.score, metrics=outcome.metrics,
+            number, status, score=outcome.score, metrics=outcome.metrics,
             step=outcome.step, reason=f"{'' if equal else 'it means '}the same as trial {first.id}, which is {outcome.status}",
             checkpoint=first.checkpoint if equal else None,
             episodes=None if first.episodes is None else first.episodes.tobytes(),
@@ -471,17 +482,16 @@ class Director:
         self._holder[lane] = number
         body = {
             "lane": lane, "process": process, "attempt": row.attempts + 1, "start": starts[0] if starts else None, "own": own,
-            "cause": self._causes.pop(number, "new"),
+            "cause": self._causes.pop(number, "new"), **({} if row.chunk is None else {"chunk": row.chunk}),
         }
         self.ledger.append("started", body, trial=number)
 
     def _assignment(self, number: int) -> Assignment:
         row = self._trials[number]
         starts, own, fallback = self._parcels(row)
-        deadline = None
-        if self.study.budget.hours is not None:
-            deadline = time.time() + max(0.0, self.study.budget.hours * 3600 - self.elapsed)
-        return Assignment(number, row.proposal, row.attempts, starts, own, fallback, row.seconds, deadline)
+        hours = self.study.budget.hours
+        left = None if hours is None else max(0.0, hours * 3600 - self.elapsed)
+        return Assignment(number, row.proposal, row.attempts, starts, own, fallback, row.seconds, left, row.chunk)
 
     def _parcels(self, row: TrialRow) -> tuple[tuple[str, ...], bool, str | None]:
         """(where to start, best first; whether those are its own; the parent's parcel, or the study's start)."""
@@ -516,7 +526,24 @@ class Director:
         if row.ended:
             return
         self._report(ending.trial, lines)
-        self._write_end(ending, told)
+        self._ended_or_again(ending, told)
+
+    def _ended_or_again(self, ending: Ending, told: list[Outcome]) -> None:
+        """A trial that ran out of memory is tried once more with fewer episodes at once, in whatever process comes next."""
+        row = self._trials[ending.trial]
+        if ending.status != "oom" or row.chunk is not None:
+            self._write_end(ending, told)
+            return
+        body = {"cause": "oom", "chunk": CHUNK, "reason": ending.reason, "step": ending.step, "seconds": ending.seconds}
+        self.ledger.append("retry", body, trial=row.id)
+        self._again(row.id, "oom")
+
+    def _again(self, number: int, cause: str) -> None:
+        """A trial that is nobody's now goes on before all others."""
+        self._release(number)
+        self._causes[number] = cause
+        if number not in self._orphans:
+            self._orphans.appendleft(number)
 
     def _write_end(self, ending: Ending, told: list[Outcome]) -> None:
         """The `ended` row and everything that follows from it: counts, tell, twins."""
@@ -583,11 +610,23 @@ class Director:
         score = row.outcome.score
         return (math.inf if whole else float(row.proposal.until or 0)), -math.inf if score is None else score
 
-    def _died(self, number: int, told: list[Outcome]) -> None:
-        """The process that ran a trial is gone: adopt its letter, or let the trial go on, or give it up."""
+    def _died(self, number: int, told: list[Outcome], loss: Loss | None) -> None:
+        """The process that ran a trial is gone: adopt its letter, or let the trial go on, or give it up. What is no fault of
+        the trial's does not count against it."""
         row = self._trials[number]
         self._release(number)
         if self._adopted(number, told) or self._hung(number, told):
+            return
+        if loss == "machine":
+            self._again(number, "infrastructure")
+            return
+        if loss == "memory":
+            reason = (
+                "its machine had no memory left, so Ray ended its worker. Lower the meta-batch or the sizes of the space, or "
+                "give a trial a larger share of a machine (driver.cpus)."
+            )
+            step = row.report.step if row.report else 0
+            self._ended_or_again(Ending(number, "oom", reason=reason, step=step, chunk=row.chunk), told)
             return
         if row.barren + 1 >= DEATHS:
             reason = (
@@ -596,14 +635,13 @@ class Director:
             )
             self._write_end(Ending(number, "error", reason=reason, step=row.report.step if row.report else 0), told)
             return
-        self._causes[number] = "lane"
-        self._orphans.appendleft(number)
+        self._again(number, "lane")
 
     def _adopted(self, number: int, told: list[Outcome]) -> bool:
         letter = letters.read(self.folder, number)
-        if letter is None:
-            return False
-        self._write_end(letter, told)
+        if letter is None or letter.chunk != self._trials[number].chunk:
+            return False  # there is none, or it is of an attempt before the last
+        self._ended_or_again(letter, told)
         return True
 
     def _hung(self, number: int, told: list[Outcome]) -> bool:
@@ -636,7 +674,9 @@ class Director:
         hours = self.study.budget.hours
         if hours is not None and self.elapsed >= hours * 3600:
             return "hours"
-        failed = sum(self.counts[status] for status in FAILED)
+        failed = self.counts["error"]
+        if self.counts["done"] == 0 and self.study.driver.max_errors is None:
+            failed += self.counts["oom"]  # where nothing ever fits, ten are enough
         if failed > self._errors_allowed:
             return "errors"
         if self._refused >= (NEVER if self._refused == self._ended else INFEASIBLE):
@@ -755,7 +795,8 @@ class Director:
         snapshot = load_snapshot(self.folder, self.strategy)
         different = 0
         trials = self._trials  # with what proposals and ends say: not read twice
-        for row in self.ledger.rows(kinds=["proposed", "started", "ended", "mode", "resumed"], bare=("proposed", "ended")):
+        kinds = ["proposed", "started", "retry", "ended", "mode", "resumed"]
+        for row in self.ledger.rows(kinds=kinds, bare=("proposed", "ended")):
             if row.kind == "mode":
                 self._modes[row.body["signature"]] = row.body["mode"]
                 continue
@@ -776,6 +817,8 @@ class Director:
                 self._holder[row.body["lane"]] = row.trial
                 with contextlib.suppress(ValueError):
                     self._orphans.remove(row.trial)
+            elif row.kind == "retry":
+                self._again(row.trial, str(row.body["cause"]))
             else:
                 trial = trials[row.trial]
                 self._release(row.trial)
@@ -853,6 +896,17 @@ class Director:
             crashpoint("status.after")
         except OSError as error:
             log.warning("status.json cannot be written: %s", error)
+
+
+def _overtaken(error: Exception, path: Path) -> LockedError | None:
+    """Rows are numbered by who writes them: of two drivers (on a file system whose locks do not hold) the second to write a
+    number is refused, whoever it is, and nothing of its transaction stays."""
+    if not isinstance(error, sqlite3.IntegrityError):
+        return None
+    return LockedError(
+        f"another driver has written to {path} since this one began, so this one ends: what it had not written yet the other "
+        f"does. Look for it (metasearch status {path.parent.name}), and keep METASEARCH_HOME on a file system whose locks hold."
+    )
 
 
 def _storage_error(error: Exception, path: Path) -> OSError | None:

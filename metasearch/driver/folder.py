@@ -72,7 +72,8 @@ def logged(folder: Path) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # on a full disk the last line is lost, not the reason why the study stopped
+            handler.close()
 
 
 class _Redacted(logging.Formatter):

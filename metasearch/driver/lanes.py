@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from metasearch.driver.director import Director, Status
+from metasearch.driver.director import Director, Loss, Status
 from metasearch.driver.folder import lives, logged
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
 from metasearch.driver.study import Driver, Study
@@ -221,8 +221,8 @@ class _Remote:
     def note(self, trial: int, what: str) -> None:
         self._call("note", trial, what)
 
-    def fail(self, reason: str) -> None:
-        self._call("fail", reason)
+    def fail(self, reason: str, *, storage: bool = False) -> None:
+        self._call("fail", reason, storage)
 
     def _call(self, name: str, *given: Any) -> Any:
         try:
@@ -234,11 +234,12 @@ class _Remote:
 def _lane(director: Any, name: str, body: dict[str, Any], folder: str) -> None:
     """What a worker process does: trials, until there are none."""
     study = Study.from_json(body)
-    gpus = math.ceil(study.driver.gpus)
+    if not study.driver.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides other trials' GPUs only from those that have one
     try:
         sound = work(
             _Remote(director, name), study.objective, Path(folder),
-            devices=tuple(f"cuda:{n}" for n in range(gpus)) or ("cpu",), threads=max(1, int(study.driver.cpus)),
+            devices=study.driver.trial_devices, threads=max(1, int(study.driver.cpus)),
             timeout=study.driver.trial_timeout, go_on_after_error=False,
         )
     except Lost:
@@ -299,6 +300,9 @@ def _watch(lanes: RayLanes, tick: Callable[[Status], None]) -> Any:
             tick(status)
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            if (loss := _loss(_cause(trial))) is not None:
+                with contextlib.suppress(Exception):  # said before the lane can come back
+                    lanes._ray.get(lanes._director.call.remote("lost", (_name(trial), loss)))
             self.deaths += 1
             if self.deaths >= BARREN:
                 self.failure = RuntimeError(
@@ -311,8 +315,15 @@ def _watch(lanes: RayLanes, tick: Callable[[Status], None]) -> Any:
 
 def _cause(trial: Any) -> str:
     with contextlib.suppress(Exception):
-        return str(trial.get_error() or "no reason is known")[-1000:]
+        return str(trial.get_error() or "no reason is known").rpartition("Failure # ")[2][-2000:]
     return "no reason is known"
+
+
+def _loss(cause: str) -> Loss | None:
+    """What Ray says of the end of a lane's process, where the trial has no part in it; None: nobody knows."""
+    if any(mark in cause for mark in ("its node has died", "node was preempted", "AUTOSCALER_DRAIN", "node is dead")):
+        return "machine"
+    return "memory" if any(mark in cause for mark in ("NODE_OUT_OF_MEMORY", "running low on memory")) else None
 
 
 # -- resources -----------------------------------------------------------------------------------------------------------------

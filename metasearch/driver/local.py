@@ -45,16 +45,15 @@ class Direct:
     def note(self, trial: int, what: str) -> None:
         _asked(lambda: self.director.note(trial, what))
 
-    def fail(self, reason: str) -> None:
-        self.director.fail(reason)
+    def fail(self, reason: str, *, storage: bool = False) -> None:
+        self.director.fail(reason, storage)
 
 
 def run_local(director: Director, study: Study, folder: Path, *, tick: Callable[[Callable[[], Status]], None]) -> None:
     """Works until the director has nothing more. `tick(status)` is called often; it may call status() and stop the director."""
-    gpus = int(study.driver.gpus + 0.999)
     work(
         Direct(director, tick=lambda: tick(director.status)), study.objective, folder,
-        devices=tuple(f"cuda:{i}" for i in range(gpus)) or ("cpu",), threads=max(1, int(study.driver.cpus)),
+        devices=study.driver.trial_devices, threads=max(1, int(study.driver.cpus)),
         timeout=study.driver.trial_timeout,
     )
 

@@ -9,17 +9,23 @@ from typing import Any, Protocol
 from metasearch.objectives import Mode
 from metasearch.records import Config, Outcome, Proposal, Status
 
-__all__ = ["Assignment", "Ending", "Line", "Link", "Lost", "Wait"]
+__all__ = ["Assignment", "Ending", "Line", "Link", "Lost", "StorageFailure", "Wait"]
 
 
 class Lost(Exception):
     """The director cannot be reached, or has given up: no trial is to blame, and a lane that sees it ends."""
 
 
+class StorageFailure(OSError):
+    """What a trial has to leave behind cannot be written: no trial is to blame, and the study stops until there is room."""
+
+
 @dataclass(frozen=True)
 class Assignment:
     """Run this. `starts` are parcels to go on from, best first (the trial's own if `own`, else its parent's or the study's);
-    `fallback` is that parcel for a trial whose own are all damaged. `spent` are the seconds of earlier attempts."""
+    `fallback` is that parcel for a trial whose own are all damaged. `spent` are the seconds of earlier attempts, `left` those
+    that the study still has (clocks of machines differ, and jump). `chunk`: at most so many
+    episodes at once, after an attempt that ran out of memory."""
 
     trial: int
     proposal: Proposal
@@ -28,7 +34,8 @@ class Assignment:
     own: bool = False
     fallback: str | None = None
     spent: float = 0.0
-    deadline: float | None = None
+    left: float | None = None
+    chunk: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Ending:
     seconds: float = 0.0
     checkpoint: str | None = None
     episodes: bytes | None = field(default=None, repr=False)  # float32, little-endian
+    chunk: int | None = None  # that of its Assignment
 
     def outcome(self, proposal: Proposal) -> Outcome:
         return Outcome(self.trial, proposal, self.score, self.metrics, self.status, self.step, self.reason)
@@ -100,6 +108,6 @@ class Link(Protocol):
         """Writes down something worth knowing about a trial."""
         ...
 
-    def fail(self, reason: str) -> None:
-        """No trial can run here at all (the objective cannot be built): the study ends with this error."""
+    def fail(self, reason: str, *, storage: bool = False) -> None:
+        """No trial can run here at all (the objective cannot be built, or the disk is full): the study ends with this error."""
         ...

@@ -68,7 +68,7 @@ def smoke(study: str, config: Config) -> Smoke:
     except Exception:  # the trial itself says it better
         short, until, whole = objective, 1, None
     heard = _Heard()
-    devices = tuple(f"cuda:{n}" for n in range(math.ceil(built.driver.gpus))) or ("cpu",)
+    devices = built.driver.trial_devices
     with tempfile.TemporaryDirectory(prefix="ms-smoke-") as folder:
         said = Assignment(1, Proposal(config, until=until, seed=built.seed))
         threads = max(1, int(built.driver.cpus))
@@ -197,4 +197,4 @@ class _Heard:
 
     def note(self, trial: int, what: str) -> None: ...
 
-    def fail(self, reason: str) -> None: ...
+    def fail(self, reason: str, *, storage: bool = False) -> None: ...

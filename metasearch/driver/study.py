@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
@@ -137,16 +138,45 @@ class Budget(_Table):
         return self
 
 
+def _whole_above_one(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"must be a part of one GPU (0.5) or a whole number of them, but got {gpus:g}")
+    return gpus
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Device = Annotated[str, Field(pattern=r"^(cpu|cuda:\d{1,4})$")]
+
+
 class Driver(_Table):
     """Where and when it runs. Nothing here changes what a trial computes."""
 
     kind: Literal["ray", "local"] = "ray"
     lanes: Annotated[int, Field(ge=1, le=100_000)] | None = None  # None: as many as fit
     cpus: Annotated[float, Field(gt=0, le=100_000)] = 1
-    gpus: Annotated[float, Field(ge=0, le=1024)] = 0.0
+    gpus: Annotated[float, Field(ge=0, le=1024), AfterValidator(_whole_above_one)] = 0.0
+    devices: Annotated[tuple[Device, ...], Field(min_length=1, max_length=1024), BeforeValidator(_listed)] | None = None
     address: Word | None = None
     trial_timeout: Annotated[float, Field(gt=0)] | None = None  # seconds without a report
     max_errors: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _has_its_devices(self) -> Self:
+        allowed = tuple(f"cuda:{n}" for n in range(math.ceil(self.gpus))) or ("cpu",)
+        if wrong := [device for device in self.devices or () if device not in allowed]:
+            raise ValueError(
+                f"devices must be among those of a trial with gpus = {self.gpus:g}, which are {', '.join(allowed)}, but got "
+                f"{', '.join(dict.fromkeys(wrong))}"
+            )
+        return self
+
+    @property
+    def trial_devices(self) -> tuple[str, ...]:
+        """The torch devices of one trial, as the trial itself numbers them: a meta-batch is split over them."""
+        return self.devices or tuple(f"cuda:{n}" for n in range(math.ceil(self.gpus))) or ("cpu",)
 
 
 def _no_secret(uri: str) -> str:

@@ -5,28 +5,34 @@ The local driver runs this in its own process, a lane under Ray Tune in a proces
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import logging
 import math
+import shutil
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from metasearch.driver import letters
-from metasearch.driver.messages import Assignment, Ending, Line, Link, Lost, Wait
+from metasearch.driver.messages import Assignment, Ending, Line, Link, Lost, StorageFailure, Wait
 from metasearch.objectives import Diverged, Infeasible, Mode, Objective, Trial
+from metasearch.objectives.memory import out_of_memory, release
 from metasearch.records import Report, Status
+from metasearch.track.redact import redact
 
 __all__ = ["run_trial", "stack_file", "work"]
 
 FLUSH = 0.2  # seconds between two calls for reports; those in between travel together (parcels are told at once)
 REASON = 4000  # characters of an error that are kept
+STORAGE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+T = TypeVar("T")
 log = logging.getLogger("metasearch.worker")
 
 
@@ -56,7 +62,11 @@ def work(
             except Exception as error:
                 link.fail(f"the study's objective cannot be built: {_in_words(error)}")
                 return True
-        ending, lines = run_trial(objective, said, link, folder, devices=devices, threads=threads, timeout=timeout)
+        try:
+            ending, lines = run_trial(objective, said, link, folder, devices=devices, threads=threads, timeout=timeout)
+        except StorageFailure as error:
+            link.fail(str(error), storage=True)
+            return True
         if ending is None:
             return True
         if ending.status in ("oom", "error") and not go_on_after_error:
@@ -79,8 +89,10 @@ def run_trial(
         ending = run.through(objective, _starts(said), _lend(said, link, folder, devices, threads), alive)
     if "torch._dynamo" in sys.modules:
         sys.modules["torch._dynamo"].reset()  # after eight different nets it would run the rest eagerly; the disk keeps programs
+    if ending is not None and ending.status == "oom":
+        release()
     if ending is not None:
-        letters.write(folder, ending)
+        _kept(letters.path(folder, ending.trial), lambda: letters.write(folder, ending))
     return ending, tuple(run.unsent)
 
 
@@ -125,11 +137,13 @@ class _Run:
             return self._ending("diverged", step=error.step, reason=f"step {error.step}: {error.reason}")
         except Infeasible as error:
             return replace(self._ending("infeasible", reason=str(error) or "infeasible"), metrics=error.metrics)
-        except (Lost, KeyboardInterrupt):
+        except (Lost, StorageFailure, KeyboardInterrupt):
             raise
         except BaseException as error:
-            if _out_of_memory(error):
-                return self._ending("oom", reason=f"{_first_line(error)}. Lower the meta-batch, or give a trial a larger share.")
+            if out_of_memory(error):
+                small = "" if self.said.chunk is None else f" with at most {self.said.chunk} episodes at once, too"
+                way = "Lower the meta-batch or the sizes of the space, or give a trial a larger share of a machine"
+                return self._ending("oom", reason=f"{_first_line(error)}{small}. {way} (driver.gpus, driver.cpus).")
             return self._ending("error", reason=_in_words(error))
 
     def _reports(self, reports: Iterator[Report], alive: Callable[[], None]) -> Ending | None:
@@ -145,7 +159,9 @@ class _Run:
             return self._ending("error", reason="the objective ended without a report")
         if self.last.score is None:
             return self._ending("error", reason="the objective's last report has no score")
-        return self._ending("done")
+        if self.said.chunk is None:
+            return self._ending("done")
+        return self._ending("done", reason=f"after a want of memory: at most {self.said.chunk} episodes at once")
 
     def _take(self, report: Report) -> bool:
         """Keeps a report, sends what is due; False: stop."""
@@ -166,8 +182,8 @@ class _Run:
         return Ending(
             trial=self.said.trial, status=status, score=last.score if last and done else None,
             metrics=last.metrics if last else {}, step=step if step is not None else last.step if last else 0,
-            reason=None if reason is None else reason[:REASON], seconds=self.seconds, checkpoint=self.checkpoint,
-            episodes=self.episodes if done else None,
+            reason=None if reason is None else redact(reason)[:REASON], seconds=self.seconds, checkpoint=self.checkpoint,
+            episodes=self.episodes if done else None, chunk=self.said.chunk,
         )
 
 
@@ -187,7 +203,8 @@ def _lend(
     def save(step: int, tensors: Any, facts: Any) -> str:
         from metasearch.objectives import parcel
 
-        return str(parcel.write(folder / "parcels" / str(said.trial) / f"{step}.safetensors", tensors, facts))
+        path = folder / "parcels" / str(said.trial) / f"{step}.safetensors"
+        return str(_kept(path, lambda: parcel.write(path, tensors, facts)))
 
     def mode(signature: str, measure: Callable[[], Any]) -> Mode:
         return link.mode(signature, None) or link.mode(signature, measure()) or "vmap"
@@ -195,7 +212,7 @@ def _lend(
     def trial(start: str | None, own: bool) -> Trial:
         return Trial(
             id=said.trial, start=None if start is None else Path(start), own=own, devices=devices, threads=threads,
-            mode=mode, save=save, deadline=said.deadline,
+            chunk=said.chunk, mode=mode, save=save, deadline=None if said.left is None else time.monotonic() + said.left,
         )
 
     return trial
@@ -221,6 +238,20 @@ def _watchdog(path: Path, timeout: float | None) -> Iterator[Callable[[], None]]
     path.unlink()
 
 
+def _kept(path: Path, write: Callable[[], T]) -> T:
+    """What `write` answers. Raises StorageFailure, in words, for a disk that is full or broken."""
+    try:
+        return write()
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        room = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+        raise StorageFailure(
+            f"{path} cannot be written: {error.strerror or error} ({room:,} bytes are free there). The study stopped; make room "
+            f"and resume it: what is in the ledger is whole, and running trials go on from their last parcels."
+        ) from error
+
+
 def _line(report: Report, seconds: float) -> Line:
     """A report as it goes into the ledger. Raises Diverged if anything in it is not finite."""
     step = int(report.step)
@@ -242,17 +273,6 @@ def _bad_parcel(error: BaseException) -> bool:
     return parcel is not None and isinstance(error, parcel.BadParcel)
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return True
-    # what torch raises for the CPU, and what cuBLAS and cuDNN raise when their workspaces do not fit
-    marks = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in marks)
-
-
 def _first_line(error: BaseException) -> str:
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0][:300]}" if said else type(error).__name__
@@ -261,4 +281,4 @@ def _first_line(error: BaseException) -> str:
 def _in_words(error: BaseException) -> str:
     """One line that says what, then the last lines of the traceback that say where."""
     where = "".join(traceback.format_exception(error)).strip().splitlines()
-    return "\n".join([_first_line(error), *where[-20:]])[:REASON]
+    return redact("\n".join([_first_line(error), *where[-20:]]))[:REASON]

@@ -54,7 +54,7 @@ class Trial:
     mode:    mode(signature, measure) -> how to run nets of this signature. The first caller in a study measures
              ({"loop": seconds a step, "vmap": ...}), the driver records the choice, later callers are given it.
     save:    save(step, tensors, facts) -> path of a parcel.
-    deadline: seconds since the epoch after which the trial should end with a last report, or None.
+    deadline: of time.monotonic() in this process, after which the trial should end with a last report, or None.
     """
 
     id: int

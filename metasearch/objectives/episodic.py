@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ from torch import Generator, Tensor
 
 from metasearch.learners import Learner, Loss, gradients
 from metasearch.nets import Net, Params, learnt
-from metasearch.objectives import MODES, Mode, Trial, augmenting
+from metasearch.objectives import Mode, Trial, augmenting
+from metasearch.objectives.memory import out_of_memory, release
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.training import Course, Setting, Step, generator, only_learnt, to, training
 from metasearch.records import Proposal, Report
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Step", "block_steps", "channels_last", "draw_block", "episodic", "outer_step"]
 
+Slope = Callable[[Params, Episode], tuple[Params, Params]]  # (meta, episodes) -> the mean gradient and metrics
 COMPILE_SECONDS = 30.0  # what a first compilation costs; later trials of a study pay CACHED_SECONDS
 CACHED_SECONDS = 2.0
 BLOCK_BYTES = 32 * 2**20  # episodes drawn at once take about so much memory
@@ -52,7 +54,7 @@ def _course(setting: Setting) -> Course:
 
     return Course(
         meta, to(recipe.optimizer.init(only_learnt(meta)), tasks.device), per_block, rows,
-        lambda number: draw_block(recipe, tasks, shape, per_block, seed, number), begin,
+        lambda number: draw_block(recipe, tasks, shape, per_block, seed, number), begin, splits=True,
     )
 
 
@@ -69,20 +71,21 @@ def outer_step(recipe: Recipe, loss: Loss, mode: Mode, *, chunk: int | None = No
     if mode != "loop" and recipe.learner.looped is not None:
         raise ValueError(f"{type(recipe.learner).__name__} must run in a loop: {recipe.learner.looped}")
 
+    def chosen(learner: Learner, meta: Params, episodes: Episode) -> Episode:
+        return augmenting.hardest(learner, net, loss, meta, episodes, versions, mode, chunk) if versions > 1 else episodes
+
     def slope(learner: Learner, meta: Params, episodes: Episode) -> tuple[Params, dict[str, Tensor]]:
-        if versions > 1:
-            episodes = augmenting.hardest(learner, net, loss, meta, episodes, versions, mode, chunk)
-        return mean_gradient(learner, net, loss, meta, episodes, mode, chunk)
+        if recipe.precision == "float32":
+            return mean_gradient(learner, net, loss, meta, chosen(learner, meta, episodes), mode, chunk)
+        with torch.autocast(episodes.support_x.device.type, dtype=torch.bfloat16):
+            meta = channels_last(meta)
+            return mean_gradient(learner, net, loss, meta, chosen(learner, meta, episodes), mode, chunk)
 
     def whole(
         learner: Learner, floats: Params, meta: Params, state: Params, episodes: Episode, rates: Params, progress: Tensor
     ) -> tuple[Params, Params, dict[str, Tensor]]:
         learner = replace(learner, **floats) if floats else learner
-        if recipe.precision == "float32":
-            grads, metrics = slope(learner, meta, episodes)
-        else:
-            with torch.autocast(episodes.support_x.device.type, dtype=torch.bfloat16):
-                grads, metrics = slope(learner, channels_last(meta), episodes)
+        grads, metrics = slope(learner, meta, episodes)
         return _stepped(optimizer, grads, meta, state, rates, progress, metrics)
 
     if mode == "compiled":
@@ -95,9 +98,7 @@ def outer_step(recipe: Recipe, loss: Loss, mode: Mode, *, chunk: int | None = No
         learner = recipe.learner.at(progress)
         with torch.no_grad():
             if len(devices) > 1:
-                if versions > 1:
-                    episodes = augmenting.hardest(learner, net, loss, meta, episodes, versions, mode, chunk)
-                grads, metrics = _split_gradient(learner, net, loss, meta, episodes, mode, chunk, devices)
+                grads, metrics = _split(partial(slope, learner), meta, episodes, devices, versions)
                 return _stepped(optimizer, grads, meta, state, rates, now, metrics)
             floats = _floats(learner, episodes.support_x) if mode == "compiled" else {}
             return whole(_without_floats(learner, floats), floats, meta, state, episodes, rates, now)
@@ -124,11 +125,23 @@ def mean_gradient(
 def _pooled_gradient(
     learner: Learner, net: Net, loss: Loss, meta: Params, episodes: Episode, chunk: int | None
 ) -> tuple[Params, dict[str, Tensor]]:
-    """The gradient of the mean loss: with shared weights a vmapped convolution or product is one big one."""
+    """The gradient of the mean loss: with shared weights a vmapped convolution or product is one big one.
+
+    A gradient keeps what it went through until it is taken, so chunks are differentiated one by one.
+    """
+    count = episodes.count
+    if chunk is not None and chunk < count:
+        sizes = [min(chunk, count - first) for first in range(0, count, chunk)]
+        found = [
+            _pooled_gradient(learner, net, loss, meta, episodes.select(slice(first, first + size)), None)
+            for first, size in zip(range(0, count, chunk), sizes, strict=True)
+        ]
+        home = episodes.support_x.device
+        return _weighted([g for g, _ in found], sizes, home), _weighted([m for _, m in found], sizes, home)
     fixed = {k: v for k, v in meta.items() if not learnt(k)}
 
     def mean_loss(free: Params) -> tuple[Tensor, dict[str, Tensor]]:
-        each = torch.func.vmap(lambda e: learner.episode_loss(net, loss, {**fixed, **free}, e), chunk_size=chunk)
+        each = torch.func.vmap(lambda e: learner.episode_loss(net, loss, {**fixed, **free}, e))
         values, metrics = each(episodes)
         value = values.mean()
         return value, {"loss": value, **{k: m.mean() for k, m in metrics.items()}}
@@ -137,24 +150,22 @@ def _pooled_gradient(
     return {k: g.detach() for k, g in grads.items()}, {k: m.detach() for k, m in metrics.items()}
 
 
-def _split_gradient(
-    learner: Learner, net: Net, loss: Loss, meta: Params, episodes: Episode, mode: Mode, chunk: int | None,
-    devices: tuple[str, ...],
-) -> tuple[Params, dict[str, Tensor]]:
-    sizes = [len(part) for part in torch.arange(episodes.count).tensor_split(len(devices)) if len(part)]
-    first, total = 0, episodes.count
-    grads: Params = {}
-    metrics: dict[str, Tensor] = {}
-    home = episodes.support_x.device
+def _split(slope: Slope, meta: Params, episodes: Episode, devices: tuple[str, ...], versions: int) -> tuple[Params, Params]:
+    """The mean gradient and metrics of a meta-batch that is split over devices: each part by its share. The versions of an
+    episode stay together. Nothing here waits for a device before all have their work."""
+    sizes = [len(part) for part in torch.arange(episodes.count // versions).tensor_split(len(devices)) if len(part)]
+    home, first, found = episodes.support_x.device, 0, []
     for device, size in zip(devices, sizes, strict=False):
-        part = episodes.select(slice(first, first + size)).to(device)
-        g, m = mean_gradient(learner, net, loss, to(meta, torch.device(device)), part, mode, chunk)
+        part = episodes.select(slice(first * versions, (first + size) * versions)).to(device)
+        found.append(slope(to(meta, torch.device(device)), part))
         first += size
-        for into, new in ((grads, g), (metrics, m)):
-            for k, v in new.items():
-                share = v.to(home) * (size / total)
-                into[k] = into[k] + share if k in into else share
-    return grads, metrics
+    return _weighted([g for g, _ in found], sizes, home), _weighted([m for _, m in found], sizes, home)
+
+
+def _weighted(parts: list[Params], sizes: list[int], home: torch.device) -> Params:
+    """The mean of means over so many episodes each."""
+    shares = [size / sum(sizes) for size in sizes]
+    return {k: torch.stack([part[k].to(home) * s for part, s in zip(parts, shares, strict=True)]).sum(0) for k in parts[0]}
 
 
 def _stepped(
@@ -207,7 +218,7 @@ def _mode(recipe: Recipe, study: Train, trial: Trial, meta: Params, state: Param
     if recipe.learner.looped is not None or steps <= 0:
         return "loop"
     if study.mode != "auto":
-        return study.mode
+        return "vmap" if study.mode == "compiled" and trial.chunk is not None else study.mode  # a compiler would unroll chunks
     return trial.mode(signature(recipe, trial, meta, shape), partial(_measured, recipe, study, trial, meta, state, shape, steps))
 
 
@@ -220,6 +231,7 @@ def signature(recipe: Recipe, trial: Trial, meta: Params, shape: TaskShape) -> s
         "episode": list(augmenting.given(recipe, shape)), "meta_batch": recipe.meta_batch, "norm": recipe.net.norm,
         "devices": [torch.device(d).type for d in trial.devices], "threads": trial.threads,
     } | ({"versions": many} if (many := augmenting.versions(recipe)) > 1 else {})
+    described |= {"chunk": trial.chunk} if trial.chunk is not None else {}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -243,8 +255,24 @@ def _measured(
         warm = once()
         return min(once() for _ in range(2 if warm > 0.5 else 5))
 
-    found: dict[str, float] = {mode: seconds(mode) for mode in MODES if mode != "compiled"}
+    found: dict[str, float] = {}
+    for mode in ("loop", "vmap"):
+        try:
+            found[mode] = seconds(mode)
+        except Exception as error:  # all episodes at once may not fit where one does
+            if not out_of_memory(error):
+                raise
+            found[mode], wanted = math.inf, str(error)[:300]
+        if math.isinf(found[mode]):
+            release()
     eager = min(found.values())
+    if math.isinf(eager):
+        raise MemoryError(wanted)
+    if trial.chunk is not None:
+        return found
+    if math.isinf(found["vmap"]):
+        study.remark(f"a meta-batch does not fit into memory at once, so its episodes are taken one by one: {wanted}")
+        return found
     if eager * steps * study.expected_trials > 4 * COMPILE_SECONDS and eager * steps > 4 * CACHED_SECONDS:
         try:
             found["compiled"] = seconds("compiled") + CACHED_SECONDS / steps

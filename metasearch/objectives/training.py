@@ -58,6 +58,7 @@ class Course(NamedTuple):
     rows:      rows of a block that one step reads.
     draw:      draw(number of the block) -> the data of its steps, [per_block * rows, ...].
     begin:     begin(meta, state) -> (the step, how episodes are scored); called once, after a stopped trial has been taken up.
+    splits:    a step splits what it reads over the trial's devices; otherwise it runs on the first of them.
     """
 
     meta: Params
@@ -66,6 +67,7 @@ class Course(NamedTuple):
     rows: int
     draw: Callable[[int], Episode]
     begin: Callable[[Params, Params], tuple[Step, Mode]]
+    splits: bool = False
 
 
 def training(
@@ -98,6 +100,8 @@ def training(
     begun = int(found[1].get("begun", 0)) if found is not None and trial.own else first  # the one from which the trial went
     course = course_of(Setting(recipe, study, trial, tasks, shape, seed, meta, end - first))
     meta, state = course.meta, course.state
+    if len(trial.devices) > 1 and not course.splits:
+        study.remark(f"this training runs on {trial.devices[0]} alone, the first of its trial's {len(trial.devices)} devices")
     best: tuple[float, int, Params] | None = None
     if found is not None:
         meta, state, best = _go_on(trial, *found, meta, state, proposal, device)
@@ -141,7 +145,7 @@ def training(
         meta, state, metrics = step_once(meta, state, block.select(slice(at, at + course.rows)), step / recipe.steps)
         losses.append(metrics["loss"])
         step += 1
-        late = trial.deadline is not None and time.time() > trial.deadline
+        late = trial.deadline is not None and time.monotonic() > trial.deadline
         if step % report_every == 0 or step == end or late:
             curve, losses = _curve(losses, metrics, meta, step), []
             score, each = None, None
@@ -162,6 +166,7 @@ def training(
     # metrics are numbers: so is the norm mode, which tables name in every row
     told = curve | looks | {f"norm/{recipe.net.norm}": 1.0, "train_seconds": training_seconds}
     told["train_score"] = float(_train_scores(recipe, tasks, ready, study, seed, mode, trial.chunk).mean())
+    told |= {} if trial.chunk is None else {"chunk": float(trial.chunk)}
     checkpoint = save(end, ready)
     yield Report(end, told, score=score, episodes=each, checkpoint=checkpoint)
     if best is not None and best[0] > score:  # the trial's score is that of its last report: one more, which names the step

@@ -43,7 +43,7 @@ def unroll(recipe: Recipe, study: Train, proposal: Proposal, trial: Trial, *, ep
 
 
 def _course(learner: LearnedOptimizer, stretches: int, setting: Setting) -> Course:
-    recipe, study, _, tasks, shape, seed, meta, _ = setting
+    recipe, study, trial, tasks, shape, seed, meta, _ = setting
     augmenting.one_version(recipe, "the training of an optimiser")
     count = recipe.meta_batch
 
@@ -59,7 +59,8 @@ def _course(learner: LearnedOptimizer, stretches: int, setting: Setting) -> Cour
         return concatenate([parts[0], *[parts[1]] * (stretches - 1)])
 
     def begin(meta: Params, state: Params) -> tuple[Step, Mode]:
-        return _step(recipe, learner, tasks.loss, compiled=study.mode == "compiled"), "vmap"
+        compiled = study.mode == "compiled" and trial.chunk is None
+        return _step(recipe, learner, tasks.loss, compiled=compiled, chunk=trial.chunk), "vmap"
 
     theta = {k: v for k, v in meta.items() if adapted(k)}
     carried = {f"theta/{k}": v for k, v in theta.items()} | {f"memory/{k}": v for k, v in learner.memory(theta).items()}
@@ -68,7 +69,7 @@ def _course(learner: LearnedOptimizer, stretches: int, setting: Setting) -> Cour
     return Course(meta, state, stretches, count, draw, begin)
 
 
-def _step(recipe: Recipe, learner: LearnedOptimizer, loss: Loss, *, compiled: bool) -> Step:
+def _step(recipe: Recipe, learner: LearnedOptimizer, loss: Loss, *, compiled: bool, chunk: int | None) -> Step:
     """One stretch of all functions at once, then one step of the outer optimiser."""
     def stretch(meta: Params, carried: Params, episode: Episode) -> tuple[Params, dict[str, Tensor], Params]:
         """Of one function: the gradient in the optimiser's weights, what is shown, and what is carried on."""
@@ -90,7 +91,7 @@ def _step(recipe: Recipe, learner: LearnedOptimizer, loss: Loss, *, compiled: bo
         meta: Params, state: Params, episodes: Episode, rates: Params, progress: Tensor
     ) -> tuple[Params, Params, dict[str, Tensor]]:
         carried = _cut("unroll/", state)
-        grads, metrics, carried = torch.func.vmap(stretch, in_dims=(None, 0, 0))(meta, carried, episodes)
+        grads, metrics, carried = torch.func.vmap(stretch, in_dims=(None, 0, 0), chunk_size=chunk)(meta, carried, episodes)
         mean = {k: g.mean(0) for k, g in grads.items()}
         new, after = recipe.optimizer.update(mean, state, _own(meta), rates, progress)
         after = {**after, **{f"unroll/{k}": v for k, v in carried.items()}}

@@ -34,8 +34,10 @@ def problems(
     with Ledger.open(folder / "ledger.sqlite") as ledger:
         rows, trials, study = list(ledger.rows()), ledger.trials(), ledger.study()["study"]
         found = _rows(rows) + _transitions(rows) + _owners(rows) + _seeds(trials, study["seed"])
+        told = [row.body["budget"] for row in rows if row.kind in ("resumed", "stopped") and "budget" in row.body]
+        budget = {**study["budget"], **(told[-1] if told else {})}  # a resume may have raised it
         reasons = [row.body["reason"] for row in rows if row.kind == "stopped"]
-        found += _letters(folder, trials) + _budget(trials, study["budget"], finished=finished and reasons[-1:] == ["trials"])
+        found += _letters(folder, trials) + _budget(trials, budget, finished=finished and reasons[-1:] == ["trials"])
         if effects is not None:
             found += _effects(trials, effects)
         if finished:
@@ -72,24 +74,31 @@ def _rows(rows: list[Row]) -> list[str]:
 
 
 def _transitions(rows: list[Row]) -> list[str]:
-    """proposed -> started (attempt 1, 2, ...) -> report ... -> ended, once; an infeasible or reused trial ends unstarted."""
+    """proposed -> started (attempt 1, 2, ...) -> report ... -> ended, once; what is answered without a run ends unstarted.
+
+    retry (once): of a started trial, which is then started again.
+    """
     found: list[str] = []
     state: dict[int, str] = {}
     attempts: Counter[int] = Counter()
+    again: set[int] = set()
     for row in rows:
         number = row.trial
-        if number is None or row.kind not in ("proposed", "started", "report", "ended"):
+        if number is None or row.kind not in ("proposed", "started", "report", "retry", "ended"):
             continue
         before = state.get(number)
         if row.kind == "proposed":
             ok = before is None and number == len(state) + 1
         elif row.kind == "started":
             attempts[number] += 1
-            ok = before in ("proposed", "started", "report") and row.body["attempt"] == attempts[number]
+            ok = before in ("proposed", "started", "report", "retry") and row.body["attempt"] == attempts[number]
         elif row.kind == "report":
             ok = before in ("started", "report")
+        elif row.kind == "retry":
+            ok = before in ("started", "report") and number not in again
+            again.add(number)
         else:
-            unstarted = row.body["status"] in ("infeasible", "reused", "error")
+            unstarted = row.body["status"] in ("infeasible", "reused", "error", "oom")
             ok = before in ("started", "report") or (before == "proposed" and unstarted)
         if not ok:
             found.append(f"row {row.seq}: trial {number} goes from {before} to {row.kind}")
@@ -112,7 +121,7 @@ def _owners(rows: list[Row]) -> list[str]:
             if other:
                 found.append(f"row {row.seq}: trial {row.trial} starts on {lane} while {other[0]} holds it")
             holds[lane] = row.trial
-        elif row.kind == "ended":
+        elif row.kind in ("retry", "ended"):
             holds = {lane: trial for lane, trial in holds.items() if trial != row.trial}
     return found
 
@@ -129,7 +138,7 @@ def _letters(folder: Path, trials: Mapping[int, TrialRow]) -> list[str]:
         letter, row = letters.read(folder, number), trials.get(number)
         if letter is None or row is None:
             found.append(f"{path} is no letter of a trial")
-        elif row.outcome is not None and not _same(letter.outcome(row.proposal), row.outcome):
+        elif row.outcome is not None and letter.chunk == row.chunk and not _same(letter.outcome(row.proposal), row.outcome):
             found.append(f"trial {number}: the letter says {letter}, the ledger {row.outcome}")
     return found
 

@@ -112,8 +112,8 @@ class Projection:
         self._opened = 0
         self._by_kind: dict[str, Callable[[Row], Iterator[tuple[Key, Change]]]] = {
             "study": self._study, "proposed": self._proposed, "started": self._started, "report": self._report,
-            "ended": self._ended, "mode": self._mode, "opened": self._test_opened, "evaluated": self._evaluated,
-            "stopped": self._stopped, "resumed": self._resumed,
+            "retry": self._retry, "ended": self._ended, "mode": self._mode, "opened": self._test_opened,
+            "evaluated": self._evaluated, "stopped": self._stopped, "resumed": self._resumed,
         }
 
     def take(self, rows: Iterable[Row]) -> dict[Key, Change]:
@@ -198,6 +198,14 @@ class Projection:
                 curves["curve/score"] = body["score"]
             change = _with_points(change, curves, row, step=step)
         yield trial, change
+
+    def _retry(self, row: Row) -> Iterator[tuple[Key, Change]]:
+        """It ran out of memory, and is tried once more."""
+        body = row.body
+        tags = {tag("status"): "proposed", tag("retry"): str(body["cause"]), tag("chunk"): str(body["chunk"])}
+        if body.get("reason"):
+            tags[tag("retry_reason")] = _cut(redact(str(body["reason"])), PIECE)
+        yield _number(row), Change(tags=tags)
 
     def _ended(self, row: Row) -> Iterator[tuple[Key, Change]]:
         trial, body = _number(row), row.body

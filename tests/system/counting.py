@@ -4,9 +4,12 @@ Scores are known in advance, so that any history can be checked; a trial writes 
 """
 from __future__ import annotations
 
+import json
 import os
+import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +27,34 @@ def method(study: Any) -> tuple[Strategy, Objective]:
 
 
 class Counting:
-    """steps: reports of a trial. log: a file that gets a line for every start and every end. misbehave: {trial number: how}."""
+    """steps: reports of a trial. log: a file that gets a line for every start and every end. misbehave: {trial number: how}.
+    seen: a file that gets a line of JSON for every start: the devices that a trial was given, and those that it could see."""
 
     def __init__(
         self, steps: int = 3, log: str | None = None, seconds: float = 0.0, parcels: bool = True,
-        misbehave: dict[str, str] | None = None,
+        misbehave: dict[str, str] | None = None, seen: str | None = None,
     ) -> None:
         self.steps, self.log, self.seconds, self.parcels = steps, log, seconds, parcels
-        self.misbehave = misbehave or {}
+        self.misbehave, self.seen = misbehave or {}, seen
 
     def __call__(self, proposal: Proposal, trial: Trial) -> Iterator[Report]:
         how = self.misbehave.get(str(trial.id))
         first = self._first(trial)
         self._say("start", trial, first)
+        if self.seen is not None:
+            told = {"pid": os.getpid(), "devices": trial.devices, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
+            with Path(self.seen).open("a") as file:
+                file.write(json.dumps(told) + "\n")
         end = proposal.until or self.steps
-        for step in range(first + 1, end + 1):
+        for step in range(min(first, end - 1) + 1, end + 1):  # a trial that was whole, but for its letter, says its end again
             if self.seconds:
                 time.sleep(self.seconds)
             self._fail(how, step, trial)
-            yield Report(
+            report = Report(
                 step, {"train_loss": 1.0 / step}, score=score(proposal, step), episodes=episodes(proposal, step),
                 checkpoint=self._save(trial, step),
             )
+            yield spoilt(report, how)
         self._say("end", trial, end)
 
     def _first(self, trial: Trial) -> int:
@@ -78,6 +87,8 @@ class Counting:
             raise Diverged(step, "as asked")
         if how == "hang":
             time.sleep(1000)
+        if how == "spin":
+            re.match(r"(a+)+$", "a" * 60 + "b")  # in C, without ever letting another thread run
         if how == "die" or (how == "die once" and not trial.own):
             os._exit(1)
 
@@ -88,3 +99,16 @@ def score(proposal: Proposal, step: int) -> float:
 
 def episodes(proposal: Proposal, step: int) -> tuple[float, ...]:
     return tuple(score(proposal, step) + d for d in (-0.1, 0.0, 0.1))
+
+
+def spoilt(report: Report, how: str | None) -> Report:
+    """The report, with another value where `how` ("nan metric 2") says so: in the score, a metric or an episode of a step."""
+    value, where, step = (how or "").split() if (how or "").count(" ") == 2 else ("", "", "0")
+    if int(step) != report.step:
+        return report
+    odd: Any = {"none": None, "text": "much"}[value] if value in ("none", "text") else float(value)
+    if where == "score":
+        return replace(report, score=odd)
+    if where == "metric":
+        return replace(report, metrics={**report.metrics, "odd": odd})
+    return replace(report, episodes=(0.0, odd, 0.0))

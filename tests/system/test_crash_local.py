@@ -26,6 +26,7 @@ from metasearch.track.outbox import sync
 
 ELSEWHERE = {  # points that a run of the local driver does not come by, and who does
     "ledger.opened": "evaluate", "ledger.evaluated": "evaluate", "ledger.note": "test_director.py: a replay that differs",
+    "ledger.retry": "test_memory.py: a want of memory",
     "outbox.made": "the outbox", "outbox.before": "the outbox", "outbox.after": "the outbox", "outbox.pictured": "the outbox",
 }  # fmt: skip
 
@@ -144,8 +145,11 @@ def test_of_two_drivers_that_start_at_once_one_works(forks: Any, tmp_path: Path)
         assert problems(home / "t") == []
 
 
-def test_a_trial_that_hangs_ends_the_driver_with_its_stacks_and_is_not_tried_again(forks: Any, tmp_path: Path) -> None:
-    method = {"name": str(HERE / "counting.py"), "misbehave": {"2": "hang"}}
+@pytest.mark.parametrize("how", ["hang", "spin"])  # asleep, or in C without letting go of the interpreter
+def test_a_trial_that_hangs_ends_the_driver_with_its_stacks_and_is_not_tried_again(
+    forks: Any, tmp_path: Path, how: str
+) -> None:
+    method = {"name": str(HERE / "counting.py"), "misbehave": {"2": how}}
     study = table(space="counting_space.py", method=method, driver={"kind": "local", "trial_timeout": 2.0})
     assert run(forks, tmp_path, None, study) == 1
     assert "counting.py" in (tmp_path / "t" / "stacks" / "2-1.txt").read_text()

@@ -152,6 +152,25 @@ def test_diverged_and_failed_trials_are_failed_runs_without_a_score(folder: Path
         assert "score" not in dict(runs[name]["latest"])
 
 
+def test_a_want_of_memory_is_shown_with_what_was_changed_for_it(tmp_path: Path, uri: str) -> None:
+    with Ledger.create(tmp_path / "short" / "ledger.sqlite", study("short")) as ledger, ledger.together():
+        for trial in (1, 2):
+            proposal = propose(ledger, trial, {"lr": 0.1 * trial})
+            ledger.append("retry", {"cause": "oom", "chunk": 1, "reason": "no memory", "step": 0, "seconds": 1.0}, trial=trial)
+            ledger.append("started", {"lane": "0", "process": "p", "attempt": 2, "start": None, "chunk": 1}, trial=trial)
+            scores = np.full(4, 0.5, "<f4") if trial == 1 else None
+            end(ledger, trial, proposal, scores, status="done" if trial == 1 else "oom")
+        stop(ledger)
+    assert outbox.follow(tmp_path / "short", uri, None)
+    runs = in_mlflow(uri)
+    for name, status, shown in (("short/1", "FINISHED", "done"), ("short/2", "FAILED", "oom")):
+        tags = {key.removeprefix("metasearch."): value for key, value in runs[name]["tags"].items()}
+        assert (runs[name]["status"], tags["status"], tags["attempts"]) == (status, shown, "2")
+        assert (tags["retry"], tags["chunk"], tags["retry_reason"]) == ("oom", "1", "no memory")
+    for rows in (rows_from_mlflow("short", uri=uri), rows_from_ledger(tmp_path / "short")):
+        assert {row.trial: (row.status, row.reason) for row in rows} == {1: ("done", None), 2: ("oom", "the trial is oom")}
+
+
 def test_an_infinity_is_never_a_number_in_mlflow(tmp_path: Path, uri: str) -> None:
     with Ledger.create(tmp_path / "made" / "ledger.sqlite", study()) as ledger:
         propose(ledger, 1, {"lr": 0.1})

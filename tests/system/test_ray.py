@@ -30,7 +30,7 @@ TWO = {"kind": "ray", "lanes": 2, "cpus": 0.5}
 def _ray() -> Iterator[None]:
     """One Ray for all tests of this file; the study's own Ray is tested in a process of its own."""
     quiet: dict[str, Any] = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
-    ray.init(address="local", num_cpus=2, object_store_memory=100 * 2**20, **quiet)
+    ray.init(address="local", num_cpus=2, num_gpus=4, object_store_memory=100 * 2**20, **quiet)
     yield
     ray.shutdown()
 
@@ -97,14 +97,17 @@ def test_a_trial_that_fails_takes_its_process_with_it_and_nothing_else(tmp_path:
     how = {"3": "error", "4": "oom", "5": "diverged", "6": "die"}
     result = run(counting(8, tmp_path, misbehave=how), tmp_path)
     assert [results(tmp_path / "t")[n][0] for n in (3, 4, 5, 6)] == ["error", "oom", "diverged", "error"]
+    with ledger(tmp_path) as now:
+        assert (now.trials()[4].attempts, now.trials()[4].chunk) == (2, 1)
     assert (result.status.done, result.status.failed, result.status.diverged) == (7, 3, 1)
     assert problems(tmp_path / "t") == []
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     process = {n: {pid for _, trial, _, pid in lines if trial == str(n)} for n in range(1, 12)}
-    assert len(process[6]) == 2, "a trial whose worker dies is tried once more"
-    for sick in (3, 4, 6):
-        later = [pid for what, trial, _, pid in lines[lines.index(["start", str(sick), "0", max(process[sick])]) + 1 :]]
-        assert max(process[sick]) not in later, f"a process that had trial {sick} was used again"
+    assert len(process[4]) == 2, "a trial that ran out of memory is tried once more, in a new process"
+    assert len(process[6]) == 3, "a trial whose worker dies is tried twice more"
+    for at, (what, trial, _, pid) in enumerate(lines):
+        if what == "start" and trial in ("3", "4", "6"):
+            assert pid not in [line[3] for line in lines[at + 1 :]], f"a process that had trial {trial} was used again"
 
 
 def test_a_lane_that_is_killed_goes_on_from_its_parcel(tmp_path: Path) -> None:
@@ -213,6 +216,20 @@ def test_lanes_that_can_never_be_placed_are_an_error_in_words() -> None:
         lanes_that_fit(Driver(gpus=2.0), [node])
     with pytest.raises(ValueError, match=r"8 lanes of 1 CPU are wanted, but 2 fit.*cpus = 0.25"):
         lanes_that_fit(Driver(lanes=8), [node])
+
+
+@pytest.mark.parametrize(("gpus", "devices"), [(2, ["cuda:0", "cuda:1"]), (0, ["cpu"])])
+def test_a_trial_sees_its_own_gpus_and_no_others(tmp_path: Path, gpus: int, devices: list[str]) -> None:
+    """Four GPUs as Ray counts them: what it hands out is what CUDA is told, before anything of CUDA begins."""
+    driver = {"gpus": gpus, "address": ray.get_runtime_context().gcs_address}
+    result = run(counting(8, tmp_path, steps=2, seconds=0.2, seen=str(tmp_path / "seen"), driver=driver), tmp_path)
+    assert result.status.done == 8
+    seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
+    assert all(one["devices"] == devices for one in seen)
+    lanes = {one["pid"]: [name for name in one["visible"].split(",") if name] for one in seen}
+    assert len(lanes) == 2
+    assert [len(names) for names in lanes.values()] == [gpus, gpus]
+    assert len({name for names in lanes.values() for name in names}) == 2 * gpus, "a GPU is seen by two trials at once"
 
 
 def test_a_ledger_that_cannot_be_read_is_the_same_error_as_on_one_machine(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from metasearch.budget import Coverage
 from metasearch.cli.live import Unit, in_a_line
 from metasearch.driver import launch, letters
-from metasearch.driver.director import Director, StudyMismatch, trial_seed
+from metasearch.driver.director import CHUNK, Director, StudyMismatch, trial_seed
 from metasearch.driver.folder import LockedError
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
 from metasearch.driver.snapshot import load_snapshot
@@ -200,13 +200,13 @@ def test_the_number_of_lanes_does_not_change_what_random_search_tries(tmp_path: 
 def test_failed_trials_are_replaced_and_are_no_coverage_and_diverged_ones_are_looked_at(folder: Path) -> None:
     director = Director(study(budget={"coverage": 0.02, "top": 1}), folder)
     assert director.planned == 20
-    judged = iter(["error", "oom", "diverged"])
+    judged = iter(["error", "oom", "oom", "diverged"])
 
     def judge(said: Assignment) -> Ending:
         status = next(judged, None)
         return done(said) if status is None else Ending(said.trial, status, reason="as asked")  # type: ignore[arg-type]
 
-    assert to_the_end(director, judge=judge) == list(range(1, 23))
+    assert to_the_end(director, judge=judge) == [1, 2, 2, *range(3, 23)], "a want of memory is tried twice"
     status = director.status()
     assert (status.done, status.diverged, status.failed) == (19, 1, 2)
     assert status.coverage == pytest.approx(20 / 1000)
@@ -456,7 +456,7 @@ def test_hours_are_counted_over_all_sessions_and_not_by_the_clock(folder: Path, 
     director = Director(wanted, folder)
     said = director.next("a", "2")
     assert isinstance(said, Assignment)
-    assert said.deadline == pytest.approx(600.0)
+    assert said.left == pytest.approx(600.0)
     now += 601
     assert director.next("a", "2", done(said)) is None
     assert director.reason == "hours"
@@ -614,17 +614,100 @@ def test_a_lane_that_died_gets_its_trial_back_and_an_old_process_is_told_to_stop
     kill(director)
 
 
-def test_a_trial_that_kills_its_worker_twice_without_a_report_is_given_up(folder: Path) -> None:
+def test_a_trial_that_kills_its_worker_three_times_without_a_report_is_given_up(folder: Path) -> None:
     director = Director(study(1, driver={"max_errors": 0}), folder)
-    assert isinstance(director.next("a", "1"), Assignment)
-    again = director.next("a", "2")
-    assert isinstance(again, Assignment)
-    assert (again.trial, again.attempt) == (1, 2)
-    assert director.next("a", "3") is None
+    for attempt in (1, 2, 3):
+        again = director.next("a", str(attempt))
+        assert isinstance(again, Assignment)
+        assert (again.trial, again.attempt) == (1, attempt)
+    assert director.next("a", "4") is None
     outcome = director.ledger.trials()[1].outcome
     assert outcome is not None
     assert outcome.status == "error"
-    assert "died 2 times" in (outcome.reason or "")
+    assert "died 3 times" in (outcome.reason or "")
+
+
+def test_lost_machines_do_not_use_up_a_trials_own_failures(folder: Path) -> None:
+    director = Director(study(1, driver={"max_errors": 0}), folder)
+    for attempt in range(1, 10):
+        said = director.next("a", str(attempt))
+        assert isinstance(said, Assignment)
+        assert (said.trial, said.attempt) == (1, attempt)
+        director.lost("a", "machine")
+    assert isinstance(director.next("a", "10"), Assignment)
+    assert director.ledger.trials()[1].barren == 0
+    assert [row.body["cause"] for row in rows(folder, "started")] == ["new"] + ["infrastructure"] * 9
+    for attempt in (11, 12):  # its own deaths count
+        assert isinstance(director.next("a", str(attempt)), Assignment)
+    assert director.next("a", "13") is None
+    kill(director)
+
+
+def test_what_ran_out_of_memory_is_tried_once_more_with_fewer_episodes_at_once(folder: Path) -> None:
+    director = Director(study(3, driver={"max_errors": 0}), folder)
+    first = director.next("a", "1")
+    assert isinstance(first, Assignment)
+    assert first.chunk is None
+    oom = Ending(1, "oom", reason="MemoryError", step=2, seconds=3.0)
+    letters.write(folder, oom)
+    again = director.next("a", "1", oom)
+    assert isinstance(again, Assignment)
+    assert (again.trial, again.attempt, again.chunk, again.spent) == (1, 2, CHUNK, 3.0)
+    assert again.proposal == first.proposal
+    kill(director)
+
+    director = Director(study(3, driver={"max_errors": 0}), folder)  # the letter of the first attempt is there still
+    again = director.next("a", "2")
+    assert isinstance(again, Assignment)
+    assert (again.trial, again.attempt, again.chunk) == (1, 3, CHUNK)
+    ran = to_the_end(director, process="2", said=director.next("a", "2", replace(oom, chunk=CHUNK)))
+    assert ran == [2, 3, 4], "a configuration that does not fit is replaced, like an infeasible one"
+    assert director.status().reason == "trials", "and is no failure of the study"
+    director.close()
+    letters.path(folder, 1).unlink()  # a worker would have written another
+    assert problems(folder) == []
+    (retry,) = rows(folder, "retry")
+    assert (retry.body["cause"], retry.body["chunk"], retry.body["reason"]) == ("oom", CHUNK, "MemoryError")
+    assert results(folder)[1][0] == "oom"
+
+
+def test_a_letter_that_tells_of_a_want_of_memory_is_adopted_as_such(folder: Path) -> None:
+    director = Director(study(1), folder)
+    assert isinstance(director.next("a", "1"), Assignment)
+    letters.write(folder, Ending(1, "oom", reason="MemoryError"))
+    kill(director)
+    director = Director(study(1), folder)
+    again = director.next("a", "2")
+    assert isinstance(again, Assignment)
+    assert (again.trial, again.chunk) == (1, CHUNK)
+    kill(director)
+
+
+def test_a_worker_that_was_ended_for_want_of_memory_is_oom_and_not_an_error(folder: Path) -> None:
+    director = Director(study(1, driver={"max_errors": 0}), folder)
+    assert isinstance(director.next("a", "1"), Assignment)
+    director.lost("a", "memory")
+    again = director.next("a", "2")
+    assert isinstance(again, Assignment)
+    assert (again.trial, again.chunk) == (1, CHUNK)
+    director.lost("a", "memory")
+    assert isinstance(director.next("a", "3"), Assignment), "another configuration"
+    assert results(folder)[1][0] == "oom"
+    kill(director)
+
+
+def test_a_configuration_that_did_not_fit_is_not_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    director = scripted(folder, [Proposal(config(x)) for x in (1, 1, 2)], monkeypatch)
+    for chunk in (None, CHUNK):
+        said = director.next("a", "1") if chunk is None else director.next("a", "1", Ending(1, "oom", reason="m"))
+        assert isinstance(said, Assignment)
+        assert (said.trial, said.chunk) == (1, chunk)
+    said = director.next("a", "1", Ending(1, "oom", reason="m", chunk=CHUNK))
+    assert isinstance(said, Assignment)
+    assert said.trial == 3
+    assert director.strategy.told == [(1, "oom", None), (2, "oom", None)]  # type: ignore[attr-defined]
+    assert director.ledger.trials()[2].attempts == 0
+    kill(director)
 
 
 def test_killed_drivers_do_not_count_against_a_trial(folder: Path) -> None:
