@@ -125,9 +125,9 @@ def test_sixty_trials_on_three_nodes_of_which_one_is_lost(tmp_path: Path) -> Non
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **quiet})
     others = [cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
     lost: list[int] = []
+    raylet = others[1].all_processes["raylet"][0].process.pid
 
     def lose_one(status: Status) -> None:
-        raylet = others[1].all_processes["raylet"][0].process.pid
         if not lost and status.used >= TRIALS // 3 and on_a_node(tmp_path, raylet):
             lost.append(status.used)
             cluster.remove_node(others[1], allow_graceful=False)
