@@ -67,7 +67,7 @@ def cases(options: Options) -> Iterator[Case]:
     if "mlflow" in options.what:
         yield Case({"what": "mlflow", "trials": trials}, lambda: mlflow_rows(trials))
     if "lanes" in options.what:
-        for each in dict.fromkeys((0.0, seconds)):
+        for each in seconds:
             yield Case(
                 {"what": "lanes", "trials": trials, "sleeps": each, "lanes": lanes},
                 lambda each=each: lane_rows(trials, each, lanes),  # type: ignore[misc]
@@ -440,7 +440,8 @@ def our_search(uri: str, trials: int, apart: float) -> None:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=int, default=10_000, help="of a study (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for which a trial sleeps (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[0.0, 1.0],
+                        help="for which a trial sleeps, one case each (default: %(default)s)")  # fmt: skip
     parser.add_argument("--lanes", type=int, default=LANES, help="and simulated CPUs (default: %(default)s)")
     parser.add_argument("--told", type=int, default=6, help="trials of which calls to MLflow are counted (default: %(default)s)")
     parser.add_argument("--apart", type=float, default=1.0, help="seconds between two reports there (default: %(default)s)")

@@ -333,7 +333,7 @@ def follow(folder: Path, uri: str, pid: int | None) -> bool:
 def _until_done(box: Outbox, gone: Callable[[], bool], stop: _Signals) -> bool:
     pause, deadline = 0.0, float("inf")
     while not stop.asked:
-        over = gone()  # before the step: what was written before the end is sent
+        over = gone() or box.stopping  # before the step: what was written before the end is sent
         try:
             moved = box.step(sparing=True)
             if not moved and (box.finished or over):
@@ -351,7 +351,7 @@ def _until_done(box: Outbox, gone: Callable[[], bool], stop: _Signals) -> bool:
                 if time.monotonic() > deadline:
                     return False
             pause = min(LONGEST_PAUSE if not over else 5.0, max(1.0, 2 * pause))
-            stop.sleep(pause, until=None if over else gone)
+            stop.sleep(pause, until=None if over else lambda: gone() or box.stopping)
             continue
         if pause:
             log.warning("MLflow answers again")
