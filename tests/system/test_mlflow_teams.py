@@ -37,8 +37,8 @@ SERVER = Path("/usr/lib/postgresql")
 
 def missing() -> str | None:
     """Why there can be no PostgreSQL here."""
-    if find_spec("psycopg2") is None:
-        return "psycopg2 is not installed (pip install '.[test]')"
+    if find_spec("pg8000") is None:
+        return "pg8000 is not installed (pip install '.[test]')"
     if program("initdb") is None or program("postgres") is None:
         return "there is no PostgreSQL on this machine (apt-get install postgresql)"
     return None
@@ -79,7 +79,7 @@ def postgres() -> Iterator[str]:
         server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, **who)
         try:
             made_ready(port)
-            yield f"postgresql+psycopg2://metasearch:of-a-test@127.0.0.1:{port}/mlflow"
+            yield f"postgresql+pg8000://metasearch:of-a-test@127.0.0.1:{port}/mlflow"
         finally:
             server.send_signal(2)  # a fast shutdown
             server.wait(60)
@@ -87,20 +87,20 @@ def postgres() -> Iterator[str]:
 
 
 def made_ready(port: int) -> None:
-    import psycopg2
+    import pg8000.dbapi
 
     until = time.monotonic() + 60
     while True:
         try:
-            admin = psycopg2.connect(host="127.0.0.1", port=port, user="admin", dbname="postgres")
+            admin = pg8000.dbapi.connect(host="127.0.0.1", port=port, user="admin", database="postgres")
             break
-        except psycopg2.OperationalError:
+        except (pg8000.dbapi.InterfaceError, pg8000.dbapi.DatabaseError):
             assert time.monotonic() < until
             time.sleep(0.2)
     admin.autocommit = True
-    with admin.cursor() as say:
-        say.execute("CREATE ROLE metasearch LOGIN PASSWORD 'of-a-test' NOSUPERUSER NOCREATEDB NOCREATEROLE")
-        say.execute("CREATE DATABASE mlflow OWNER metasearch")
+    say = admin.cursor()
+    say.execute("CREATE ROLE metasearch LOGIN PASSWORD 'of-a-test' NOSUPERUSER NOCREATEDB NOCREATEROLE")
+    say.execute("CREATE DATABASE mlflow OWNER metasearch")
     admin.close()
 
 
