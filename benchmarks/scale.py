@@ -90,7 +90,7 @@ def lane_rows(trials: int, seconds: float, lanes: int) -> Iterator[Row]:
             if status.used >= mark and mark not in memory:
                 memory[mark] = resident(os.getpid()), resident(actor())
 
-    with one_ray(lanes), tempfile.TemporaryDirectory() as home:
+    with one_ray(lanes), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         folder = Path(home) / "nothing"
         folder.mkdir()
         began = time.time()
