@@ -96,7 +96,8 @@ def test_law_holds(which: tuple[str, str], law: Callable[[Case], None], built: C
 
 
 @pytest.mark.parametrize(("name", "arguments"), [
-    ("omniglot", {}), ("omniglot", {"rotations": "new-classes"}), ("class-arrays", {}), ("latency", {}),
+    pytest.param("omniglot", {}, marks=pytest.mark.slow), ("omniglot", {"rotations": "new-classes"}), ("class-arrays", {}),
+    ("latency", {}),
 ], ids=["omniglot", "omniglot-new-classes", "cifar-fs", "latency"])
 def test_laws_hold_on_real_data(
     name: str, arguments: Mapping[str, Any], data: Path, monkeypatch: pytest.MonkeyPatch,

@@ -236,7 +236,9 @@ def test_a_study_with_too_many_failures_is_exit_code_3(place: Place) -> None:
     assert place.trials("brittle") == {1: "done", 2: "error", 3: "error"}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_a_study_that_can_then_be_finished(place: Place, number: signal.Signals, code: int) -> None:
     name = f"stopped-{code}"
     slow = method(place, "import time; yield Report(0); time.sleep(0.5)")
@@ -265,6 +267,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 # -- the same under Ray -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ray_proposes_the_same_trials_and_scores_them_alike(place: Place) -> None:
     place.ran("run", "study.toml", "name=on-ray", "driver.kind=ray", "driver.lanes=2")
     assert place.trials("on-ray") == dict.fromkeys(range(1, TRIALS + 1), "done")

@@ -77,7 +77,9 @@ def same_as(quiet: Path, home: Path) -> None:
 # -- disks ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS], ids=["full", "broken", "read-only"])
+@pytest.mark.parametrize("number", [
+    errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.slow), pytest.param(errno.EROFS, marks=pytest.mark.slow),
+], ids=["full", "broken", "read-only"])
 def test_a_disk_that_fails_at_the_nth_write_stops_the_study_and_a_resume_finishes_it(
     quiet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
