@@ -155,7 +155,9 @@ def test_watching_takes_no_lock_opens_no_ledger_and_says_when_the_driver_is_gone
     assert [event["status"]["name"] for event in events if "status" in event]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_second_signal_ends_at_once_what_a_first_one_asked_to_stop(
     place: Place, number: signal.Signals, code: int
 ) -> None:

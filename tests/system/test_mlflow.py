@@ -224,7 +224,7 @@ def test_points_that_are_there_but_not_yet_marked_are_not_doubled(folder: Path, 
 CHILD = "import sys, metasearch.track.outbox as o; o.ROWS = 20; sys.exit(o.main(sys.argv[1:]))"
 
 
-@pytest.mark.parametrize("point", ["outbox.made:6", "outbox.before:1", "outbox.after:2"])
+@pytest.mark.parametrize("point", ["outbox.made:6", pytest.param("outbox.before:1", marks=pytest.mark.slow), "outbox.after:2"])
 def test_an_outbox_that_is_killed_goes_on_without_doubling_or_losing(
     folder: Path, uri: str, undisturbed: dict[str, Any], point: str
 ) -> None:

@@ -62,6 +62,7 @@ def _close(a: Params, b: Params) -> None:
         assert float((a[k] - b[k]).abs().max()) <= 1e-5 * max(largest, 1.0), k
 
 
+@pytest.mark.slow
 def test_maml_on_the_sine_net_compiles_once_for_all_rates_and_once_for_all_processes() -> None:
     tasks, net, learner = Sinusoid(), mlp(1, 1), MAML(0.01, 2)
     episodes = _drawn(learner, tasks, 25, TaskShape((1,), 1, 10, 10))
