@@ -380,7 +380,10 @@ class Contest:
         steps, file = self.steps, self.seed_file(seed).with_suffix(".safetensors")
         train = replace(self.train, steps=steps, report_every=max(1, steps // 10), checkpoint_every=steps)
         begin = time.process_time()
-        weights = lambda step, tensors, facts: str(parcel.write(file, tensors, facts))  # noqa: E731
+
+        def weights(step: int, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+            return str(parcel.write(file, tensors, facts))
+
         for report in train(Proposal({}, seed=seed), Trial(seed, threads=self.threads, save=weights)):
             loss = report.metrics.get("train_loss")
             said = f"loss {loss:.3f}" if loss is not None else f"validation {percent(report.score)}"

@@ -32,13 +32,6 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side (`pytest -n 2 --dist loadgroup`), what starts a Ray and counts seconds stays in one process."""
-    for item in items:
-        if item.path.parent.name == "system":
-            item.add_marker(pytest.mark.xdist_group("system"))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Pictures are decoded and glyphs are drawn once for the whole session (xdist's workers share the folder)."""
