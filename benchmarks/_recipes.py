@@ -144,22 +144,22 @@ def snail(config: Config, shape: TaskShape) -> Recipe:
                   precision="bfloat16")
 
 
-MANN_NET = Conv4(64, down="stride", norm=Norm("group"))  # no batch statistics: a step of a sequence sees no later picture
+GROUPED = Conv4(64, down="stride", norm=Norm("group"))  # no batch statistics: a step of a sequence sees no later picture
 
 
-def mann_embedding(config: Config, shape: TaskShape) -> Recipe:
-    """Prototypical, 60-way, 5 queries, on MANN's net."""
-    net = conv4(shape.x, None, MANN_NET)
+def embedding(config: Config, shape: TaskShape) -> Recipe:
+    """Prototypical, 60-way, 5 queries, on the net of `mann` and `black_box`."""
+    net = conv4(shape.x, None, GROUPED)
     return Recipe(net, Prototypical(), adam(2e-3, schedule=cosine(0.01)), meta_batch=1, steps=1000,
                   episode=shape._replace(ways=60, queries=5), precision="bfloat16")
 
 
 def mann(config: Config, shape: TaskShape) -> Recipe:
-    """The published sequences of 5 classes x 10 on features that `mann_embedding` trained, which are normed and stay as they are.
+    """The published sequences of 5 classes x 10 on features that `embedding` trained, which are normed and stay as they are.
     One head, 32 slots and cosines times 10, so that reading is no mean. On cached features, by what was left out: not normed,
     nothing was bound after 360 steps; normed but not centred (features of two classes then have a cosine of 0.8), nothing after
     280; sequences of 5 x 5, nothing after 400."""
-    net = conv4(shape.x, shape.ways, MANN_NET)
+    net = conv4(shape.x, shape.ways, GROUPED)
     learner = MANN(hidden=100, sharpness=10.0, slots=32, heads=1, normed=True, frozen=True)
     optimizer = clipped_norm(by_prefix({"mann/": adam(3e-3, schedule=cosine(0.05))}), 10.0)
     return Recipe(net, learner, optimizer, meta_batch=32, steps=1000, episode=shape._replace(shots=5, queries=5))
@@ -173,9 +173,13 @@ def meta_networks(config: Config, shape: TaskShape) -> Recipe:
 
 
 def black_box(config: Config, shape: TaskShape) -> Recipe:
-    net = conv4(shape.x, shape.ways, Conv4(64, layers=5, down="stride"), mode="transductive")
-    learner = BlackBox("mean", hidden=256)
-    return Recipe(net, learner, adam(1e-3, schedule=cosine(0.01)), meta_batch=16, steps=1000, episode=shape._replace(queries=3))
+    """An LSTM on features that `embedding` trained, normed and left as they are. By validation on cached features: 61 % after
+    64,000 tasks at 128 units and 1e-3, 86 % at 256 and 3e-3; a mean of 256 has 27 % there, and nothing trained from
+    the beginning had left chance after 18,000 tasks."""
+    net = conv4(shape.x, shape.ways, GROUPED)
+    learner = BlackBox("lstm", hidden=256, normed=True, frozen=True)
+    optimizer = clipped_norm(by_prefix({"black_box/": adam(3e-3, schedule=cosine(0.05))}), 10.0)
+    return Recipe(net, learner, optimizer, meta_batch=64, steps=1000, episode=shape._replace(queries=3))
 
 
 def meta_lstm(config: Config, shape: TaskShape) -> Recipe:
@@ -342,10 +346,10 @@ ENTRIES: dict[str, Entry] = {
     "snail": Entry("omniglot", snail, "compiled", 99.07, "Mishra et al. 2018, table 1", 93.0),
     "mann": Entry(
         "omniglot", mann, "vmap", 82.8, "Santoro et al. 2016, table 1: second instance", 50.0, steps=1800,
-        before=mann_embedding, before_steps=2500,
+        before=embedding, before_steps=2500,
     ),
     "meta-networks": Entry("omniglot", meta_networks, "loop", 98.95, "Munkhdalai, Yu 2017 (as remembered, unchecked)", 90.0),
-    "black-box": Entry("omniglot", black_box, "vmap", None, "", 60.0),
+    "black-box": Entry("omniglot", black_box, "vmap", None, "", 60.0, steps=1500, before=embedding, before_steps=2500),
     "meta-lstm": Entry("omniglot", meta_lstm, "loop", None, "", 80.0),
     "fine-tune": Entry("omniglot", fine_tune, "loop", None, "", 75.0),
     "baseline-pp": Entry("omniglot", baseline_pp, "loop", None, "", 75.0),

@@ -22,6 +22,7 @@ from _recipes import ENTRIES, NEEDS_DATA, TASKS, Entry
 from _report import Case, Condition, Options, Row, benchmark, data_folder
 
 from metasearch.learners import Learner
+from metasearch.learners.black_box import BlackBox
 from metasearch.learners.mann import MANN
 from metasearch.nets import Params
 from metasearch.objectives import Mode, Trial, parcel
@@ -130,14 +131,14 @@ def trained(objective: Train, name: str, seed: int, path: Path, options: Options
 
 
 def net_alone(path: Path, recipe: Recipe, tasks: TaskDistribution) -> Path:
-    """A parcel of the net's weights, from which another learner begins at step 0. For a normed MANN also the mean of its features
-    over 1,000 training pictures."""
+    """A parcel of the net's weights, from which another learner begins at step 0. For one that takes a centre off its features
+    also their mean over 1,000 training pictures."""
     tensors, facts = parcel.read(path)
     net = {k: v for k, v in tensors.items() if k.startswith("meta/net/")}
-    if isinstance(recipe.learner, MANN) and recipe.learner.normed:
+    if isinstance(recipe.learner, MANN | BlackBox) and recipe.learner.normed:
         x, _ = tasks.labelled(1000, "train", torch.Generator().manual_seed(0))
         features = recipe.net.embed({k.removeprefix("meta/"): v for k, v in net.items()}, x)
-        net["meta/mann/centre"] = features.mean(0)
+        net["meta/mann/centre" if isinstance(recipe.learner, MANN) else "meta/black_box/centre"] = features.mean(0)
     return parcel.write(path.with_name(f"{path.stem}-net.safetensors"), net, {**facts, "step": 0})
 
 

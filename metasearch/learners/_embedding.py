@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from metasearch.nets import Net, Params
 
+EPS = 1e-6  # beneath the root of a row's variance
 
 def init(net: Net, generator: Generator) -> Params:
     """A net's weights without its head; its number of outputs is that of the learner's own. ValueError if it has none."""
@@ -33,6 +34,19 @@ def together(net: Net, meta: Params, support_x: Tensor, query_x: Tensor) -> tupl
     """Features of supports [M, D] and queries [Q, D] in one forward."""
     z = net.embed(meta, torch.cat([support_x, query_x]))
     return z[: support_x.shape[0]], z[support_x.shape[0]:]
+
+
+def alone(net: Net, meta: Params, x: Tensor, centre: Tensor | None, *, frozen: bool) -> Tensor:
+    """Items [M, *x] -> features [M, D], each by itself; with a centre [D] that is taken off first, brought to mean 0 and variance
+    1. frozen: no gradient goes through the net."""
+    z = net.embed({k: v.detach() for k, v in meta.items()} if frozen else meta, x)
+    return z if centre is None else standard(z.to(x.dtype) - centre)
+
+
+def standard(z: Tensor) -> Tensor:
+    """[..., D] -> [..., D], every row with mean 0 and variance 1."""
+    centred = z - z.mean(-1, keepdim=True)
+    return centred * (centred.square().mean(-1, keepdim=True) + EPS).rsqrt()
 
 
 def nearness(net: Net, meta: Params, a: Tensor, b: Tensor, *, cosine: bool) -> Tensor:

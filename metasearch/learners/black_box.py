@@ -21,12 +21,18 @@ from metasearch.tasks import Episode
 class BlackBox(Learner):
     """aggregate: "lstm": the supports in the episode's order, which is random, then each query with a label of zeros as the
                next item; "mean": the mean of e over the supports, in which no order can show.
-    hidden:    units of the LSTM, or of e and of the layer in g."""
+    hidden:    units of the LSTM, or of e and of the layer in g.
+    normed:    from every item's features `black_box/centre` is taken off, and they are brought to mean 0 and variance 1, before
+               anything is made of them, as in MANN: behind a ReLU the features of two classes are nearly alike.
+    frozen:    the net stays as a parent's training left it: no gradient goes through it, and the optimiser must have no rule for
+               `net/` (by_prefix)."""
 
     pooled: ClassVar[bool] = True
 
     aggregate: Literal["lstm", "mean"] = "lstm"
     hidden: int = 128
+    normed: bool = False
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         if self.aggregate not in ("lstm", "mean"):
@@ -41,21 +47,30 @@ class BlackBox(Learner):
             params |= _linear.init("black_box/pair", pair, self.hidden, generator)
             params |= _linear.init("black_box/code", self.hidden, self.hidden, generator)
             params |= _linear.init("black_box/query", net.features + self.hidden, self.hidden, generator)
-        return params | _linear.init("black_box/head", self.hidden, net.outputs, generator)
+        centre = {"black_box/centre": torch.zeros(net.features)} if self.normed else {}
+        return params | _linear.init("black_box/head", self.hidden, net.outputs, generator) | centre
 
     def adapt(self, net: Net, loss: Loss, meta: Params, support_x: Tensor, support_y: Tensor) -> Params:
-        support = _embedding.kept(net, meta, support_x)
-        return {"support": support, "y": support_y} if net.norm == "transductive" else self.read(meta, support, support_y)
+        if net.norm == "transductive":  # the supports wait for the queries
+            return {"support": support_x, "y": support_y}
+        return self.read(meta, self.embed(net, meta, support_x), support_y)
 
     def predict(self, net: Net, meta: Params, task: Params, query_x: Tensor) -> Tensor:
-        if "support" not in task:
-            return self.answer(meta, task, net.embed(meta, query_x))
-        support, query = _embedding.both(net, meta, task["support"], query_x)
-        return self.answer(meta, self.read(meta, support, task["y"]), query)
+        if "support" in task:
+            return self.both(net, meta, task["support"], task["y"], query_x)
+        return self.answer(meta, task, self.embed(net, meta, query_x))
 
     def episode_loss(self, net: Net, loss: Loss, meta: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
-        support, query = _embedding.together(net, meta, episode.support_x, episode.query_x)
-        return loss(self.answer(meta, self.read(meta, support, episode.support_y), query), episode.query_y), {}
+        return loss(self.both(net, meta, episode.support_x, episode.support_y, episode.query_x), episode.query_y), {}
+
+    def both(self, net: Net, meta: Params, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        """Supports and queries go through one forward: outputs [Q, N]."""
+        support, query = self.embed(net, meta, torch.cat([support_x, query_x])).tensor_split([len(support_y)])
+        return self.answer(meta, self.read(meta, support, support_y), query)
+
+    def embed(self, net: Net, meta: Params, x: Tensor) -> Tensor:
+        """Items [M, *x] -> what is made of them [M, D]."""
+        return _embedding.alone(net, meta, x, meta["black_box/centre"] if self.normed else None, frozen=self.frozen)
 
     def read(self, meta: Params, z: Tensor, y: Tensor) -> Params:
         """What a support set of features [M, D] with y [M, N] leaves behind: h (and c of an LSTM), [H] each."""

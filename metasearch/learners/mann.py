@@ -118,8 +118,7 @@ class MANN(Learner):
 
     def embed(self, net: Net, meta: Params, x: Tensor) -> Tensor:
         """Items [M, *x] -> what the controller is given of them [M, D]."""
-        z = net.embed({k: v.detach() for k, v in meta.items()} if self.frozen else meta, x)
-        return standard(z.to(x.dtype) - meta["mann/centre"]) if self.normed else z
+        return _embedding.alone(net, meta, x, meta["mann/centre"] if self.normed else None, frozen=self.frozen)
 
     def adapt(self, net: Net, loss: Loss, meta: Params, support_x: Tensor, support_y: Tensor) -> Params:
         if net.norm == "transductive":  # the supports wait for the queries
@@ -207,12 +206,6 @@ class Run(NamedTuple):
     h: Tensor
     r: Tensor
     state: State
-
-
-def standard(z: Tensor) -> Tensor:
-    """[..., D] -> [..., D], every row with mean 0 and variance 1."""
-    centred = z - z.mean(-1, keepdim=True)
-    return centred * (centred.square().mean(-1, keepdim=True) + EPS).rsqrt()
 
 
 def seen(meta: Params, z: Tensor, late: Tensor) -> Tensor:

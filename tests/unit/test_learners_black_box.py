@@ -1,6 +1,8 @@
 """Black-box adaptation: what the order of supports, labels and queries may and may not do."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Generator, Tensor
@@ -8,7 +10,7 @@ from torch import Generator, Tensor
 from metasearch.learners.black_box import BlackBox
 from metasearch.nets import Net, Params
 from metasearch.nets.mlp import mlp
-from metasearch.tasks import TaskShape
+from metasearch.tasks import Episode, TaskShape
 from metasearch.tasks.sinusoid import Sinusoid
 
 NET = mlp(3, 3, hidden=(6,), act="tanh")
@@ -71,6 +73,42 @@ def test_without_labels_all_label_assignments_look_alike(learner: BlackBox) -> N
     swapped = Y[:, [1, 0, 2]]
     assert torch.equal(_outputs(learner, X, 0 * Y, QUERIES), _outputs(learner, X, 0 * swapped, QUERIES))
     assert not torch.allclose(_outputs(learner, X, Y, QUERIES), _outputs(learner, X, swapped, QUERIES), atol=1e-4)
+
+
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("learner", BOTH, ids=lambda x: x.aggregate)
+def test_normed_features_are_blind_to_what_all_features_have_in_common(learner: BlackBox, normed: bool) -> None:
+    learner = replace(learner, normed=normed)
+    body, centre = NET.body, _randn(6, seed=4)
+    assert body is not None
+
+    def outputs(net: Net, meta: Params) -> Tensor:
+        e = Episode(X, Y, QUERIES, Y[:4], {})
+        by_two = learner.predict(net, meta, learner.adapt(net, lambda output, y: output.sum(), meta, X, Y), QUERIES)
+        loss, _ = learner.episode_loss(net, lambda output, y: (output - by_two).square().sum(), meta, e)
+        assert float(loss) < 1e-20  # both ways of use see the same
+        return by_two
+
+    meta = _meta(learner)
+    moved = outputs(NET._replace(body=lambda params, x: 3 * body(params, x) + 7), meta)
+    off = outputs(NET._replace(body=lambda params, x: body(params, x) + centre), meta | {"black_box/centre": centre})
+    assert torch.allclose(moved, outputs(NET, meta), atol=1e-4) == normed
+    assert torch.allclose(off, outputs(NET, meta), atol=1e-12) == normed
+
+
+@pytest.mark.parametrize("learner", BOTH, ids=lambda x: x.aggregate)
+def test_no_gradient_goes_through_a_frozen_net_and_all_others_stay(learner: BlackBox) -> None:
+    meta, e = _meta(learner), Episode(X, Y, QUERIES, Y[:4], {})
+
+    def mse(output: Tensor, y: Tensor) -> Tensor:
+        return (output - y).square().mean()
+
+    free, _ = learner.episode_gradient(NET, mse, meta, e)
+    frozen, _ = replace(learner, frozen=True).episode_gradient(NET, mse, meta, e)
+    assert free.keys() == frozen.keys()
+    for k in free:
+        assert torch.equal(frozen[k], torch.zeros_like(free[k]) if k.startswith("net/") else free[k])
+        assert bool(free[k].any())
 
 
 @pytest.mark.parametrize("learner", BOTH, ids=lambda x: x.aggregate)

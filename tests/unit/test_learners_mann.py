@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from metasearch.learners import Learner
-from metasearch.learners.mann import EPS, MANN, State, cosine, least_used, standard
+from metasearch.learners._embedding import standard
+from metasearch.learners.mann import EPS, MANN, State, cosine, least_used
 from metasearch.learners.prototypical import Prototypical
 from metasearch.nets import Params, lstm
 from metasearch.nets.mlp import mlp
