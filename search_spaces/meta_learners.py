@@ -46,6 +46,7 @@ from metasearch.tasks import TaskShape
 
 OUTER: dict[str, Dim] = {"outer_lr": Float(3e-4, 1e-2, log=True)}
 INNER: dict[str, Dim] = {"inner_lr": Float(0.02, 2.0, log=True), "inner_steps": Int(1, 5), **OUTER}
+PLAIN: dict[str, Dim] = {**INNER, "more_at_test": Choice((0, 2, 5))}  # inner steps beyond those of training
 TUNING: dict[str, Dim] = {"inner_lr": Float(1e-3, 0.3, log=True), "inner_steps": Int(5, 100, log=True), **OUTER}
 
 SPACE = Space({
@@ -54,13 +55,12 @@ SPACE = Space({
         "matching": Space({"scale": Float(1.0, 100.0, log=True), "embedding": Choice(("simple", "full-context")), **OUTER}),
         "relation": Space({"objective": Choice(("mse", "cross-entropy")), **OUTER}),
         "siamese": Space({"distance": Choice(("l1", "l2", "cosine")), **OUTER}),
-        "maml": Space(INNER),
-        "fomaml": Space(INNER),
-        "anil": Space(INNER),
-        "boil": Space(INNER),
+        "maml": Space(PLAIN),
+        "fomaml": Space(PLAIN),
+        "anil": Space(PLAIN),
+        "boil": Space(PLAIN),
         "cavia": Space({
-            "inner_lr": Float(0.1, 10.0, log=True), "inner_steps": Int(1, 5), "context": Choice((20, 100)), "block": Int(0, 3),
-            **OUTER,
+            **PLAIN, "inner_lr": Float(0.1, 10.0, log=True), "context": Choice((20, 100)), "block": Int(0, 3),
         }),
         "maml-pp": Space({
             **INNER, "multi_step": Choice((True, False)), "learnt_rates": Choice((True, False)),
@@ -122,6 +122,8 @@ def canonical(config: Config) -> Config:
 
 def _learner(name: str, own: Config, shape: TaskShape) -> Learner:
     fields: dict[str, Any] = dict(own)
+    if more := fields.pop("more_at_test", 0):
+        fields["test_steps"] = fields["inner_steps"] + more
     if name == "maml-pp":
         fields["first_order_epochs"] = int(100 * fields.pop("first_order_share"))
     if name == "cavia":

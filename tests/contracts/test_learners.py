@@ -43,7 +43,7 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
     ],
     "t-nas": [
         {"arguments": {"inner_lr": 0.2, "inner_steps": 3, "first_order": False, "tune_steps": 2}},
-        {"arguments": {"inner_lr": 0.2, "inner_steps": 3, "update": "alternately"}, "exact": False, "asked": None},
+        {"arguments": {"inner_lr": 0.2, "inner_steps": 3, "update": "alternately"}, "exact": False},
     ],
     "maml-rl": [{
         # trajectories are data, so the gradient is no derivative; their order enters no sum, but a walk's rows belong together

@@ -91,6 +91,16 @@ def _meaning(recipe: Recipe) -> object:
     )
 
 
+@pytest.mark.parametrize("name", ["maml", "fomaml", "anil", "boil", "cavia"])
+def test_more_steps_at_test_come_on_top_of_those_of_training(name: str) -> None:
+    module, own = plugins.module("spaces", "meta-learners"), {"learner": name, "learner.inner_lr": 0.1, "learner.inner_steps": 3}
+    extra = {"learner.context": 20, "learner.block": 0} if name == "cavia" else {}
+    for more in (0, 2):
+        config = module.SPACE.normal({**own, **extra, "learner.more_at_test": more, "learner.outer_lr": 1e-3, "channels": 32})
+        learner = module.recipe(config, PICTURES).learner
+        assert (learner.inner_steps, learner.at_test().inner_steps) == (3, 3 + more)
+
+
 def test_a_centroid_reads_pixels_or_what_was_learnt_before() -> None:
     module = plugins.module("spaces", "meta-learners")
     config: Config = {"learner": "centroid", "learner.distance": "euclid", "learner.features": "pixels", "channels": 32}

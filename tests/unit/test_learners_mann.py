@@ -301,16 +301,15 @@ def test_sizes_that_mean_nothing_are_refused() -> None:
         MANN(write="neither")  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 def test_it_learns_to_bind_a_class_to_its_label_the_first_time_it_is_seen() -> None:
-    """Three new classes of blobs, six drawings of each in a row: right from the second time on, and never better than a guess
+    """Three new classes of blobs, four drawings of each in a row: right from the second time on, and never better than a guess
     the first time (a third at the beginning, two thirds at the last new class: one half on the average)."""
-    tasks, shape = Blobs(dimensions=8, separation=3.0, train_classes=512), TaskShape((8,), 3, 3, 3)
-    net, learner = mlp((8,), 3, hidden=(32,)), MANN(hidden=100, slots=16, heads=1, sharpness=10.0)
-    generator, optimizer = Generator().manual_seed(1), clipped_norm(adam(3e-3), 10.0)
+    tasks, shape = Blobs(dimensions=8, separation=3.0, train_classes=512), TaskShape((8,), 3, 2, 2)
+    net, learner = mlp((8,), 3, hidden=()), MANN(hidden=50, slots=8, width=20, heads=1, sharpness=10.0)
+    generator, optimizer = Generator().manual_seed(1), clipped_norm(adam(1e-2), 10.0)
     meta = learner.init(net, Generator().manual_seed(0))
     state = optimizer.init(meta)
-    for _ in range(1200):
+    for _ in range(250):
         episodes = tasks.sample_episodes(32, split="train", shape=shape, generator=generator)
         episodes = with_noise(learner, episodes, shape, generator)
         grads, _ = mean_gradient(learner, net, tasks.loss, meta, episodes, "vmap", None)
@@ -322,4 +321,4 @@ def test_it_learns_to_bind_a_class_to_its_label_the_first_time_it_is_seen() -> N
     right = (outputs.argmax(-1) == y.argmax(-1)).numpy()
     by_instance = accuracy_by_instance(right, y.argmax(-1).numpy())
     assert by_instance[0] < 0.65
-    assert all(by_instance[1:] > 0.75), by_instance
+    assert all(by_instance[1:] > 0.7), by_instance
