@@ -372,6 +372,7 @@ ENTRIES: dict[str, Entry] = {
         4000, 1, 10, 10
     ),
     "navigation": Entry(
-        "navigation", navigation, "vmap", -20.3, "Raghu et al. 2020, table 4: MAML, 2D navigation", -20.3, None, 2, 2000, 2000, 100
+        "navigation", navigation, "vmap", -20.3, "Raghu et al. 2020, table 4: MAML, 2D navigation", -20.3,
+        ways=2, shots=2000, queries=2000, episodes=100,
     ),
 }
