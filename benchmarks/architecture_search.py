@@ -45,8 +45,8 @@ from torch import Generator
 
 import metasearch
 from metasearch import measure, plugins
-from metasearch.driver.director import Status
 from metasearch.driver.folder import locked
+from metasearch.driver.status import Status
 from metasearch.ledger import Ledger
 from metasearch.objectives import Objective, Trial
 from metasearch.objectives.evaluation import scores

@@ -78,8 +78,8 @@ def cases(options: Options) -> Iterator[Case]:
 
 
 def lane_rows(trials: int, seconds: float, lanes: int) -> Iterator[Row]:
-    from metasearch.driver.director import Status
     from metasearch.driver.lanes import RayLanes
+    from metasearch.driver.status import Status
     from metasearch.ledger import Ledger
     from metasearch.testing.history import problems
 

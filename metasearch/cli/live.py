@@ -15,7 +15,7 @@ from metasearch.track.redact import redact
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from metasearch.driver.director import Status
+    from metasearch.driver.status import Status
 
 LINES_APART = 2.0  # seconds between plain lines, at least
 

@@ -21,7 +21,7 @@ from metasearch.cli.stored import Cost, Home, Source, board_of, complain, elsewh
 from metasearch.home import home_of
 
 if TYPE_CHECKING:
-    from metasearch.driver.director import Status
+    from metasearch.driver.status import Status
     from metasearch.driver.study import Study
     from metasearch.trained import Evaluation
 
@@ -62,7 +62,7 @@ def watched(name: str, home: Path, *, every: float, as_json: bool, again: str) -
     """Shows a study that another process runs, here or on another machine, until it stands still. Only status.json is read: no
     lock is taken, and no ledger opened, which other machines must not. Raises Refused if its driver is gone."""
     from metasearch.driver import launch
-    from metasearch.driver.director import Status
+    from metasearch.driver.status import Status
 
     one = Status.from_json(launch.status(name, home=home))
     with _as_lines() if as_json else Live(Unit(one.unit), data=True) as show:

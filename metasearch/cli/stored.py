@@ -17,7 +17,7 @@ from metasearch.home import study_folder
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from metasearch.driver.director import Status
+    from metasearch.driver.status import Status
     from metasearch.driver.study import Study
 
 Home = Annotated[Path | None, typer.Option(help="Where studies live.", envvar="METASEARCH_HOME", show_default="./studies")]
@@ -86,7 +86,7 @@ def unit_of(name: str, home: Path) -> Unit:
 def status_of(name: str, home: Path) -> Status:
     """What its driver last said of it."""
     from metasearch.driver import launch
-    from metasearch.driver.director import Status
+    from metasearch.driver.status import Status
 
     stored(name, home)
     return Status.from_json(launch.status(name, home=home))

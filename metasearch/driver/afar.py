@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from metasearch.driver.director import Status
 from metasearch.driver.lanes import connected
+from metasearch.driver.status import Status
 from metasearch.driver.study import Study
 from metasearch.driver.travel import kept
 

@@ -7,100 +7,46 @@ is answered is on the disk before it is answered, and every call may be repeated
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
-import json
 import logging
 import math
 import os
-import shutil
 import socket
-import sqlite3
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from metasearch.budget import Coverage
 from metasearch.crashpoint import crashpoint
-from metasearch.driver import letters
-from metasearch.driver.folder import LockedError, lock
+from metasearch.driver import letters, opening
+from metasearch.driver import status as status_file
+from metasearch.driver.folder import lock
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, StorageFailure, Wait
 from metasearch.driver.snapshot import load_snapshot, save_snapshot
+from metasearch.driver.spending import FAILED, Spending
 from metasearch.driver.start import PARCEL
+from metasearch.driver.status import Status
+from metasearch.driver.twins import Twins, reuse
 from metasearch.driver.worker import stack_file
 from metasearch.home import parcel_path
-from metasearch.ledger import Ledger, LedgerError, TrialRow, finite
+from metasearch.ledger import LedgerError, TrialRow, finite
 from metasearch.objectives import MODES, Mode
-from metasearch.records import LOOKED_AT, Config, Outcome, Proposal
-from metasearch.space import digest
+from metasearch.records import Outcome, Proposal
 from metasearch.strategies import Strategy
 
 if TYPE_CHECKING:
     from metasearch.driver.study import Study
 
-__all__ = ["Director", "LockedError", "Status", "StudyMismatch", "trial_seed"]
+__all__ = ["Director", "trial_seed"]
 
 DEATHS = 3  # a worker that dies so often in one trial, without a report in between, takes the trial with it
 CHUNK = 1  # episodes at once in the second try of a trial that ran out of memory: the least that there is, for it is the last
 OVERDUE = 8.0  # seconds after a watchdog should have ended a hung worker
-INFEASIBLE = 1000  # so many proposals refused in a row end a study;
-NEVER = 200  # so many are enough where none was ever feasible: with 95 % confidence fewer than 1.5 % of its proposals are
-FAILED = frozenset({"error", "oom"})  # of these, what runs out of memory twice is the config's own fault, as if infeasible
-USED = frozenset({"done", "diverged", "reused"})  # what uses up a trial of the budget; the rest is replaced
 SNAPSHOT = 100  # outcomes between two snapshots of a strategy that offers them,
 SLOW = 0.5  # or seconds that it has spent since the last one: as much as has to be spent again after a kill
 Loss = Literal["machine", "memory"]
-Key = tuple[str, int | None, int | None, tuple[tuple[str, str], ...]]  # digest of a config, parent, until, moved
 log = logging.getLogger("metasearch.driver")
-
-
-class StudyMismatch(ValueError):
-    """A study of this name is there, but it is another study, or its space has changed."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a study stands; status.json holds the same."""
-
-    name: str
-    planned: int | None  # roots that the budget pays for; None: as many as the hours allow
-    used: int  # of these: done, diverged or reused. What goes on from another trial costs nothing
-    done: int
-    running: int
-    failed: int  # error, and oom with one episode at a time, too
-    diverged: int
-    infeasible: int
-    reused: int
-    best_trial: int | None
-    best_score: float | None
-    best_low: float | None  # 95 % over the bank's episodes; None if the trial has no per-episode scores
-    best_high: float | None
-    eta_seconds: float | None
-    coverage: float | None  # probability that one of the top was looked at; None: the strategy drew nothing at random
-    coverage_wanted: float | None
-    top: int | str | None  # what `coverage` counts as top
-    elapsed_seconds: float
-    reason: str | None  # why it is finished: trials, coverage, hours, strategy, errors, infeasible; None while it is not
-    lanes: tuple[str, ...] = ()  # with a running trial
-    pid: int = 0
-    host: str = ""
-    calls: int = 0  # of lanes, in this session
-    random_part: bool = False  # `coverage` is that of the random draws among an adaptive strategy's proposals
-    overdue: tuple[str, ...] = ()  # lanes that should have reported, or ended themselves, some time ago
-    unit: str = "score"  # what scores are called
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Status:
-        """From `to_json()`, of another version too: its own keys are left out, and `used` may be missing."""
-        given = {field.name: body[field.name] for field in fields(cls) if field.name in body}
-        given.setdefault("used", sum(body[name] for name in ("done", "diverged", "reused")))
-        return cls(**{**given, **{name: tuple(body.get(name) or ()) for name in ("lanes", "overdue")}})
 
 
 def trial_seed(study_seed: int, trial: int) -> int:
@@ -135,16 +81,12 @@ class Director:
         self._heard: dict[str, float] = {}  # lane -> time.monotonic() of its last call
         self._idle_at = -1  # number of ends at which the strategy had nothing to ask
         self._status_at = -math.inf
-        self._reset_counts()
         with contextlib.ExitStack() as undo:
             self._lock = undo.enter_context(lock(self.folder, owner=owner))
             self.space = study.space()
             self.strategy: Strategy = study.strategy()
-            self._repeats = study.repeats or self.strategy.repeats
-            self._canonical = self._meanings()
-            self.goal = goal(study, self.strategy)
-            self._needed = self.goal.needed if self.goal is not None and study.budget.coverage is not None else None
-            self.ledger, new = self._opened(about or {})
+            self._reset_counts()
+            self.ledger, new = opening.opened(self.folder, study, self.space, self.strategy, about or {})
             undo.callback(self.ledger.close)
             self._unit = str(self.ledger.study().get("unit") or "score")
             self._replay()
@@ -155,24 +97,15 @@ class Director:
             undo.pop_all()
 
     def _reset_counts(self) -> None:
-        self.counts: Counter[str] = Counter()  # ended trials by status
-        self._open_roots: set[int] = set()
-        self._used_roots = 0
-        self._looked: set[str] = set()  # distinct root configs that were drawn, and that somebody looked at
-        self._looked_open: Counter[str] = Counter()  # root configs on their way
-        self._refused = 0  # infeasible ones in a row
-        self._keys: dict[int, Key] = {}  # of every trial: by what a repetition is known
-        self._same: dict[Key, int] = {}  # what was proposed -> the trial that runs or ran it
-        self._twins: dict[int, list[int]] = {}  # trial -> later proposals of the same thing, which wait for its result
+        self.spending = Spending(self.study, self.strategy)
+        self._twins = Twins(self.study, self.strategy, self.space)
         self._open: dict[int, None] = {}  # proposed, not ended; in order
         self._orphans: deque[int] = deque()  # proposed or started, but nobody's now
         self._causes: dict[int, str] = {}  # why an orphan is one
         self._lost: dict[str, Loss] = {}  # lanes whose process is known to have ended by no fault of its trial
         self._holder: dict[str, int] = {}  # lane -> its trial
         self._modes: dict[str, Mode] = {}
-        self._best: TrialRow | None = None
         self._numbers = 0
-        self._ended = 0
         self._ended_here = 0
 
     # -- what lanes call --------------------------------------------------------------------------------------------------
@@ -269,22 +202,21 @@ class Director:
         return self.reason is not None
 
     def status(self) -> Status:
-        best, interval = self._best, None
+        spending, best, interval = self.spending, self.spending.best, None
         if best is not None and best.episodes is not None and len(best.episodes) > 1:
             from metasearch.track.statistics import mean_interval
 
             found = mean_interval(best.episodes)
             interval = (float(found.low), float(found.high))
-        used, elapsed, coverage = self._used_roots, self.elapsed, self.coverage
-        planned = self.planned
+        counts, elapsed = spending.counts, self.elapsed
         return Status(
-            name=self.study.name, planned=planned, used=used, done=self.counts["done"], running=len(self._holder),
-            failed=sum(self.counts[s] for s in FAILED), diverged=self.counts["diverged"], infeasible=self.counts["infeasible"],
-            reused=self.counts["reused"], best_trial=best.id if best else None,
+            name=self.study.name, planned=spending.planned, used=spending.used, done=counts["done"], running=len(self._holder),
+            failed=sum(counts[s] for s in FAILED), diverged=counts["diverged"], infeasible=counts["infeasible"],
+            reused=counts["reused"], best_trial=best.id if best else None,
             best_score=best.outcome.score if best and best.outcome else None,
             best_low=interval[0] if interval else None, best_high=interval[1] if interval else None,
-            eta_seconds=self._eta(planned, used, elapsed), coverage=coverage,
-            coverage_wanted=self.study.budget.coverage, top=self.goal.top if self.goal else None,
+            eta_seconds=self._eta(elapsed), coverage=spending.coverage,
+            coverage_wanted=self.study.budget.coverage, top=spending.goal.top if spending.goal else None,
             random_part=not self.strategy.uniform, elapsed_seconds=elapsed,
             reason=self.reason, lanes=tuple(sorted(self._holder)), pid=self._owner,
             host=socket.gethostname(), calls=self._calls, overdue=self._overdue(), unit=self._unit,
@@ -302,20 +234,6 @@ class Director:
     def elapsed(self) -> float:
         """Seconds that drivers have worked on this study, all sessions together."""
         return self._earlier + time.monotonic() - self._began
-
-    @property
-    def planned(self) -> int | None:
-        """Roots that the budget pays for."""
-        limits = [n for n in (self.study.budget.trials, self._needed) if n is not None]
-        return min(limits) if limits else None
-
-    @property
-    def coverage(self) -> float | None:
-        """Of a strategy that adapts that of its random part; None where it drew nothing."""
-        if self.goal is None and self._looked:
-            size = self.strategy.drawn_from
-            self.goal = Coverage(size, _top(size), 0.9)
-        return None if self.goal is None else self.goal.reached(len(self._looked))
 
     def close(self, reason: str | None = None) -> None:
         """Ends this session. A study that is not finished gets a `stopped` row with the reason and the coverage that it has."""
@@ -345,7 +263,7 @@ class Director:
             with self.ledger.together():
                 yield told
         except Exception as error:
-            self._broken = _overtaken(error, self.ledger.path) or _storage_error(error, self.ledger.path) or error
+            self._broken = opening.what_it_means(error, self.ledger.path)
             raise self._broken from error
 
     @property
@@ -377,23 +295,23 @@ class Director:
     def _propose(self, told: list[Outcome]) -> int | None:
         """Asks until there is something to run; answers proposals itself that need no run. The number, or None."""
         while self.reason is None:
-            if (reason := self._spent()) is not None:
+            if (reason := self.spending.spent(self.elapsed)) is not None:
                 if not self._open:
                     self._stop_row(reason, final=True)
                 return None
-            self.strategy.closed = self._closed()
+            self.strategy.closed = self.spending.closed
             if self.strategy.closed and not self.strategy.children:
                 if not self._open:
-                    self._stop_row(self._closed_by(), final=True)
+                    self._stop_row(self.spending.closed_by, final=True)
                 return None
-            if self._idle_at == self._ended and self._open:
+            if self._idle_at == self.spending.ended and self._open:
                 return None  # it had nothing to ask, and has been told nothing since
             with self._thinking():
                 proposal = self.strategy.ask()
             if proposal is None:
-                self._idle_at = self._ended
+                self._idle_at = self.spending.ended
                 if not self._open:
-                    self._stop_row(self._closed_by() if self.strategy.closed else "strategy", final=True)
+                    self._stop_row(self.spending.closed_by if self.strategy.closed else "strategy", final=True)
                 return None
             number = self._numbers + 1
             proposal = proposal.stamped(trial_seed(self.study.seed, number))
@@ -410,16 +328,9 @@ class Director:
         """Counts a proposal."""
         self._numbers = max(self._numbers, number)
         self._open[number] = None
-        key = self._keys[number] = self._key(proposal)
-        if proposal.parent is None:
-            self._open_roots.add(number)
-            self._looked_open[self._name(number, proposal)] += 1
-        first = self._same.get(key)
-        if first is None or self._repeats:
-            self._same[key] = number
+        if self._twins.proposed(number, proposal, self._open):
             self._orphans.append(number)
-        elif first in self._open:
-            self._twins.setdefault(first, []).append(number)
+        self.spending.proposed(number, proposal, self._twins.name(number, proposal))
 
     def _answered(self, number: int, proposal: Proposal) -> Ending | None:
         """The end of a proposal that needs no run: infeasible, or the same as one that has ended."""
@@ -430,49 +341,10 @@ class Director:
         parent = proposal.parent
         if parent is not None and parent not in self._trials:
             return Ending(number, "error", reason=f"it goes on from trial {parent}, which this study does not have")
-        first = self._same[self._keys[number]]
+        first = self._twins.first(number)
         if first == number or first in self._open:
             return None
-        return self._reuse(number, proposal, self._trials[first])
-
-    # -- repetitions ------------------------------------------------------------------------------------------------------
-
-    def _meanings(self) -> Callable[[Config], Config] | None:
-        """The space's `canonical`, where configs that mean the same share a result: not where repeats are wanted, nor where
-        trials go on from others, since in isomorphic cells equal weights have other names."""
-        canonical = getattr(self.study.space_module(), "canonical", None)
-        return None if self._repeats or self.strategy.children or not callable(canonical) else canonical
-
-    def _key(self, proposal: Proposal) -> Key:
-        config = proposal.config
-        if self._canonical is not None and not self.space.problems(config):
-            try:
-                config = self._canonical(dict(config))
-            except Exception as error:  # a mistake in the space's file: this config then stands for itself
-                log.warning("canonical(%s) of space '%s' fails: %s", config, self.study.space_name, error)
-        return digest(config), proposal.parent, proposal.until, tuple(sorted(proposal.moved.items()))
-
-    def _name(self, number: int, proposal: Proposal) -> str:
-        """The digest of a trial's own config."""
-        return self._keys[number][0] if self._canonical is None else digest(proposal.config)
-
-    def _tried_again(self, status: str) -> bool:
-        """Is a trial that ended so no answer to whoever asks for the same? Nor are the limits that one cell exceeds (with
-        weights that nothing reads) those of an isomorphic one."""
-        return status == "error" or (status in ("oom", "infeasible") and self._canonical is not None)
-
-    @staticmethod
-    def _reuse(number: int, proposal: Proposal, first: TrialRow) -> Ending:
-        """The recorded result. Of another config that means the same there is no parcel: its weights have other names."""
-        outcome, equal = first.outcome, proposal.config == first.proposal.config
-        assert outcome is not None
-        status: Any = outcome.status if outcome.status in ("infeasible", "oom") else "reused"
-        return Ending(
-            number, status, score=outcome.score, metrics=outcome.metrics,
-            step=outcome.step, reason=f"{'' if equal else 'it means '}the same as trial {first.id}, which is {outcome.status}",
-            checkpoint=first.checkpoint if equal else None,
-            episodes=None if first.episodes is None else first.episodes.tobytes(),
-        )
+        return reuse(number, proposal, self._trials[first])
 
     # -- running ----------------------------------------------------------------------------------------------------------
 
@@ -555,60 +427,25 @@ class Director:
              "elapsed": self.elapsed},
             trial=ending.trial, blob=ending.episodes,
         )
-        self._counted(row)
+        twins = self._counted(row)
         self._ended_here += 1
         told.append(outcome)
-        twins = self._freed_twins(row)
         with self._thinking():
             self.strategy.tell(outcome)
         for twin in twins:
-            self._write_end(self._reuse(twin, self._trials[twin].proposal, row), told)
+            self._write_end(reuse(twin, self._trials[twin].proposal, row), told)
 
-    def _freed_twins(self, row: TrialRow) -> list[int]:
-        """The trials that waited for this one and may now be answered; if it failed, the first of them runs in its place."""
-        twins = [twin for twin in self._twins.pop(row.id, []) if twin in self._open]
-        if not twins or not self._tried_again(row.status):
-            return twins
-        first, rest = twins[0], twins[1:]
-        self._same[self._keys[row.id]] = first
-        self._orphans.append(first)
-        if rest:
-            self._twins[first] = rest
-        return []
-
-    def _counted(self, row: TrialRow) -> None:
-        """Counts an ended trial."""
-        assert row.outcome is not None
-        status, proposal = row.outcome.status, row.proposal
-        self.counts[status] += 1
-        self._ended += 1
+    def _counted(self, row: TrialRow) -> list[int]:
+        """Counts an ended trial. Those that waited for it and are to be answered; if it failed, one of them runs in its place."""
         self._open.pop(row.id, None)
         with contextlib.suppress(ValueError):
             self._orphans.remove(row.id)
         self._release(row.id)
-        if proposal.parent is None:
-            self._open_roots.discard(row.id)
-            name = self._name(row.id, proposal)
-            self._looked_open[name] -= 1
-            if not self._looked_open[name]:
-                del self._looked_open[name]
-            if status in USED:
-                self._used_roots += 1
-            if status in LOOKED_AT and (self.strategy.uniform or proposal.drawn):
-                self._looked.add(name)
-        if self._tried_again(status) and self._same.get(self._keys[row.id]) == row.id:
-            del self._same[self._keys[row.id]]
-        self._refused = self._refused + 1 if status == "infeasible" else 0
-        if status == "done" and (self._best is None or self._rank(row) > self._rank(self._best)):
-            self._best = row
-
-    def _rank(self, row: TrialRow) -> tuple[float, float]:
-        """Only equal lengths compare: a full training beats a shorter segment, then the score counts. Where children inherit, a
-        length is that of a lineage, and only the score counts."""
-        assert row.outcome is not None
-        whole = row.proposal.until is None or self.strategy.inherits
-        score = row.outcome.score
-        return (math.inf if whole else float(row.proposal.until or 0)), -math.inf if score is None else score
+        self.spending.finished(row, self._twins.name(row.id, row.proposal))
+        answered, instead = self._twins.ended(row, self._open)
+        if instead is not None:
+            self._orphans.append(instead)
+        return answered
 
     def _died(self, number: int, told: list[Outcome], loss: Loss | None) -> None:
         """The process that ran a trial is gone: adopt its letter, or let the trial go on, or give it up. What is no fault of
@@ -653,76 +490,22 @@ class Director:
         self._write_end(Ending(number, "error", reason=reason, step=row.report.step if row.report else 0), told)
         return True
 
-    # -- budget -----------------------------------------------------------------------------------------------------------
-
-    def _closed(self) -> bool:
-        """Is every root of the budget used up or on its way?"""
-        trials = self.study.budget.trials
-        if trials is not None and self._used_roots + len(self._open_roots) >= trials:
-            return True
-        if self._needed is None:
-            return False
-        on_their_way = sum(name not in self._looked for name in self._looked_open)
-        return len(self._looked) + on_their_way >= self._needed
-
-    def _closed_by(self) -> str:
-        trials = self.study.budget.trials
-        return "trials" if trials is not None and self._used_roots >= trials else "coverage"
-
-    def _spent(self) -> str | None:
-        """Why nothing more at all is to be asked, children included."""
-        hours = self.study.budget.hours
-        if hours is not None and self.elapsed >= hours * 3600:
-            return "hours"
-        failed = self.counts["error"]
-        if self.counts["done"] == 0 and self.study.driver.max_errors is None:
-            failed += self.counts["oom"]  # where nothing ever fits, ten are enough
-        if failed > self._errors_allowed:
-            return "errors"
-        if self._refused >= (NEVER if self._refused == self._ended else INFEASIBLE):
-            return "infeasible"
-        return None
-
-    def _never_met(self) -> str:
-        """Why a study ends in which nothing is feasible, and what to do."""
-        refused = [row.outcome for row in self._trials.values() if row.outcome is not None and row.status == "infeasible"]
-        refused = refused[-self._refused:]
-        said = []
-        for name, most in self.study.limits.measured().items():
-            found = [outcome.metrics[name] for outcome in refused if name in outcome.metrics]
-            if found and min(found) > most:
-                said.append(f"none meets limits.max_{name} = {most:,g}: the least was {min(found):,g}")
-        if not said:
-            said.append(f"the last one: {refused[-1].reason}")
-        out = "Raise the limit" if self.study.limits.measured() else "Correct that"
-        return (
-            f"the last {self._refused} proposals were all infeasible; {'; '.join(said)}. {out}, or let the space offer what "
-            f"fits, in a study of another name."
-        )
-
-    @property
-    def _errors_allowed(self) -> int:
-        """driver.max_errors, or a fifth of the plan; and if nothing ever works, ten are enough."""
-        if self.study.driver.max_errors is not None:
-            return self.study.driver.max_errors
-        if self.counts["done"] == 0:
-            return 9
-        return max(9, (self.planned or self._ended) // 5)
+    # -- the end --------------------------------------------------------------------------------------------------------------
 
     def _nothing(self) -> Wait | None:
         """What a lane is told for which there is no trial: wait if work may come, otherwise go."""
         if self._stopping or self.reason is not None or not self._open:
             return None
-        if self._spent() is not None or (self._closed() and not self.strategy.children):
+        if self.spending.spent(self.elapsed) is not None or (self.spending.closed and not self.strategy.children):
             return None  # whoever runs a trial now replaces it himself if it fails
         return Wait()
 
-    def _eta(self, planned: int | None, used: int, elapsed: float) -> float | None:
+    def _eta(self, elapsed: float) -> float | None:
         if self.finished:
             return 0.0
         hours = self.study.budget.hours
         left = None if hours is None else max(0.0, hours * 3600 - elapsed)
-        here = time.monotonic() - self._began
+        here, planned, used = time.monotonic() - self._began, self.spending.planned, self.spending.used
         if planned is not None and self._ended_here and used:
             by_trials = max(0, planned - used) * here / self._ended_here
             return by_trials if left is None else min(left, by_trials)
@@ -731,8 +514,8 @@ class Director:
     def _stop_row(self, reason: str, *, final: bool) -> None:
         """Why the study stops, and the coverage that it really reached."""
         if reason == "infeasible":
-            self.note(None, self._never_met())
-        reached = {"coverage": self.coverage, "wanted": self.study.budget.coverage}
+            self.note(None, self.spending.never_met(self._trials.values()))
+        reached = {"coverage": self.spending.coverage, "wanted": self.study.budget.coverage}
         self.ledger.append("stopped", {"reason": reason, **reached, "final": final, **self._limits()})
         if final:
             self.reason = reason
@@ -751,45 +534,6 @@ class Director:
 
     # -- coming back ------------------------------------------------------------------------------------------------------
 
-    def _opened(self, about: Mapping[str, Any]) -> tuple[Ledger, bool]:
-        """(the study's ledger, whether it is new). Raises StudyMismatch, LedgerError."""
-        path, facts = self.folder / "ledger.sqlite", self._facts()
-        if not path.exists():
-            if any((self.folder / part).is_dir() for part in ("letters", "parcels")):
-                raise LedgerError(
-                    f"{path} is missing, but {self.folder} holds trials of a study. Nothing was started. "
-                    f"Put the ledger back from a backup, or move the folder away to start afresh."
-                )
-            return Ledger.create(path, {**about, **facts}), True
-        ledger = Ledger.open(path, write=True)
-        try:
-            self._same_study(ledger.study(), facts, path)
-        except BaseException:
-            ledger.close()
-            raise
-        return ledger, False
-
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "study": self.study.to_json(), "digest": self.study.digest,
-            "space": self.space.to_json(), "space_digest": self.space.digest, "inherits": self.strategy.inherits,
-        }
-
-    def _same_study(self, then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-        """The budget may have grown since; what determines a trial's result may not have changed."""
-        if then["space_digest"] != now["space_digest"]:
-            raise StudyMismatch(
-                f"the search space of study '{self.study.name}' has changed since {path} was begun:\n"
-                f"{_difference(then['space'], now['space'])}\nUndo the change, or start a new study under another name."
-            )
-        budget = type(self.study.budget).model_validate(then["study"]["budget"])
-        if then["digest"] != self.study.model_copy(update={"budget": budget}).digest:
-            old, new = ({k: v for k, v in s["study"].items() if k not in ("driver", "track", "budget")} for s in (then, now))
-            raise StudyMismatch(
-                f"a study '{self.study.name}' is in {path.parent} already, and it is another one:\n"
-                f"{_difference(old, new) or 'a file that it names has changed'}\nGive this one another name."
-            )
-
     def _replay(self) -> None:
         """Rebuilds counts and strategy from the rows, in their order; the ledger wins where the strategy differs."""
         snapshot = load_snapshot(self.folder, self.strategy)
@@ -807,7 +551,7 @@ class Director:
             if row.kind == "proposed":
                 proposal = trials[row.trial].proposal
                 if row.seq > snapshot:
-                    self.strategy.closed = self._closed()
+                    self.strategy.closed = self.spending.closed
                     asked = self.strategy.ask()
                     different += asked is None or asked.stamped(proposal.seed or 0) != proposal
                 self._proposed(row.trial, proposal)
@@ -821,9 +565,7 @@ class Director:
                 self._again(row.trial, str(row.body["cause"]))
             else:
                 trial = trials[row.trial]
-                self._release(row.trial)
                 self._counted(trial)
-                self._freed_twins(trial)
                 if row.seq > snapshot:
                     assert trial.outcome is not None
                     self.strategy.tell(trial.outcome)
@@ -888,56 +630,7 @@ class Director:
         if not force and now - self._status_at < 1.0:
             return
         self._status_at = now
-        temporary = self.folder / ".status.json.new"
         try:
-            crashpoint("status.before")
-            temporary.write_text(json.dumps(self.status().to_json(), allow_nan=False))
-            os.replace(temporary, self.folder / "status.json")
-            crashpoint("status.after")
+            status_file.write(self.status(), self.folder)
         except OSError as error:
             log.warning("status.json cannot be written: %s", error)
-
-
-def _overtaken(error: Exception, path: Path) -> LockedError | None:
-    """Rows are numbered by who writes them: of two drivers (on a file system whose locks do not hold) the second to write a
-    number is refused, whoever it is, and nothing of its transaction stays."""
-    if not isinstance(error, sqlite3.IntegrityError):
-        return None
-    return LockedError(
-        f"another driver has written to {path} since this one began, so this one ends: what it had not written yet the other "
-        f"does. Look for it (metasearch status {path.parent.name}), and keep METASEARCH_HOME on a file system whose locks hold."
-    )
-
-
-def _storage_error(error: Exception, path: Path) -> OSError | None:
-    """What SQLite says of a disk that is full or broken, as the OSError that it is."""
-    said = str(error)
-    words = ("full", "I/O", "readonly", "unable to open")
-    if isinstance(error, sqlite3.OperationalError) and any(word in said for word in words):
-        free = shutil.disk_usage(path.parent).free
-        return OSError(
-            f"{path} cannot be written: {said} ({free:,} bytes are free there). The study stopped; make room and resume it: what "
-            f"is in the ledger is whole."
-        )
-    return None
-
-
-def goal(study: Study, strategy: Strategy) -> Coverage | None:
-    """What coverage means for this study: one of `top` (default: the best hundredth) with the wanted probability."""
-    budget = study.budget
-    if not strategy.uniform:
-        if budget.coverage is not None:
-            raise ValueError(
-                f"budget.coverage counts uniform draws, and '{study.method.name}' makes none. Use budget.trials or budget.hours."
-            )
-        return None
-    return Coverage(strategy.population, budget.top or _top(strategy.population), budget.coverage or 0.9)
-
-
-def _top(size: int | float) -> int | str:
-    return "1%" if math.isinf(size) or size >= 100 else 1
-
-
-def _difference(then: Any, now: Any) -> str:
-    old, new = (json.dumps(value, indent=1, sort_keys=True).splitlines() for value in (then, now))
-    return "\n".join(line for line in difflib.unified_diff(old, new, "then", "now", lineterm="", n=1))[:4000]

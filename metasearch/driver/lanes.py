@@ -24,9 +24,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from metasearch.driver.director import Director, Loss, Status
+from metasearch.driver.director import Director, Loss
 from metasearch.driver.folder import lives, logged
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
+from metasearch.driver.status import Status
 from metasearch.driver.study import Driver, Study
 from metasearch.driver.worker import work
 from metasearch.environment import environment

@@ -24,9 +24,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from metasearch.driver import start
-from metasearch.driver.director import Director, Status, StudyMismatch
+from metasearch.driver.director import Director
 from metasearch.driver.folder import logged
 from metasearch.driver.messages import Lost
+from metasearch.driver.opening import StudyMismatch
+from metasearch.driver.status import Status
 from metasearch.driver.study import Study, StudyError
 from metasearch.home import home_of, study_folder
 from metasearch.ledger import Ledger, LedgerError, TrialRow

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from metasearch.driver.director import Director, Status
+from metasearch.driver.director import Director
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
+from metasearch.driver.status import Status
 from metasearch.driver.study import Study
 from metasearch.driver.worker import work
 from metasearch.objectives import Mode

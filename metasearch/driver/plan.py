@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metasearch.budget import Coverage
-from metasearch.driver import director
+from metasearch.driver import spending
 from metasearch.driver.lanes import address_of, connected, lanes_that_fit, places
 from metasearch.driver.smoke import Smoke, smoke
 from metasearch.driver.study import Study
@@ -299,7 +299,7 @@ def bought(study: Study, roots: int) -> Bought:
 
 
 def _coverage(study: Study, planned: int | None) -> dict[str, Any] | None:
-    goal: Coverage | None = director.goal(study, study.strategy())
+    goal: Coverage | None = spending.goal(study, study.strategy())
     if goal is None or planned is None:
         return None
     limited = planned if math.isinf(goal.total) else min(planned, int(goal.total))

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from metasearch.driver import letters
-from metasearch.driver.director import USED, trial_seed
+from metasearch.driver.director import trial_seed
+from metasearch.driver.spending import USED
 from metasearch.ledger import Ledger, Row, TrialRow
 from metasearch.records import Outcome
 

@@ -18,8 +18,8 @@ import ray
 from killable import HERE, table
 
 from metasearch.driver import launch
-from metasearch.driver.director import Status
 from metasearch.driver.lanes import OWNER, lanes_that_fit
+from metasearch.driver.status import Status
 from metasearch.driver.study import Driver, Study
 from metasearch.ledger import Ledger, LedgerError
 from metasearch.testing.history import problems, proposals, results

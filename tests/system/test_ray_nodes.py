@@ -15,7 +15,7 @@ from killable import HERE, table
 from ray_nodes import TOKEN, children, environment, nodes
 
 from metasearch.driver import launch
-from metasearch.driver.director import Status
+from metasearch.driver.status import Status
 from metasearch.driver.study import Study
 from metasearch.ledger import Ledger
 from metasearch.records import STATUSES

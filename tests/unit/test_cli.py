@@ -14,7 +14,7 @@ import pytest
 from metasearch import cli
 from metasearch.cli import failures, live
 from metasearch.cli.live import Unit, clock, in_a_line
-from metasearch.driver.director import Status
+from metasearch.driver.status import Status
 from metasearch.driver.study import Study
 from metasearch.ledger import Ledger
 from metasearch.track.formats import records

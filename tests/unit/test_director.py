@@ -24,9 +24,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from metasearch.budget import Coverage
 from metasearch.cli.live import Unit, in_a_line
 from metasearch.driver import launch, letters
-from metasearch.driver.director import CHUNK, Director, StudyMismatch, trial_seed
+from metasearch.driver.director import CHUNK, Director, trial_seed
 from metasearch.driver.folder import LockedError
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, Wait
+from metasearch.driver.opening import StudyMismatch
 from metasearch.driver.snapshot import load_snapshot
 from metasearch.driver.study import Study
 from metasearch.driver.worker import run_trial
@@ -199,7 +200,7 @@ def test_the_number_of_lanes_does_not_change_what_random_search_tries(tmp_path: 
 
 def test_failed_trials_are_replaced_and_are_no_coverage_and_diverged_ones_are_looked_at(folder: Path) -> None:
     director = Director(study(budget={"coverage": 0.02, "top": 1}), folder)
-    assert director.planned == 20
+    assert director.spending.planned == 20
     judged = iter(["error", "oom", "oom", "diverged"])
 
     def judge(said: Assignment) -> Ending:
@@ -239,7 +240,7 @@ track = { enabled = false }
 def test_a_limit_that_nothing_meets_ends_the_study_early_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("metasearch.driver.director.NEVER", 12)
+    monkeypatch.setattr("metasearch.driver.spending.NEVER", 12)
     result = launch.run(Study.from_text(NARROW), home=tmp_path)
     assert (result.status.reason, result.status.infeasible, result.exit_code) == ("infeasible", 12, 4)
     (note,) = rows(result.folder, "note")

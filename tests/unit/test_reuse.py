@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from metasearch.driver import letters
-from metasearch.driver.director import Director, Status
+from metasearch.driver.director import Director
 from metasearch.driver.messages import Assignment, Ending
+from metasearch.driver.status import Status
 from metasearch.driver.study import Study
 from metasearch.ledger import Ledger
 from metasearch.records import Config, Outcome, Proposal
@@ -228,8 +229,8 @@ def test_a_reused_result_is_no_coverage(folder: Path) -> None:
     status: Status = director.status()
     assert (status.used, status.done + status.reused) == (40, 40)
     assert status.reused > 0
-    assert director.goal is not None
-    assert status.coverage == director.goal.reached(len(ran))
+    assert director.spending.goal is not None
+    assert status.coverage == director.spending.goal.reached(len(ran))
     kill(director)
 
 

@@ -1,0 +1,87 @@
+"""Opening a study's ledger: a new one, or the same study's; and what SQLite's errors mean for it."""
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metasearch.driver.folder import LockedError
+from metasearch.driver.study import Study
+from metasearch.ledger import Ledger, LedgerError
+from metasearch.space import Space
+from metasearch.strategies import Strategy
+
+__all__ = ["StudyMismatch", "opened", "what_it_means"]
+
+
+class StudyMismatch(ValueError):
+    """A study of this name is there, but it is another study, or its space has changed."""
+
+
+def opened(folder: Path, study: Study, space: Space, strategy: Strategy, about: Mapping[str, Any]) -> tuple[Ledger, bool]:
+    """(the study's ledger, whether it is new). about: more for its first row. Raises StudyMismatch, LedgerError."""
+    path = folder / "ledger.sqlite"
+    facts = {
+        "study": study.to_json(), "digest": study.digest,
+        "space": space.to_json(), "space_digest": space.digest, "inherits": strategy.inherits,
+    }
+    if not path.exists():
+        if any((folder / part).is_dir() for part in ("letters", "parcels")):
+            raise LedgerError(
+                f"{path} is missing, but {folder} holds trials of a study. Nothing was started. "
+                f"Put the ledger back from a backup, or move the folder away to start afresh."
+            )
+        return Ledger.create(path, {**about, **facts}), True
+    ledger = Ledger.open(path, write=True)
+    try:
+        _same_study(study, ledger.study(), facts, path)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger, False
+
+
+def _same_study(study: Study, then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    """The budget may have grown since; what determines a trial's result may not have changed."""
+    if then["space_digest"] != now["space_digest"]:
+        raise StudyMismatch(
+            f"the search space of study '{study.name}' has changed since {path} was begun:\n"
+            f"{_difference(then['space'], now['space'])}\nUndo the change, or start a new study under another name."
+        )
+    budget = type(study.budget).model_validate(then["study"]["budget"])
+    if then["digest"] != study.model_copy(update={"budget": budget}).digest:
+        old, new = ({k: v for k, v in s["study"].items() if k not in ("driver", "track", "budget")} for s in (then, now))
+        raise StudyMismatch(
+            f"a study '{study.name}' is in {path.parent} already, and it is another one:\n"
+            f"{_difference(old, new) or 'a file that it names has changed'}\nGive this one another name."
+        )
+
+
+def _difference(then: Any, now: Any) -> str:
+    old, new = (json.dumps(value, indent=1, sort_keys=True).splitlines() for value in (then, now))
+    return "\n".join(line for line in difflib.unified_diff(old, new, "then", "now", lineterm="", n=1))[:4000]
+
+
+def what_it_means(error: Exception, path: Path) -> Exception:
+    """An error of writing to the ledger as what it is: another driver's writing, a storage that is full or broken, or itself."""
+    if isinstance(error, sqlite3.IntegrityError):
+        # rows are numbered by who writes them: of two drivers (on a file system whose locks do not hold) the second to write a
+        # number is refused, whoever it is, and nothing of its transaction stays
+        return LockedError(
+            f"another driver has written to {path} since this one began, so this one ends: what it had not written yet the "
+            f"other does. Look for it (metasearch status {path.parent.name}), and keep METASEARCH_HOME on a file system whose "
+            f"locks hold."
+        )
+    said = str(error)
+    words = ("full", "I/O", "readonly", "unable to open")
+    if isinstance(error, sqlite3.OperationalError) and any(word in said for word in words):
+        free = shutil.disk_usage(path.parent).free
+        return OSError(
+            f"{path} cannot be written: {said} ({free:,} bytes are free there). The study stopped; make room and resume it: what "
+            f"is in the ledger is whole."
+        )
+    return error
