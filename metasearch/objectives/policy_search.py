@@ -123,6 +123,31 @@ class Tasks:
 
         return torch.func.vmap(one)(self.old, self.before, self.after).mean()
 
+    def curvature(self) -> Callable[[Params], Params]:
+        """v -> Hessian of `divergence` times v, at the initialisation with which trajectories were gathered. There new policies
+        are the old ones, so that no slope of the KL meets a second derivative of a policy, and the Hessian is J^T F J with
+        the Jacobian J of what policies say after adaptation and F = (1 / variance of a mean, 2 of a log std): half the cost of
+        the Hessian itself, and equal to it."""
+
+        def policies(free: Params) -> tuple[Tensor, Tensor]:
+            def one(before: list[Trajectories], after: Trajectories) -> tuple[Tensor, Tensor]:
+                new = {**self.fixed, **self._adapted(free, before)}
+                return self.net.apply(new, after.states.reshape(-1, 2)), new[STD]
+
+            return torch.func.vmap(one)(self.before, self.after)
+
+        start = self.free
+        (means, log_std), pull, *_ = torch.func.vjp(policies, start)
+        alive = self.after.alive.reshape(*means.shape[:-1], 1)
+        fisher = (alive / alive.sum(1, keepdim=True) * (-2 * log_std).exp()[:, None] / len(means), 2 / len(means))
+
+        def product(v: Params) -> Params:
+            moved = torch.func.jvp(policies, (start,), (v,))[1]
+            found: Params = pull(tuple(f * m for f, m in zip(fisher, moved, strict=True)))[0]
+            return found
+
+        return product
+
     def told(self) -> dict[str, Tensor]:
         """Metrics of an outer step that has just moved the initialisation to `free`."""
         with torch.no_grad():
@@ -149,9 +174,10 @@ def trust_region_step(tasks: Tasks, kl: float, conjugate_steps: int, damping: fl
     start = tasks.free
     slope = torch.func.grad(tasks.surrogate)(start)
 
+    product = tasks.curvature()
+
     def curvature(v: Params) -> Params:
-        product: Params = torch.func.jvp(torch.func.grad(tasks.divergence), (start,), (v,))[1]
-        return {k: product[k] + damping * v[k] for k in v}
+        return {k: along + damping * v[k] for k, along in product(v).items()}
 
     with torch.no_grad():
         way = conjugate_gradient(curvature, slope, conjugate_steps)

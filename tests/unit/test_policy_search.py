@@ -1,7 +1,7 @@
 """Meta-reinforcement learning: the walks, their rewards, advantages, and the trust region, against closed forms."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,6 +220,9 @@ def test_the_step_goes_along_the_natural_gradient_to_the_rim_of_the_trust_region
 
     flat = torch.cat([v.flatten() for v in start.values()])
     hessian = torch.autograd.functional.hessian(lambda f: tasks.divergence(unpacked(f)), flat)  # type: ignore[no-untyped-call]
+    product, way = tasks.curvature(), torch.randn(len(flat), dtype=flat.dtype, generator=Generator().manual_seed(0))
+    along = torch.cat([product(unpacked(way))[k].flatten() for k in keys])
+    assert torch.allclose(along, hessian @ way, rtol=1e-9, atol=1e-12), "J^T F J is the Hessian itself, where policies are the old"
     slope = torch.cat([g.flatten() for g in torch.func.grad(tasks.surrogate)(start).values()])
     damping = 1e-3
     natural = torch.linalg.solve(hessian + damping * torch.eye(len(flat), dtype=flat.dtype), slope)
@@ -243,6 +246,9 @@ class Valley:
 
     def divergence(self, free: Params) -> Tensor:
         return 0.5 * free["x"] ** 2
+
+    def curvature(self) -> Callable[[Params], Params]:
+        return lambda v: v
 
 
 def test_the_line_search_goes_back_until_the_surrogate_falls_or_leaves_all_as_it_is() -> None:
