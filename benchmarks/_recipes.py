@@ -303,7 +303,7 @@ def learned_optimizer(config: Config, shape: TaskShape) -> Recipe:
 
 def navigation(config: Config, shape: TaskShape) -> Recipe:
     """20 walks of 100 steps, 40 tasks, KL 0.01, inner rate 0.5, policy 100-100 (the authors', who make 100 outer steps; one takes
-    half a minute)."""
+    a quarter of a minute)."""
     net = mlp(shape.x, shape.ways, hidden=(100, 100))
     return Recipe(net, MAMLRL(inner_lr=0.5), adam(1e-3), meta_batch=40, steps=100, fit=policy_search("trpo"))
 
