@@ -222,7 +222,7 @@ def test_the_step_goes_along_the_natural_gradient_to_the_rim_of_the_trust_region
     hessian = torch.autograd.functional.hessian(lambda f: tasks.divergence(unpacked(f)), flat)  # type: ignore[no-untyped-call]
     product, way = tasks.curvature(), torch.randn(len(flat), dtype=flat.dtype, generator=Generator().manual_seed(0))
     along = torch.cat([product(unpacked(way))[k].flatten() for k in keys])
-    assert torch.allclose(along, hessian @ way, rtol=1e-9, atol=1e-12), "J^T F J is the Hessian itself, where policies are the old"
+    assert torch.allclose(along, hessian @ way, rtol=1e-9, atol=1e-12), "J^T F J is the Hessian where policies are the old ones"
     slope = torch.cat([g.flatten() for g in torch.func.grad(tasks.surrogate)(start).values()])
     damping = 1e-3
     natural = torch.linalg.solve(hessian + damping * torch.eye(len(flat), dtype=flat.dtype), slope)
