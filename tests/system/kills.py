@@ -1,6 +1,6 @@
 """The kill test: `kill -9` of the driver, a worker or a node, at random, again and again, while studies train real learners.
 
-    python tests/system/kills.py --kills 200 [--home FOLDER] [--resume] [--seed 0] [--minutes 60]
+    python tests/system/kills.py --kills 200 [--home FOLDER] [--resume] [--seed 0] [--minutes 60] [--pause 4]
 
 A Ray of a head and two worker nodes, each of processes of its own and with token authentication; studies of second-order MAML on
 sine waves, one after another, each sent to an MLflow. A node that was killed is replaced, a driver that was killed goes on with
@@ -138,7 +138,9 @@ def work(body: dict[str, Any], home: str) -> None:
         run_or_resume(body, home, None)
 
 
-def one_study(forks: Any, cluster: Cluster, home: Path, tally: Tally, most: int, until: float, rng: random.Random) -> None:
+def one_study(
+    forks: Any, cluster: Cluster, home: Path, tally: Tally, most: int, until: float, rng: random.Random, pause: float
+) -> None:
     """Runs the next study to its end, with kills in between as long as there are some left; then looks for what is wrong."""
     number = tally.studies + 1
     place, quiet = home / f"shaken-{number}", home / f"quiet-{number}"
@@ -152,7 +154,7 @@ def one_study(forks: Any, cluster: Cluster, home: Path, tally: Tally, most: int,
             if not _busy(child, folder) or tally.kills.total() >= most or time.monotonic() > until:
                 child.join(PATIENCE)
                 break
-            time.sleep(rng.uniform(0.0, 1.0))
+            time.sleep(rng.uniform(0.0, pause))
             running, ended = at_work(folder)
             tally.ended |= {str(number): end for number, end in ended.items()}
             kind = rng.choice(KINDS)
@@ -233,6 +235,10 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="go on with the counts and studies of --home")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60.0, help="no kill after so long; --resume goes on")
+    parser.add_argument(
+        "--pause", type=float, default=4.0, help="seconds, at most, from a trial at work to the next kill: on a slow machine more, "
+        "or no trial ever reaches a parcel"
+    )
     given = parser.parse_args(words)
     if not given.resume:
         shutil.rmtree(given.home, ignore_errors=True)
@@ -249,7 +255,7 @@ def main(words: list[str] | None = None) -> int:
         forks.set_forkserver_preload(["ray", "ray.tune", "torch", "metasearch.driver.launch", "metasearch.objectives.episodic"])
         cluster = Cluster(nodes)
         while tally.kills.total() < given.kills and time.monotonic() - began < 60 * given.minutes:
-            one_study(forks, cluster, given.home, tally, given.kills, began + 60 * given.minutes, rng)
+            one_study(forks, cluster, given.home, tally, given.kills, began + 60 * given.minutes, rng, given.pause)
             tally.seconds = earlier + time.monotonic() - began
             tally.save()
     for text in tally.said:
