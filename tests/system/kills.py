@@ -236,8 +236,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60.0, help="no kill after so long; --resume goes on")
     parser.add_argument(
-        "--pause", type=float, default=4.0, help="seconds, at most, from a trial at work to the next kill: on a slow machine more, "
-        "or no trial ever reaches a parcel"
+        "--pause", type=float, default=4.0,
+        help="seconds, at most, from a trial at work to the next kill: on a slow machine more, or no trial ever reaches a parcel",
     )
     given = parser.parse_args(words)
     if not given.resume:
