@@ -26,7 +26,7 @@ from metasearch.learners.baseline_pp import cosines, scale_for
 from metasearch.nets import Apply, Net, Params, learnt
 from metasearch.nets.init import weights
 from metasearch.objectives import Infeasible, Mode, Trial, augmenting
-from metasearch.objectives.episodic import BLOCK_BYTES, BLOCK_STEPS, block_steps, channels_last, draw_block
+from metasearch.objectives.episodic import BLOCK_BYTES, BLOCK_STEPS, block_steps, draw_block, in_precision
 from metasearch.objectives.evaluation import scores
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.training import Course, Setting, Step, generator, to, training
@@ -117,11 +117,7 @@ def _step(setting: Setting, output: Apply, trained: Callable[[Params], Params]) 
     def step(meta: Params, state: Params, pool: Episode, progress: float) -> tuple[Params, Params, dict[str, Tensor]]:
         x = torch.cat([pool.support_x.flatten(0, 1), pool.query_x.flatten(0, 1)])
         y = torch.cat([pool.support_y.flatten(0, 1), pool.query_y.flatten(0, 1)])
-        if recipe.precision == "float32":
-            value, grads = slope(meta, x, y)
-        else:
-            with torch.autocast(x.device.type, dtype=torch.bfloat16):
-                value, grads = slope(channels_last(meta), x, y)
+        value, grads = in_precision(recipe.precision, x.device, lambda meta: slope(meta, x, y), meta)
         with torch.no_grad():
             now, rates = torch.tensor(progress, device=x.device), to(recipe.optimizer.rates, x.device)
             new, state = recipe.optimizer.update(grads, state, trained(meta), rates, now)
