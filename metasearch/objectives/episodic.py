@@ -29,7 +29,7 @@ from metasearch.tasks import Episode, TaskDistribution, TaskShape
 if TYPE_CHECKING:
     from metasearch.objectives.train import Train
 
-__all__ = ["Step", "block_steps", "draw_block", "episodic", "in_precision", "mean_gradient", "outer_step"]
+__all__ = ["Step", "block_steps", "draw_block", "episodic", "in_precision", "mean_gradient", "outer_step", "weighted"]
 
 T = TypeVar("T")
 Slope = Callable[[Params, Episode], tuple[Params, Params]]  # (meta, episodes) -> the mean gradient and metrics
@@ -142,7 +142,7 @@ def _pooled_gradient(
             for first, size in zip(range(0, count, chunk), sizes, strict=True)
         ]
         home = episodes.support_x.device
-        return _weighted([g for g, _ in found], sizes, home), _weighted([m for _, m in found], sizes, home)
+        return weighted([g for g, _ in found], sizes, home), weighted([m for _, m in found], sizes, home)
     fixed = {k: v for k, v in meta.items() if not learnt(k)}
 
     def mean_loss(free: Params) -> tuple[Tensor, dict[str, Tensor]]:
@@ -164,10 +164,10 @@ def _split(slope: Slope, meta: Params, episodes: Episode, devices: tuple[str, ..
         part = episodes.select(slice(first * versions, (first + size) * versions)).to(device)
         found.append(slope(to(meta, torch.device(device)), part))
         first += size
-    return _weighted([g for g, _ in found], sizes, home), _weighted([m for _, m in found], sizes, home)
+    return weighted([g for g, _ in found], sizes, home), weighted([m for _, m in found], sizes, home)
 
 
-def _weighted(parts: list[Params], sizes: list[int], home: torch.device) -> Params:
+def weighted(parts: list[Params], sizes: list[int], home: torch.device) -> Params:
     """The mean of means over so many episodes each."""
     shares = [size / sum(sizes) for size in sizes]
     return {k: torch.stack([part[k].to(home) * s for part, s in zip(parts, shares, strict=True)]).sum(0) for k in parts[0]}

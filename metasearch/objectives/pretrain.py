@@ -14,11 +14,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from metasearch.augment import Places
 from metasearch.learners import gradients
@@ -49,7 +50,8 @@ class Pretrain:
     batch: pictures in one outer step; None: as many as `meta_batch` training episodes hold. Regression always pools these.
 
     The head learns with the body, under the recipe's optimiser. The net's own `net/head/...` is what is trained on regression
-    tasks; on class tasks it stays as it was drawn. Runs on the first of a trial's devices.
+    tasks; on class tasks it stays as it was drawn. Runs on the first of a trial's devices. A trial's `chunk` changes what is kept
+    in memory, not what is computed (see `_sparing`).
     """
 
     head: Literal["linear", "cosine"] = "linear"
@@ -70,12 +72,13 @@ class Pretrain:
             what = f"{type(tasks).__name__} is of {tasks.kind}"
             raise Infeasible(f"a cosine head tells classes apart, but {what}. Use head='linear'.")
         own = tasks.kind == "regression" and "net/head/weight" in meta
+        net = recipe.net if trial.chunk is None else _sparing(recipe.net, trial.chunk * _rows(setting))
         if own:
-            output: Apply = recipe.net.apply
+            output: Apply = net.apply
         else:
             outputs = shape.ways if tasks.kind == "regression" else _classes(setting)
             meta = {**meta, **to(self._drawn(recipe.net, outputs, seed), tasks.device)}
-            output = self._behind(recipe.net.embed, scale_for(outputs))
+            output = self._behind(net.embed, scale_for(outputs))
 
         def trained(meta: Params) -> Params:
             return {k: v for k, v in meta.items() if learnt(k) and (own or not k.startswith("net/head/"))}
@@ -126,6 +129,30 @@ def _step(setting: Setting, output: Apply, trained: Callable[[Params], Params]) 
     return step
 
 
+def _sparing(net: Net, rows: int) -> Net:
+    """The same net for less memory: what its gradient needs is computed again when it is taken, for `rows` inputs at a time.
+
+    A batch norm sees all rows at once. Such a net, and one that is given no more rows, is computed again block by block.
+    """
+    def again(apply: Apply, params: Params, x: Tensor) -> Tensor:
+        return cast(Tensor, checkpoint(apply, params, x, use_reentrant=False, preserve_rng_state=False))
+
+    def sparing(whole: Apply) -> Apply:
+        """whole: the net, or its body."""
+        def apply(params: Params, x: Tensor) -> Tensor:
+            if net.norm == "none" and len(x) > rows:
+                return torch.cat([again(whole, params, part) for part in torch.split(x, rows)])
+            for block in net.blocks:
+                x = again(block.apply, params, x)
+            if not net.blocks:
+                return again(whole, params, x)
+            return x if net.head is None or whole is net.body else net.head(params, x)
+
+        return apply
+
+    return net._replace(apply=sparing(net.apply), body=None if net.body is None else sparing(net.body))
+
+
 # data -------------------------------------------------------------------------------------------------------------------------
 
 Data = tuple[int, int, Callable[[int], Episode]]  # steps in a block, rows of a block that a step reads, the blocks
@@ -146,7 +173,7 @@ def _pictures(setting: Setting, batch: int | None) -> Data:
     if isinstance(recipe.augment, Places) and recipe.augment.new_classes:
         raise Infeasible("new classes are drawn for episodes, but pre-training reads minibatches over all classes. Set "
                          "new_classes=0, or let the tasks count turned classes.")
-    rows = batch or recipe.meta_batch * shape.ways * (shape.shots + shape.queries)
+    rows = batch or recipe.meta_batch * _rows(setting)
     classes = _classes(setting)
     steps = max(1, min(BLOCK_STEPS, BLOCK_BYTES // (4 * rows * (math.prod(shape.x) + classes))))
 
@@ -159,6 +186,12 @@ def _pictures(setting: Setting, batch: int | None) -> Data:
         return augmenting.augmented(recipe, tasks, block, drawn, first=number * steps)
 
     return steps, 1, draw
+
+
+def _rows(setting: Setting) -> int:
+    """Inputs of one training episode."""
+    shape = setting.shape
+    return (shape.ways if setting.tasks.kind == "classes" else 1) * (shape.shots + shape.queries)
 
 
 def _classes(setting: Setting) -> int:
