@@ -152,7 +152,7 @@ def _arrived(study: Study, home: Path | None) -> Study:
 
 
 def to_go_on(study: Study, home: Path) -> list[str] | None:
-    """If this very study is there, its driver, its tracking and what is new in its budget; None if it is not there, or is another.
+    """If this very study is there, its driver, its tracking and what is new in its budget; None if it is not, or is another one.
 
     A budget that was given to an earlier `resume` stays, unless the study's own has changed since it began.
     """
