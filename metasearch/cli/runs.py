@@ -59,7 +59,7 @@ def run(
     folder_of_all = home_of(home)
     if submitted:
         wanted, or_resume = _arrived(wanted, home), True
-    if or_resume and (changes := _to_go_on(wanted, folder_of_all)) is not None:
+    if or_resume and (changes := to_go_on(wanted, folder_of_all)) is not None:
         resume(wanted.name, changes, None, home, progress, as_json=as_json)
         return
     by_itself = not words or "=" in words[0]
@@ -151,8 +151,8 @@ def _arrived(study: Study, home: Path | None) -> Study:
     return kept(study, study_folder(study.name, home_of(home)))
 
 
-def _to_go_on(study: Study, home: Path) -> list[str] | None:
-    """If this very study is there, what is new in its driver and its budget; None if it is not there, or is another one.
+def to_go_on(study: Study, home: Path) -> list[str] | None:
+    """If this very study is there, its driver, its tracking and what is new in its budget; None if it is not, or is another one.
 
     A budget that was given to an earlier `resume` stays, unless the study's own has changed since it began.
     """
@@ -161,7 +161,7 @@ def _to_go_on(study: Study, home: Path) -> list[str] | None:
     first = stored(study.name, home)
     if first.model_copy(update={"budget": study.budget}).digest != study.digest:
         return None
-    tables = ("driver",) if first.budget == study.budget else ("driver", "budget")
+    tables = ("driver", "track", *(() if first.budget == study.budget else ("budget",)))
     body = study.to_json()
     told = {f"{table}.{key}": value for table in tables for key, value in body[table].items()}
     return [f"{key}={json.dumps(value)}" for key, value in told.items() if value is not None]

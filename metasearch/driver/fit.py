@@ -21,6 +21,9 @@ from metasearch.plugins import did_you_mean, loaded, reason
 if TYPE_CHECKING:
     from metasearch.driver.study import Study
     from metasearch.driver.study_file import Source
+    from metasearch.objectives import Objective
+    from metasearch.objectives.recipe import Recipe
+    from metasearch.records import Config
     from metasearch.space import Space
     from metasearch.tasks import TaskDistribution
 
@@ -77,10 +80,10 @@ def problems(study: Study) -> list[str]:
     """Every reason, in words, why a study cannot start. Loads what the names stand for, data included; trains nothing."""
     found: list[str] = []
     space = _space(study, found)
-    uniform = _method(study, space, found)
+    uniform, objective = _method(study, space, found)
     tasks = _tasks(study, found)
-    if space is not None and tasks is not None and not study.has_own_method:
-        _recipes(study, space, tasks, found)
+    if space is not None and tasks is not None:
+        _recipes(study, space, tasks, objective, found)
     _budget(study, space, uniform, found)
     _driver(study, found)
     return list(dict.fromkeys(found))
@@ -95,15 +98,16 @@ def _space(study: Study, found: list[str]) -> Space | None:
     return _try(found, f"space = '{study.space_name}'", study.space, study.space_name)
 
 
-def _method(study: Study, space: Space | None, found: list[str]) -> bool:
-    """Does the strategy fit the space? Answers whether it draws uniformly, so that coverage can be counted."""
+def _method(study: Study, space: Space | None, found: list[str]) -> tuple[bool, Objective | None]:
+    """Does the strategy fit the space? Answers whether it draws uniformly, so that coverage can be counted, and the objective, if
+    the method has one of its own."""
     name, where = study.method.name, f"method.name = '{study.method.name}'"
     if study.has_own_method:
         kind = getattr(_try(found, where, lambda: plugins.module("methods", name), name), "Hyperparameters", None)
         wrong = [] if kind is None else _hyperparameters(study, kind)
         found += wrong
-        strategy = _try(found, where, study.strategy, name) if space is not None and not wrong else None
-        return strategy is None or strategy.uniform
+        pair = _try(found, where, study.pair, name) if space is not None and not wrong else None
+        return (True, None) if pair is None else (pair[0].uniform, pair[1])
     from metasearch.strategies import Strategy
 
     kind = _try(found, where, lambda: plugins.find("strategies", name, Strategy), name)
@@ -111,13 +115,13 @@ def _method(study: Study, space: Space | None, found: list[str]) -> bool:
         known = [*plugins.names("strategies"), *plugins.names("methods")]
         if name.replace("_", "-") not in plugins.names("strategies"):
             found[-1] = f"{where} is neither a strategy nor a method.{did_you_mean(name, known)}"
-        return True  # unknown: coverage is not to blame
+        return True, None  # unknown: coverage is not to blame
     wrong = _hyperparameters(study, kind.Hyperparameters)
     found += wrong
     if space is not None and not wrong:
         strategy = _try(found, where, study.strategy, name)
-        return strategy is None or bool(strategy.uniform)
-    return bool(kind.uniform)
+        return strategy is None or bool(strategy.uniform), None
+    return bool(kind.uniform), None
 
 
 def _hyperparameters(study: Study, kind: type[Any]) -> list[str]:
@@ -159,16 +163,21 @@ def _tasks(study: Study, found: list[str]) -> TaskDistribution | None:
     return tasks if len(found) == before else None
 
 
-def _recipes(study: Study, space: Space, tasks: TaskDistribution, found: list[str]) -> None:
-    """Does any configuration mean something on these tasks? If none does (Conv-4 on vectors), every trial would be refused."""
-    recipe = getattr(study.space_module(), "recipe", None)
-    if not callable(recipe):
-        return
+def _recipes(study: Study, space: Space, tasks: TaskDistribution, objective: Objective | None, found: list[str]) -> None:
+    """Does any configuration mean something on these tasks? If none does (Conv-4 on vectors), every trial would be refused.
+
+    objective: of a method of its own; None: `train`.
+    """
     from metasearch.objectives import Infeasible, augmenting
     from metasearch.objectives.train import Train
     from metasearch.space import digest
 
-    objective = Train(recipe, tasks, study.shape(tasks), steps=study.train.steps)
+    shape, recipe = study.shape(tasks), getattr(study.space_module(), "recipe", None)
+    if not study.has_own_method and callable(recipe):
+        objective = Train(recipe, tasks, shape, steps=study.train.steps)
+    recipes: Callable[[Config], tuple[Recipe, ...]] | None = getattr(objective, "recipes", None)
+    if recipes is None:
+        return
     until, last, tried = time.monotonic() + PATIENCE, "", set[str]()
     for seed in range(TRIES):
         config = space.sample(np.random.default_rng(seed))
@@ -177,9 +186,10 @@ def _recipes(study: Study, space: Space, tasks: TaskDistribution, found: list[st
         tried.add(name)
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                built = objective.built(config)
-            augmenting.check(built, tasks, built.episode or objective.shape)
-            found += _too_long(study, built.steps)
+                built = recipes(config)
+            for one in built:
+                augmenting.check(one, tasks, one.episode or shape)
+            found += _too_long(study, built[-1].steps)
             return
         except Infeasible as error:
             last = str(error)

@@ -284,14 +284,14 @@ class Study(_Table):
         from metasearch import strategies
 
         if self.has_own_method:
-            return self._pair()[0]
+            return self.pair()[0]
         strategy = strategies.build(self.method.name, self.space(), self.method.arguments, seed=self.seed)
         strategy.mutate = getattr(self.space_module(), "mutations", strategy.mutate)
         return strategy
 
     def objective(self) -> Objective:
         """What one trial does; built by every worker from the study's JSON."""
-        return self._pair()[1] if self.has_own_method else self.training()
+        return self.pair()[1] if self.has_own_method else self.training()
 
     def training(self) -> TrainObjective:
         """The objective `train`: what a trial does unless the method says otherwise, and what methods build on."""
@@ -355,7 +355,8 @@ class Study(_Table):
             raise ValueError("the study has no [tasks]: add [tasks] with name = 'glyphs' or another task distribution")
         return self.tasks
 
-    def _pair(self) -> tuple[Strategy, Objective]:
+    def pair(self) -> tuple[Strategy, Objective]:
+        """Of a method of its own, fresh. Raises ValueError, in words, for what it is not for."""
         found = plugins.module("methods", self.method.name)
         build = getattr(found, "method", None)
         if not callable(build):

@@ -3,6 +3,8 @@
     def method(study: Study) -> tuple[Strategy, Objective]: ...
 
 A file may define a dataclass `Hyperparameters`: the further keys of a study's [method] are then checked against its fields.
+An objective may have `recipes(config)`, all Recipes that a trial of this config trains, or Infeasible: a study of whose space no
+configuration can be built is then refused before it starts.
 """
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class Dada(OneShot):
             number = round(progress * recipe.steps)
 
             def value(part: Episode, w: Params) -> Tensor:
-                return mean_loss(learner, net, loss, {**fixed, **w}, part, mode, chunk)
+                return mean_loss(learner, net, loss, {**fixed, **w}, part, mode, chunk, recipe.precision)
 
             ahead = partial(step_ahead, own, rates, rate_ahead(self.xi, rates))
             with torch.no_grad():
@@ -171,7 +171,7 @@ class Dada(OneShot):
                 arch = {**arch, M: arch[M].clamp(0, HIGHEST)}
                 again = Drawn.of(searched, arch, seed, f"weights at {number}", self.temperature, moments)
                 grads, metrics = mean_gradient(
-                    learner, net, loss, {**fixed, **weights}, again.hard(train), mode, chunk)
+                    learner, net, loss, {**fixed, **weights}, again.hard(train), mode, chunk, recipe.precision)
                 weights, own = optimizer.update(parted(grads)[0], own, weights, rates, now)
             told = {WEIGHTS: own, ARCH: theirs, CONTROL: phi, CONTROL_STATE: phis}
             state = {f"{part}{k}": v for part, values in told.items() for k, v in values.items()}

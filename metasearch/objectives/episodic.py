@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -21,7 +21,7 @@ from metasearch.learners import Learner, Loss, gradients
 from metasearch.nets import Net, Params, learnt
 from metasearch.objectives import Mode, Trial, augmenting
 from metasearch.objectives.memory import out_of_memory, release
-from metasearch.objectives.recipe import Recipe
+from metasearch.objectives.recipe import Precision, Recipe
 from metasearch.objectives.training import Course, Setting, Step, generator, only_learnt, to, training
 from metasearch.records import Proposal, Report
 from metasearch.tasks import Episode, TaskDistribution, TaskShape
@@ -29,8 +29,9 @@ from metasearch.tasks import Episode, TaskDistribution, TaskShape
 if TYPE_CHECKING:
     from metasearch.objectives.train import Train
 
-__all__ = ["Step", "block_steps", "channels_last", "draw_block", "episodic", "outer_step"]
+__all__ = ["Step", "block_steps", "draw_block", "episodic", "in_precision", "mean_gradient", "outer_step", "weighted"]
 
+T = TypeVar("T")
 Slope = Callable[[Params, Episode], tuple[Params, Params]]  # (meta, episodes) -> the mean gradient and metrics
 COMPILE_SECONDS = 30.0  # what a first compilation costs; later trials of a study pay CACHED_SECONDS
 CACHED_SECONDS = 2.0
@@ -75,11 +76,10 @@ def outer_step(recipe: Recipe, loss: Loss, mode: Mode, *, chunk: int | None = No
         return augmenting.hardest(learner, net, loss, meta, episodes, versions, mode, chunk) if versions > 1 else episodes
 
     def slope(learner: Learner, meta: Params, episodes: Episode) -> tuple[Params, dict[str, Tensor]]:
-        if recipe.precision == "float32":
+        def of(meta: Params) -> tuple[Params, dict[str, Tensor]]:
             return mean_gradient(learner, net, loss, meta, chosen(learner, meta, episodes), mode, chunk)
-        with torch.autocast(episodes.support_x.device.type, dtype=torch.bfloat16):
-            meta = channels_last(meta)
-            return mean_gradient(learner, net, loss, meta, chosen(learner, meta, episodes), mode, chunk)
+
+        return in_precision(recipe.precision, episodes.support_x.device, of, meta)
 
     def whole(
         learner: Learner, floats: Params, meta: Params, state: Params, episodes: Episode, rates: Params, progress: Tensor
@@ -107,9 +107,14 @@ def outer_step(recipe: Recipe, loss: Loss, mode: Mode, *, chunk: int | None = No
 
 
 def mean_gradient(
-    learner: Learner, net: Net, loss: Loss, meta: Params, episodes: Episode, mode: Mode, chunk: int | None
+    learner: Learner, net: Net, loss: Loss, meta: Params, episodes: Episode, mode: Mode, chunk: int | None,
+    precision: Precision = "float32",
 ) -> tuple[Params, dict[str, Tensor]]:
     """The mean over a batch of episodes of `episode_gradient` and of its metrics."""
+    if precision != "float32":
+        return in_precision(
+            precision, episodes.support_x.device, lambda m: mean_gradient(learner, net, loss, m, episodes, mode, chunk), meta
+        )
     if mode == "loop":
         with gradients.on_tape():
             found = [learner.episode_gradient(net, loss, meta, episodes.select(i)) for i in range(episodes.count)]
@@ -137,7 +142,7 @@ def _pooled_gradient(
             for first, size in zip(range(0, count, chunk), sizes, strict=True)
         ]
         home = episodes.support_x.device
-        return _weighted([g for g, _ in found], sizes, home), _weighted([m for _, m in found], sizes, home)
+        return weighted([g for g, _ in found], sizes, home), weighted([m for _, m in found], sizes, home)
     fixed = {k: v for k, v in meta.items() if not learnt(k)}
 
     def mean_loss(free: Params) -> tuple[Tensor, dict[str, Tensor]]:
@@ -159,10 +164,10 @@ def _split(slope: Slope, meta: Params, episodes: Episode, devices: tuple[str, ..
         part = episodes.select(slice(first * versions, (first + size) * versions)).to(device)
         found.append(slope(to(meta, torch.device(device)), part))
         first += size
-    return _weighted([g for g, _ in found], sizes, home), _weighted([m for _, m in found], sizes, home)
+    return weighted([g for g, _ in found], sizes, home), weighted([m for _, m in found], sizes, home)
 
 
-def _weighted(parts: list[Params], sizes: list[int], home: torch.device) -> Params:
+def weighted(parts: list[Params], sizes: list[int], home: torch.device) -> Params:
     """The mean of means over so many episodes each."""
     shares = [size / sum(sizes) for size in sizes]
     return {k: torch.stack([part[k].to(home) * s for part, s in zip(parts, shares, strict=True)]).sum(0) for k in parts[0]}
@@ -295,7 +300,15 @@ def _without_floats(learner: Learner, floats: Params) -> Learner:
     return replace(learner, **{k: f.default for f in fields(learner) if (k := f.name) in floats and isinstance(f.default, float)})
 
 
-def channels_last(meta: Params) -> Params:
+def in_precision(precision: Precision, device: torch.device, f: Callable[[Params], T], meta: Params) -> T:
+    """f(meta), with its products and convolutions taken as Recipe.precision says."""
+    if precision == "float32":
+        return f(meta)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        return f(_channels_last(meta))
+
+
+def _channels_last(meta: Params) -> Params:
     """Convolution weights in the layout that bfloat16 kernels want; the numbers are the same."""
     return {k: v.contiguous(memory_format=torch.channels_last) if v.dim() == 4 else v for k, v in meta.items()}
 

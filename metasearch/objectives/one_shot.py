@@ -100,6 +100,10 @@ class OneShot(ABC):
         recipe = replace(self.train, recipe=self.relaxed, steps=None).built(config)
         return replace(recipe, steps=self.steps or recipe.steps)
 
+    def recipes(self, config: Config) -> tuple[Recipe, ...]:
+        """All that a trial trains: the mixture, and an architecture like that of this config. Raises Infeasible."""
+        return (self.supernet(config), *self.train.recipes(config))
+
     def check_classes(self, config: Config) -> None:
         """Raises ValueError if the parts of the training classes are too small for the episodes of the search."""
         try:

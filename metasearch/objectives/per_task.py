@@ -105,6 +105,10 @@ class PerTask:
         """What made the trial's last parcel."""
         return self.alone or self.search
 
+    def recipes(self, config: Config) -> tuple[Recipe, ...]:
+        """All that a trial trains: the mixture, and with `alone` an architecture like that of this config. Raises Infeasible."""
+        return (*self.search.recipes(config), *(() if self.alone is None else self.alone.recipes(config)))
+
     def check(self, method: str) -> None:
         """Raises ValueError, in words, if no configuration can be searched on these tasks."""
         recipe = buildable(self.search.built, self.space, self.dims, method)

@@ -8,6 +8,7 @@ the policies *after* adaptation is a function of the initialisation, through the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from metasearch.learners.maml_rl import MAMLRL, STD, Trajectories, log_probability
 from metasearch.nets import Net, Params, adapted
 from metasearch.objectives import Infeasible, Mode, Trial
-from metasearch.objectives.episodic import block_steps, draw_block
+from metasearch.objectives.episodic import block_steps, draw_block, weighted
 from metasearch.objectives.recipe import Fit, Recipe
 from metasearch.objectives.training import Course, Setting, Step, only_learnt, to, training
 from metasearch.records import Proposal, Report
@@ -49,11 +50,11 @@ def policy_search(
             raise Infeasible(f"policy_search trains maml-rl, but the learner is {type(learner).__name__}")
 
         def step(meta: Params, state: Params, episodes: Episode, progress: float) -> tuple[Params, Params, dict[str, Tensor]]:
-            task = Tasks(learner, recipe.net, meta, episodes)
+            task = Tasks(learner, recipe.net, meta, episodes, trial.chunk)
             if outer == "trpo":
                 return {**meta, **trust_region_step(task, kl, conjugate_steps, damping, backtracks)}, state, task.told()
             for _ in range(epochs):
-                grads = torch.func.grad(partial(task.clipped, clip))(task.free)
+                grads = task.mean(lambda part: torch.func.grad(partial(part.clipped, clip))(task.free))
                 task.free, state = recipe.optimizer.update(
                     grads, state, task.free, recipe.optimizer.rates, torch.tensor(progress)
                 )
@@ -80,11 +81,12 @@ def _course(step: Step, setting: Setting) -> Course:
 class Tasks:
     """A meta-batch of tasks with what was gathered in them: before adaptation (inner data), and after it, by theta' = old.
 
-    free: the initialisation of this moment. Surrogate and KL are functions of it; everything else is fixed.
+    free:  the initialisation of this moment. Surrogate and KL are functions of it; everything else is fixed.
+    chunk: at most so many tasks are computed at once; None: all.
     """
 
-    def __init__(self, learner: MAMLRL, net: Net, meta: Params, episodes: Episode) -> None:
-        self.learner, self.net = learner, net
+    def __init__(self, learner: MAMLRL, net: Net, meta: Params, episodes: Episode, chunk: int | None = None) -> None:
+        self.learner, self.net, self.chunk = learner, net, chunk
         self.fixed = {k: v for k, v in meta.items() if not adapted(k)}
         self.free = {k: v for k, v in meta.items() if adapted(k)}
 
@@ -97,8 +99,24 @@ class Tasks:
             return seen, after, {k: v.detach() for k, v in theta.items()}
 
         with torch.no_grad():
-            self.before, self.after, self.old = torch.func.vmap(gather)(episodes)
-            self.old_log = torch.func.vmap(lambda p, s: log_probability(net, {**self.fixed, **p}, s))(self.old, self.after)
+            self.before, self.after, self.old = torch.func.vmap(gather, chunk_size=chunk)(episodes)
+            log = torch.func.vmap(lambda p, s: log_probability(net, {**self.fixed, **p}, s), chunk_size=chunk)
+            self.old_log = log(self.old, self.after)  # [B, T, H]
+
+    def mean(self, gradient: Callable[[Tasks], Params]) -> Params:
+        """The mean of a gradient over tasks. It keeps what it goes through until it is taken, so it is taken chunk by chunk."""
+        count = len(self.old_log)
+        if self.chunk is None or self.chunk >= count:
+            return gradient(self)
+        parts = [self._part(slice(first, first + self.chunk)) for first in range(0, count, self.chunk)]
+        return weighted([gradient(part) for part in parts], [len(part.old_log) for part in parts], self.old_log.device)
+
+    def _part(self, which: slice) -> Tasks:
+        part = copy(self)
+        part.before = [Trajectories(*(t[which] for t in seen)) for seen in self.before]
+        part.after, part.old_log = Trajectories(*(t[which] for t in self.after)), self.old_log[which]
+        part.old, part.chunk = {k: v[which] for k, v in self.old.items()}, None
+        return part
 
     def surrogate(self, free: Params) -> Tensor:
         """-mean over tasks and steps of pi_new / pi_old * advantage, of the policies after adaptation (TRPO, eq. 14)."""
@@ -121,13 +139,15 @@ class Tasks:
             each = log_ratio + 0.5 * ((-2 * log_ratio).exp() + (gap * (-new[STD]).exp()) ** 2 - 1)
             return _mean(each.sum(-1).view(after.alive.shape), after.alive)
 
-        return torch.func.vmap(one)(self.old, self.before, self.after).mean()
+        return torch.func.vmap(one, chunk_size=self.chunk)(self.old, self.before, self.after).mean()
 
     def curvature(self) -> Callable[[Params], Params]:
         """v -> Hessian of `divergence` times v, at the initialisation with which trajectories were gathered. There new policies
         are the old ones, so that no slope of the KL meets a second derivative of a policy, and the Hessian is J^T F J with
         the Jacobian J of what policies say after adaptation and F = (1 / variance of a mean, 2 of a log std): half the cost of
-        the Hessian itself, and equal to it."""
+        the Hessian itself, and equal to it. What it goes through is kept, but for one chunk at a time."""
+        if self.chunk is not None:
+            return lambda v: self.mean(lambda part: part.curvature()(v))
 
         def policies(free: Params) -> tuple[Tensor, Tensor]:
             def one(before: list[Trajectories], after: Trajectories) -> tuple[Tensor, Tensor]:
@@ -159,7 +179,7 @@ class Tasks:
             ratio = (log_probability(self.net, new, after) - old_log).exp()
             return _mean(each(ratio, after.advantages), after.alive)
 
-        return torch.func.vmap(one)(self.old_log, self.before, self.after).mean()
+        return torch.func.vmap(one, chunk_size=self.chunk)(self.old_log, self.before, self.after).mean()
 
     def _adapted(self, theta: Params, before: list[Trajectories]) -> Params:
         """theta' as a function of theta, through inner steps on trajectories that stay as they were gathered."""
@@ -172,7 +192,7 @@ def trust_region_step(tasks: Tasks, kl: float, conjugate_steps: int, damping: fl
     """The initialisation after the largest step along the natural gradient that lowers the surrogate within the trust region
     (TRPO, appendix C); unchanged if none does. Sets `tasks.free` to it."""
     start = tasks.free
-    slope = torch.func.grad(tasks.surrogate)(start)
+    slope = tasks.mean(lambda part: torch.func.grad(part.surrogate)(start))
 
     product = tasks.curvature()
 

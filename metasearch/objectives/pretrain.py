@@ -14,11 +14,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from metasearch.augment import Places
 from metasearch.learners import gradients
@@ -26,7 +27,7 @@ from metasearch.learners.baseline_pp import cosines, scale_for
 from metasearch.nets import Apply, Net, Params, learnt
 from metasearch.nets.init import weights
 from metasearch.objectives import Infeasible, Mode, Trial, augmenting
-from metasearch.objectives.episodic import BLOCK_BYTES, BLOCK_STEPS, block_steps, channels_last, draw_block
+from metasearch.objectives.episodic import BLOCK_BYTES, BLOCK_STEPS, block_steps, draw_block, in_precision
 from metasearch.objectives.evaluation import scores
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.training import Course, Setting, Step, generator, to, training
@@ -49,7 +50,8 @@ class Pretrain:
     batch: pictures in one outer step; None: as many as `meta_batch` training episodes hold. Regression always pools these.
 
     The head learns with the body, under the recipe's optimiser. The net's own `net/head/...` is what is trained on regression
-    tasks; on class tasks it stays as it was drawn. Runs on the first of a trial's devices.
+    tasks; on class tasks it stays as it was drawn. Runs on the first of a trial's devices. A trial's `chunk` changes what is kept
+    in memory, not what is computed (see `_sparing`).
     """
 
     head: Literal["linear", "cosine"] = "linear"
@@ -70,12 +72,13 @@ class Pretrain:
             what = f"{type(tasks).__name__} is of {tasks.kind}"
             raise Infeasible(f"a cosine head tells classes apart, but {what}. Use head='linear'.")
         own = tasks.kind == "regression" and "net/head/weight" in meta
+        net = recipe.net if trial.chunk is None else _sparing(recipe.net, trial.chunk * _rows(setting))
         if own:
-            output: Apply = recipe.net.apply
+            output: Apply = net.apply
         else:
             outputs = shape.ways if tasks.kind == "regression" else _classes(setting)
             meta = {**meta, **to(self._drawn(recipe.net, outputs, seed), tasks.device)}
-            output = self._behind(recipe.net.embed, scale_for(outputs))
+            output = self._behind(net.embed, scale_for(outputs))
 
         def trained(meta: Params) -> Params:
             return {k: v for k, v in meta.items() if learnt(k) and (own or not k.startswith("net/head/"))}
@@ -117,17 +120,37 @@ def _step(setting: Setting, output: Apply, trained: Callable[[Params], Params]) 
     def step(meta: Params, state: Params, pool: Episode, progress: float) -> tuple[Params, Params, dict[str, Tensor]]:
         x = torch.cat([pool.support_x.flatten(0, 1), pool.query_x.flatten(0, 1)])
         y = torch.cat([pool.support_y.flatten(0, 1), pool.query_y.flatten(0, 1)])
-        if recipe.precision == "float32":
-            value, grads = slope(meta, x, y)
-        else:
-            with torch.autocast(x.device.type, dtype=torch.bfloat16):
-                value, grads = slope(channels_last(meta), x, y)
+        value, grads = in_precision(recipe.precision, x.device, lambda meta: slope(meta, x, y), meta)
         with torch.no_grad():
             now, rates = torch.tensor(progress, device=x.device), to(recipe.optimizer.rates, x.device)
             new, state = recipe.optimizer.update(grads, state, trained(meta), rates, now)
         return {**meta, **new}, state, {"loss": value}
 
     return step
+
+
+def _sparing(net: Net, rows: int) -> Net:
+    """The same net for less memory: what its gradient needs is computed again when it is taken, for `rows` inputs at a time.
+
+    A batch norm sees all rows at once. Such a net, and one that is given no more rows, is computed again block by block.
+    """
+    def again(apply: Apply, params: Params, x: Tensor) -> Tensor:
+        return cast(Tensor, checkpoint(apply, params, x, use_reentrant=False, preserve_rng_state=False))
+
+    def sparing(whole: Apply) -> Apply:
+        """whole: the net, or its body."""
+        def apply(params: Params, x: Tensor) -> Tensor:
+            if net.norm == "none" and len(x) > rows:
+                return torch.cat([again(whole, params, part) for part in torch.split(x, rows)])
+            for block in net.blocks:
+                x = again(block.apply, params, x)
+            if not net.blocks:
+                return again(whole, params, x)
+            return x if net.head is None or whole is net.body else net.head(params, x)
+
+        return apply
+
+    return net._replace(apply=sparing(net.apply), body=None if net.body is None else sparing(net.body))
 
 
 # data -------------------------------------------------------------------------------------------------------------------------
@@ -150,7 +173,7 @@ def _pictures(setting: Setting, batch: int | None) -> Data:
     if isinstance(recipe.augment, Places) and recipe.augment.new_classes:
         raise Infeasible("new classes are drawn for episodes, but pre-training reads minibatches over all classes. Set "
                          "new_classes=0, or let the tasks count turned classes.")
-    rows = batch or recipe.meta_batch * shape.ways * (shape.shots + shape.queries)
+    rows = batch or recipe.meta_batch * _rows(setting)
     classes = _classes(setting)
     steps = max(1, min(BLOCK_STEPS, BLOCK_BYTES // (4 * rows * (math.prod(shape.x) + classes))))
 
@@ -163,6 +186,12 @@ def _pictures(setting: Setting, batch: int | None) -> Data:
         return augmenting.augmented(recipe, tasks, block, drawn, first=number * steps)
 
     return steps, 1, draw
+
+
+def _rows(setting: Setting) -> int:
+    """Inputs of one training episode."""
+    shape = setting.shape
+    return (shape.ways if setting.tasks.kind == "classes" else 1) * (shape.shots + shape.queries)
 
 
 def _classes(setting: Setting) -> int:

@@ -40,8 +40,9 @@ class Recipe:
     meta_batch: episodes in one outer step.
     steps:      outer steps in all; schedules stretch over them.
     episode:    the shape of training episodes (60-way, say); None: the study's own, on which every trial is scored.
-    precision:  "bfloat16": products and convolutions in training are taken in bfloat16, weights stay float32 (autocast): about
-                twice as fast on CPUs with AMX for learners without an inner loop. Scores are always taken in float32.
+    precision:  "bfloat16": products and convolutions in training, a supernet's too, are taken in bfloat16, weights stay float32
+                (autocast): about twice as fast on CPUs with AMX for learners without an inner loop. Scores are always taken in
+                float32, and so are the gradients whose finite difference DARTS takes.
     augment:    what is done to training episodes when they are drawn: Places (augment/places.py), or any function of a batch of
                 them and a generator; None: nothing.
     fit:        what is done with all that; episodic training unless the recipe says otherwise.

@@ -29,10 +29,10 @@ from torch import Tensor
 from metasearch.learners import Learner, Loss, gradients
 from metasearch.nets import Net, Params, learnt
 from metasearch.objectives import Infeasible, Mode, Trial
-from metasearch.objectives.episodic import mean_gradient
+from metasearch.objectives.episodic import in_precision, mean_gradient
 from metasearch.objectives.one_shot import ARCH, Last, OneShot, parted
 from metasearch.objectives.optimizer import Optimizer, adam
-from metasearch.objectives.recipe import Recipe
+from metasearch.objectives.recipe import Precision, Recipe
 from metasearch.objectives.training import Setting, Step, to
 from metasearch.records import Config, Proposal
 from metasearch.tasks import Episode
@@ -171,11 +171,11 @@ class Relaxed(OneShot):
             own = {k[len("weights/"):]: v for k, v in state.items() if k.startswith("weights/")}
             theirs = {k[len(ARCH):]: v for k, v in state.items() if k.startswith(ARCH)}
 
-            def slopes(part: Episode, w: Params, a: Params) -> tuple[Params, Params]:
-                return parted(mean_gradient(learner, net, loss, {**fixed, **w, **a}, part, mode, chunk)[0])
+            def slopes(part: Episode, w: Params, a: Params, precision: Precision = recipe.precision) -> tuple[Params, Params]:
+                return parted(mean_gradient(learner, net, loss, {**fixed, **w, **a}, part, mode, chunk, precision)[0])
 
             def value(part: Episode, w: Params, a: Params) -> Tensor:
-                return mean_loss(learner, net, loss, {**fixed, **w, **a}, part, mode, chunk)
+                return mean_loss(learner, net, loss, {**fixed, **w, **a}, part, mode, chunk, recipe.precision)
 
             xi = rate_ahead(self.xi, rates)
             ahead = partial(step_ahead, own, rates, xi)
@@ -183,14 +183,17 @@ class Relaxed(OneShot):
                 if self.hypergradient == "first":
                     slope = first(partial(slopes, val), weights, arch)
                 elif self.hypergradient == "difference":
-                    slope = difference(partial(slopes, train), partial(slopes, val), weights, arch, ahead, xi)
+                    # at weights so little apart that bfloat16 would round their difference away
+                    full = partial(slopes, train, precision="float32")
+                    slope = difference(full, partial(slopes, val), weights, arch, ahead, xi)
                 elif mode == "loop":
                     with gradients.on_tape():
                         slope = exact(partial(value, train), partial(value, val), weights, arch, ahead, tape=True)
                 else:
                     slope = exact(partial(value, train), partial(value, val), weights, arch, ahead)
                 arch, theirs = self.arch.update({k: g.detach() for k, g in slope.items()}, theirs, arch, arch_rates, now)
-                grads, metrics = mean_gradient(learner, net, loss, {**fixed, **weights, **arch}, train, mode, chunk)
+                meta = {**fixed, **weights, **arch}
+                grads, metrics = mean_gradient(learner, net, loss, meta, train, mode, chunk, recipe.precision)
                 weights, own = optimizer.update(parted(grads)[0], own, weights, rates, now)
             state = {f"weights/{k}": v for k, v in own.items()} | {f"{ARCH}{k}": v for k, v in theirs.items()}
             return {**fixed, **weights, **arch}, state, {**metrics, "arch_entropy": _entropy(arch)}
@@ -202,9 +205,15 @@ class Relaxed(OneShot):
 
 
 def mean_loss(
-    learner: Learner, net: Net, loss: Loss, meta: Params, part: Episode, mode: Mode, chunk: int | None
+    learner: Learner, net: Net, loss: Loss, meta: Params, part: Episode, mode: Mode, chunk: int | None,
+    precision: Precision = "float32",
 ) -> Tensor:
     """The mean outer loss of some episodes, []."""
+    if precision != "float32":
+        return in_precision(
+            precision, part.support_x.device, lambda m: mean_loss(learner, net, loss, m, part, mode, chunk), meta
+        )
+
     def one(e: Episode) -> Tensor:
         return learner.episode_loss(net, loss, meta, e)[0]
 

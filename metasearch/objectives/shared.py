@@ -159,7 +159,7 @@ class Shared(OneShot):
             own = {k[len(WEIGHTS):]: v for k, v in state.items() if k.startswith(WEIGHTS)}
             net = narrowed(recipe.net, self.numbers(sampler.sample().config))
             with torch.no_grad():
-                grads, metrics = mean_gradient(learner, net, loss, {**fixed, **weights}, train, mode, chunk)
+                grads, metrics = mean_gradient(learner, net, loss, {**fixed, **weights}, train, mode, chunk, recipe.precision)
                 weights, own = optimizer.update(grads, own, weights, rates, torch.tensor(progress, device=device))
             number = round(progress * recipe.steps) + 1
             if self.every and number % self.every == 0:

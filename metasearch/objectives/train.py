@@ -60,6 +60,10 @@ class Train:
             raise Infeasible(str(error)) from error
         return replace(recipe, steps=self.steps or recipe.steps, meta_batch=self.meta_batch or recipe.meta_batch)
 
+    def recipes(self, config: Config) -> tuple[Recipe, ...]:
+        """All that a trial of this config trains. Raises Infeasible."""
+        return (self.built(config),)
+
     def __call__(self, proposal: Proposal, trial: Trial) -> Iterator[Report]:
         recipe = self.built(proposal.config)
         yield from recipe.fit(recipe, self, proposal, trial)

@@ -30,7 +30,7 @@ def recipe(config: Config, shape: TaskShape) -> Recipe:
     numbers = int(config["appetite"]) * (1 if config["learner"] == "maml" else 8)  # MAML holds on to it in two gradients
 
     def init(generator: Generator) -> Params:
-        _limit()
+        limit()
         return net.init(generator)
 
     def apply(params: Params, x: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def recipe(config: Config, shape: TaskShape) -> Recipe:
     return Recipe(hungry, learner, adam(1e-2), 32, steps=2)
 
 
-def _limit() -> None:
+def limit() -> None:
     """From the first trial on, this process may have HUNGRY_ROOM bytes more than it has now."""
     room = os.environ.get("HUNGRY_ROOM")
     if room and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:

@@ -12,6 +12,8 @@ import pytest
 from hungry_space import LARGE, TOO_LARGE
 from killable import run_or_resume, table
 
+from metasearch.driver import launch
+from metasearch.driver.study import Study
 from metasearch.ledger import Ledger, TrialRow
 from metasearch.objectives import parcel
 from metasearch.testing.history import problems
@@ -23,7 +25,7 @@ ROOM = 300 * 2**20
 def study(**changes: Any) -> dict[str, Any]:
     """All four configurations; those of a reasonable appetite fit when they are taken episode by episode."""
     train = {"mode": "vmap", "report_every": 1, "checkpoint_every": 1, **changes.pop("train", {})}
-    return table(space="hungry_space.py", **{"method": {"name": "grid"}, "budget": {"trials": 4}, "train": train, **changes})
+    return table(**{"space": "hungry_space.py", "method": {"name": "grid"}, "budget": {"trials": 4}, "train": train, **changes})
 
 
 def _child(body: dict[str, Any], home: str, room: int | None, crash_at: str | None) -> None:
@@ -141,3 +143,19 @@ def test_a_mode_that_does_not_fit_is_not_chosen(forks: Any, tmp_path: Path) -> N
     assert mode["mode"] == "loop"
     assert set(mode["seconds"]) == {"loop"}
     assert "does not fit into memory at once" in (tmp_path / "t" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("tasks", [
+    {"name": "navigation", "horizon": 5, "shots": 10, "queries": 10}, {"name": "sinusoid", "shots": 5, "queries": 5},
+], ids=["policy search", "pre-training"])
+def test_so_does_one_of_another_fit(forks: Any, tmp_path: Path, tasks: dict[str, Any]) -> None:
+    body = study(space="hungry_fits_space.py", tasks=tasks, budget={"trials": 1}, validation={"episodes": 2})
+    (ours,) = run(forks, body, tmp_path / "short", ROOM).values()
+    assert (ours.status, ours.attempts, ours.chunk) == ("done", 2, 1)
+    launch.run(Study.from_json(body), home=tmp_path / "large")
+    with Ledger.open(tmp_path / "large" / "t" / "ledger.sqlite") as ledger:
+        (theirs,) = ledger.trials().values()
+    assert (theirs.status, theirs.attempts) == ("done", 1)
+    assert ours.outcome is not None
+    assert theirs.outcome is not None
+    assert ours.outcome.score == pytest.approx(theirs.outcome.score, rel=1e-3)

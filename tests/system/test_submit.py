@@ -11,6 +11,8 @@ import pytest
 from ray_nodes import TOKEN, environment, free_port, metasearch, nodes
 
 from metasearch import cli
+from metasearch.cli import runs
+from metasearch.cli.stored import stored
 from metasearch.ledger import Ledger
 from metasearch.testing.history import problems
 
@@ -154,5 +156,10 @@ def test_a_scheduler_may_start_a_study_again_and_again(tmp_path: Path, capsys: p
         with Ledger.open(home / "again" / "ledger.sqlite") as ledger:
             assert len(ledger.trials()) == trials
     assert problems(home / "again") == [], "the budget that counts is the one of its last session"
+    wanted = runs.read([words[1], "budget.trials=6", "driver.lanes=1", "track.top=1", "track.uri=sqlite:///elsewhere.db"])
+    changes = runs.to_go_on(wanted, home)
+    assert changes is not None
+    session = stored("again", home).with_(changes)
+    assert (session.driver, session.track) == (wanted.driver, wanted.track), "what may change is as it is given now"
     assert cli.call([*words, "method.steps=9"]) == 2
     assert "another study 'again' is there already" in capsys.readouterr().err

@@ -552,14 +552,10 @@ def again(told: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([CLUSTER / "run-or-resume", *words], env=environment, capture_output=True, text=True)
 
 
-def test_a_study_that_has_begun_is_gone_on_with_and_keeps_what_cannot_change(told: Path) -> None:
-    words = ["s", "study.toml", "tasks.ways=20", "driver.lanes=8", "budget.trials=9", "track.top=1"]
-    assert again(told, *words).stdout == "run study.toml name=s tasks.ways=20 driver.lanes=8 budget.trials=9 track.top=1\n"
-    ledger = told / "studies" / "s" / "ledger.sqlite"
-    ledger.parent.mkdir(parents=True)
-    ledger.touch()
-    assert again(told, *words).stdout == "resume s driver.lanes=8 budget.trials=9 track.top=1\n"
-    assert again(told, "s", "study.toml").stdout.split() == ["resume", "s"]
+def test_a_study_is_run_or_gone_on_with_under_its_name(told: Path) -> None:
+    words = ["tasks.ways=20", "driver.lanes=8", "budget.trials=9", "track.uri=sqlite:///a b.db"]
+    assert again(told, "s", "study.toml", *words).stdout == f"run study.toml name=s --resume-if-exists {' '.join(words)}\n"
+    assert again(told, "s", "study.toml").stdout.split() == ["run", "study.toml", "name=s", "--resume-if-exists"]
     assert again(told, "s").returncode == 2
 
 
@@ -639,7 +635,7 @@ def test_a_slurm_job_ends_as_its_study_does_and_leaves_no_token(told: Path) -> N
     assert job.returncode == 4
     assert re.fullmatch(r"[0-9a-f]{64}", (told / "token").read_text())
     assert (told / "modes").read_text().split() == ["600", "700"]
-    assert (told / "words").read_text() == "run study.toml name=s driver.address=10.0.0.1:6379\n"
+    assert (told / "words").read_text() == "run study.toml name=s --resume-if-exists driver.address=10.0.0.1:6379\n"
     assert not called.exists()
     assert list((told / "studies" / ".slurm").iterdir()) == []
 

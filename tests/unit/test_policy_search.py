@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,10 @@ def tasks() -> Tasks:
     return _tasks(LEARNER)
 
 
-def _tasks(learner: MAMLRL, seed: int = 0) -> Tasks:
+def _tasks(learner: MAMLRL, seed: int = 0, chunk: int | None = None) -> Tasks:
     meta = {k: v.double() for k, v in learner.init(NET, Generator().manual_seed(seed)).items()}
     e = Navigation(HORIZON).sample_episodes(3, split="train", shape=SHAPE, generator=Generator().manual_seed(1))
-    return Tasks(learner, NET, meta, e.map(Tensor.double))
+    return Tasks(learner, NET, meta, e.map(Tensor.double), chunk)
 
 
 # walks ---------------------------------------------------------------------------------------------------------------
@@ -241,6 +242,9 @@ class Valley:
     def __init__(self) -> None:
         self.free = {"x": torch.zeros((), dtype=torch.float64)}
 
+    def mean(self, gradient: Callable[[Valley], Params]) -> Params:
+        return gradient(self)
+
     def surrogate(self, free: Params) -> Tensor:
         return 2 * free["x"] ** 2 - free["x"]
 
@@ -265,6 +269,30 @@ def test_a_trust_region_step_lowers_the_surrogate_and_stays_inside(tasks: Tasks)
     assert any(not torch.equal(found[k], start[k]) for k in start)
     assert float(tasks.surrogate(found)) < before
     assert 0 < float(tasks.divergence(found)) <= 0.01
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_tasks_taken_chunk_by_chunk_take_the_same_step(chunk: int) -> None:
+    """Values, gradients and where the trust region's step ends, of 3 tasks; also where the last chunk is a smaller one."""
+    whole, parts = _tasks(LEARNER), _tasks(LEARNER, chunk=chunk)
+    far = {k: v + 0.1 * w for (k, v), w in zip(whole.free.items(), _direction(whole, 2).values(), strict=True)}
+    for each in (Tasks.surrogate, Tasks.divergence, lambda tasks, free: Tasks.clipped(tasks, 0.2, free)):
+        torch.testing.assert_close(each(parts, far), each(whole, far))
+        one, many = (t.mean(lambda part, each=each: torch.func.grad(partial(each, part))(far)) for t in (whole, parts))
+        torch.testing.assert_close(many, one)
+    one, many = (trust_region_step(t, 0.01, 4, 0.1, 15) for t in (whole, parts))  # so damped that rounding does not grow
+    torch.testing.assert_close(many, one)
+
+
+def test_no_gradient_goes_through_more_tasks_than_a_chunk_has() -> None:
+    tasks, seen = _tasks(LEARNER, chunk=2), list[int]()
+
+    def gradient(part: Tasks) -> Params:
+        seen.append(len(part.old_log))
+        return part.free
+
+    tasks.mean(gradient)
+    assert seen == [2, 1]
 
 
 def test_ppo_clips_the_ratio(tasks: Tasks) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from metasearch.learners.fine_tune import FineTune
 from metasearch.learners.joint import Joint
 from metasearch.learners.maml import MAML
 from metasearch.learners.prototypical import Prototypical
-from metasearch.nets import Params
+from metasearch.nets import Block, Net, Params
 from metasearch.nets.conv4 import Conv4, conv4
 from metasearch.nets.identity import identity
 from metasearch.nets.mlp import mlp
@@ -29,7 +30,7 @@ from metasearch.objectives.optimizer import Optimizer, adam, by_prefix, clipped_
 from metasearch.objectives.pretrain import Pretrain
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.train import Train
-from metasearch.objectives.training import generator
+from metasearch.objectives.training import Setting, generator
 from metasearch.records import Proposal, Report
 from metasearch.tasks import Episode, TaskDistribution
 from metasearch.tasks.blobs import Blobs
@@ -163,6 +164,50 @@ def test_bfloat16_takes_nearly_the_step_of_float32_and_not_the_same(tmp_path: Pa
     assert any(not torch.equal(full[k], half[k]) for k in learnt)
     for k in learnt:
         torch.testing.assert_close(half[k], full[k], rtol=0.05, atol=0.02)
+
+
+NORMED = conv4((1, 8, 8), None, Conv4(4, layers=2), mode="inductive")
+LESS: dict[str, tuple[Recipe, TaskDistribution]] = {
+    "more rows than an episode has": (replace(RECIPE, fit=Pretrain(batch=40)), BLOBS),
+    "fewer rows": (replace(RECIPE, fit=Pretrain(batch=8)), BLOBS),
+    "a batch norm": (replace(RECIPE, net=NORMED), Blobs(side=8, train_classes=16)),
+    "a head of its own": (replace(RECIPE, net=mlp((1,), 1, hidden=(8, 7)), fit=Pretrain()), Sinusoid()),
+}
+
+
+@pytest.mark.parametrize("which", LESS)
+def test_a_second_try_after_a_want_of_memory_keeps_less_and_computes_the_same(which: str) -> None:
+    """What is kept: numbers that layers gave, that the gradient needs and that still lie in memory."""
+    recipe, tasks = LESS[which]
+    alive, most, seen = [0], [0], list[int]()
+
+    def watched(block: Block) -> Block:
+        def apply(params: Params, x: Tensor) -> Tensor:
+            hidden = block.apply(params, x).tanh()
+            alive[0] += hidden.numel()
+            most[0] = max(alive[0], most[0])
+            weakref.finalize(hidden, lambda size: alive.__setitem__(0, alive[0] - size), hidden.numel())
+            return hidden.sin()  # whose gradient needs what it is the sine of
+
+        return Block(block.key, apply)
+
+    net, blocks = recipe.net, [watched(block) for block in recipe.net.blocks]
+    net = Net.of(net.init, blocks, outputs=net.outputs or None, norm=net.norm, features=net.features)
+    recipe = replace(recipe, net=net, optimizer=sgd(0.1))
+    shape = tasks.shape(ways=1 if which == "a head of its own" else 3, shots=2, queries=2)
+    found = []
+    for chunk in (None, 1):
+        train, meta = _train(recipe, tasks, shape=shape), recipe.learner.init(recipe.net, generator(7, "init"))
+        assert isinstance(recipe.fit, Pretrain)
+        course = recipe.fit._course(Setting(recipe, train, Trial(0, chunk=chunk), tasks, shape, 7, meta, 1))
+        step, _ = course.begin(course.meta, course.state)
+        alive[0] = most[0] = 0
+        after, _, _ = step(course.meta, course.state, course.draw(0).select(slice(0, course.rows)), 0.0)
+        seen.append(most[0])
+        found.append(after)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+    assert any(not torch.equal(found[0][k], v) for k, v in meta.items())
+    assert seen[1] < 0.9 * seen[0], seen
 
 
 def test_rules_of_the_optimiser_by_prefix_reach_the_head(tmp_path: Path) -> None:

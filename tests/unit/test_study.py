@@ -318,6 +318,28 @@ def test_an_impossible_pairing_is_refused_in_words(overrides: list[str], said: s
     assert said in "\n".join(Study.from_text(GOOD, overrides).problems())
 
 
+@pytest.mark.parametrize("part", ["recipe", "relaxed"])
+@pytest.mark.parametrize("method", ["darts", "enas", "random-sharing", "auto-maml", "metanas", "t-nas"])
+def test_a_space_none_of_whose_recipes_can_be_built_is_refused_for_methods_of_their_own_too(
+    tmp_path: Path, method: str, part: str
+) -> None:
+    """Be it the supernet's, or that of what a search finds."""
+    file = tmp_path / "space.py"
+    file.write_text(f"from relaxed_space import RELAXED, SPACE, recipe, relaxed\n"
+                    f"def {part}(config, shape):\n    raise ValueError('too small for such a net')\n")
+    alone = ", alone = true" if method in ("metanas", "t-nas") else ""
+    wanted = [f"space={file}", f"method={{ name = '{method}'{alone} }}", "tasks={ name = 'blobs', dimensions = 5 }"]
+    (said,) = Study.from_text(GOOD, wanted).problems()
+    assert "too small for such a net" in said
+
+
+def test_a_space_none_of_whose_policies_can_be_trained_is_refused_for_methods_of_their_own_too() -> None:
+    for method in ("autoaugment", "dada"):
+        wanted = ["space=augmentation", f"method={{ name = '{method}' }}", "tasks={ name = 'blobs', dimensions = 5 }"]
+        (said,) = Study.from_text(GOOD, wanted).problems()
+        assert "space = 'augmentation': no configuration fits these tasks" in said
+
+
 def test_more_top_configurations_than_there_are_cannot_be_hit(tmp_path: Path) -> None:
     file = tmp_path / "space.py"
     body = "from metasearch.space import Choice, Space\nSPACE = Space({'a': Choice((1, 2, 3))})\ndef recipe(config, shape): ...\n"
