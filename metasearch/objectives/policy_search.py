@@ -146,7 +146,7 @@ class Tasks:
         are the old ones, so that no slope of the KL meets a second derivative of a policy, and the Hessian is J^T F J with
         the Jacobian J of what policies say after adaptation and F = (1 / variance of a mean, 2 of a log std): half the cost of
         the Hessian itself, and equal to it. What it goes through is kept, but for one chunk at a time."""
-        if self.chunk is not None:
+        if self.chunk is not None and self.chunk < len(self.old_log):
             return lambda v: self.mean(lambda part: part.curvature()(v))
 
         def policies(free: Params) -> tuple[Tensor, Tensor]:
@@ -193,7 +193,6 @@ def trust_region_step(tasks: Tasks, kl: float, conjugate_steps: int, damping: fl
     (TRPO, appendix C); unchanged if none does. Sets `tasks.free` to it."""
     start = tasks.free
     slope = tasks.mean(lambda part: torch.func.grad(part.surrogate)(start))
-
     product = tasks.curvature()
 
     def curvature(v: Params) -> Params:

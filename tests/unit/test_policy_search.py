@@ -271,7 +271,7 @@ def test_a_trust_region_step_lowers_the_surrogate_and_stays_inside(tasks: Tasks)
     assert 0 < float(tasks.divergence(found)) <= 0.01
 
 
-@pytest.mark.parametrize("chunk", [1, 2])
+@pytest.mark.parametrize("chunk", [1, 2, 3])
 def test_tasks_taken_chunk_by_chunk_take_the_same_step(chunk: int) -> None:
     """Values, gradients and where the trust region's step ends, of 3 tasks; also where the last chunk is a smaller one."""
     whole, parts = _tasks(LEARNER), _tasks(LEARNER, chunk=chunk)
