@@ -159,6 +159,10 @@ class Director:
         self._after(told)
         return self._stopping is None
 
+    def process(self, lane: str) -> str | None:
+        """The token of the process that runs a lane's trial; None if it has none."""
+        return self._trials[self._holder[lane]].process if lane in self._holder else None
+
     def lost(self, lane: str, loss: Loss) -> None:
         """Says, before the lane comes back, why its process has ended: the machine is gone, or had no memory left."""
         self._lost[lane] = loss

@@ -145,6 +145,21 @@ class RayLanes:
         assert isinstance(found, Status)
         return found
 
+    def _lost_with_its_node(self, lane: str) -> Loss | None:
+        """Has a lane's process ended because its machine has? Ray says so half a minute later, after it has missed heartbeats; at
+        first it knows of a process alone. But where Ray's own process has ended nobody listens any more."""
+        node = str(self._call("process", lane) or "").rpartition("-")[2]
+        for known in self._ray.nodes():
+            if known["NodeID"] != node:
+                continue
+            with contextlib.suppress(TimeoutError):  # a machine that is out of reach: Ray will say so itself
+                try:
+                    socket.create_connection((known["NodeManagerAddress"], known["NodeManagerPort"]), timeout=2).close()
+                except ConnectionRefusedError:
+                    return "machine"
+            return None if known["Alive"] else "machine"
+        return None
+
     def _call(self, name: str, *given: Any) -> Any:
         try:
             return self._ray.get(self._director.call.remote(name, given))
@@ -203,7 +218,7 @@ class _Remote:
         import ray
 
         self._ray, self._director, self.lane = ray, director, lane
-        self.process = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.process = f"{os.getpid()}-{uuid.uuid4().hex[:8]}-{ray.get_runtime_context().get_node_id()}"
 
     def next(self, ending: Ending | None, lines: tuple[Line, ...]) -> Assignment | Wait | None:
         found: Assignment | Wait | None = self._call("next", self.lane, self.process, ending, lines)
@@ -301,9 +316,9 @@ def _watch(lanes: RayLanes, tick: Callable[[Status], None]) -> Any:
             tick(status)
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            if (loss := _loss(_cause(trial))) is not None:
-                with contextlib.suppress(Exception):  # said before the lane can come back
-                    lanes._ray.get(lanes._director.call.remote("lost", (_name(trial), loss)))
+            with contextlib.suppress(Exception):  # said before the lane can come back
+                if (loss := _loss(_cause(trial)) or lanes._lost_with_its_node(_name(trial))) is not None:
+                    lanes._call("lost", _name(trial), loss)
             self.deaths += 1
             if self.deaths >= BARREN:
                 self.failure = RuntimeError(
