@@ -160,31 +160,34 @@ def one_study(
         cluster.mend()
         child = forks.Process(target=work, args=(body, str(place)))
         child.start()
-        while child.exitcode is None:
-            if not _busy(child, folder) or tally.kills.total() >= most or time.monotonic() > until:
-                child.join(PATIENCE)
-                break
-            time.sleep(rng.uniform(0.0, pause))
-            now, kind = at_work(folder), rng.choice(KINDS)
-            tally.ended |= {str(trial): end for trial, end in now.ended.items()}
-            workers = [pid for trial, pid in now.pids.items() if trial in now.spare]
-            if child.exitcode is not None or (kind == "worker" and not workers):
-                continue
-            if kind == "driver":
-                os.kill(child.pid, signal.SIGKILL)
-                child.join()
-            elif kind == "worker":
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(rng.choice(workers), signal.SIGKILL)
-            else:
-                cluster.kill(rng)
-                cluster.mend()
-            tally.kills[kind] += 1
-            tally.save()
-            print(f"  {tally}; {kind} of study {number}", file=sys.stderr, flush=True)
-        if child.exitcode is None:
-            child.kill()
-            raise RuntimeError(f"{folder} hangs: nothing was at work for {PATIENCE:g} s")
+        try:
+            while child.exitcode is None:
+                if not _busy(child, folder) or tally.kills.total() >= most or time.monotonic() > until:
+                    child.join(PATIENCE)
+                    break
+                time.sleep(rng.uniform(0.0, pause))
+                now, kind = at_work(folder), rng.choice(KINDS)
+                tally.ended |= {str(trial): end for trial, end in now.ended.items()}
+                workers = [pid for trial, pid in now.pids.items() if trial in now.spare]
+                if child.exitcode is not None or (kind == "worker" and not workers):
+                    continue
+                if kind == "driver":
+                    os.kill(child.pid, signal.SIGKILL)
+                    child.join()
+                elif kind == "worker":
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(rng.choice(workers), signal.SIGKILL)
+                else:
+                    cluster.kill(rng)
+                    cluster.mend()
+                tally.kills[kind] += 1
+                tally.save()
+                print(f"  {tally}; {kind} of study {number}", file=sys.stderr, flush=True)
+            if child.exitcode is None:
+                raise RuntimeError(f"{folder} hangs: nothing was at work for {PATIENCE:g} s")
+        finally:
+            child.kill()  # if this process is told to stop, so is the driver
+            child.join()
         if child.exitcode == 0:
             break
     local = forks.Process(target=work, args=(study(number, quiet, {"kind": "local"}), str(quiet)))
