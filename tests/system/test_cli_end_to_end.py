@@ -1,4 +1,7 @@
-"""A study through the real command line: from a TOML file to a leaderboard in every format, and what a second try is told."""
+"""A study through the real command line: from a TOML file to a leaderboard in every format, and what a second try is told.
+
+The first command is a process of its own from the very beginning, the others are forked with their imports done.
+"""
 from __future__ import annotations
 
 import io
@@ -11,12 +14,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pandas as pd
 import pytest
 
 from metasearch.ledger import Ledger
 
+pytestmark = pytest.mark.xdist_group("test_cli_end_to_end")  # one study for all
+
 METASEARCH = [sys.executable, "-c", "from metasearch.cli import main; main()"]
+UNTRACKED = "track.enabled=false"
 STUDY = """
 name = "tiny"
 space = "sine-mlp"
@@ -36,6 +43,8 @@ coverage = 0.5
 top = "15%"
 [driver]
 kind = "local"
+[track]
+pictures = 0
 """
 TRIALS = 5  # ceil(ln 0.5 / ln 0.85)
 
@@ -54,11 +63,13 @@ class Place:
     def env(self) -> dict[str, str]:
         return {**os.environ, "METASEARCH_HOME": str(self.home)}
 
+    def began(self) -> subprocess.CompletedProcess[bytes]:
+        """The first study, by a process that imports everything itself."""
+        command = [*METASEARCH, "run", "study.toml"]
+        return _judged(subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, timeout=280), 0)
+
     def ran(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
-        done = subprocess.run([*METASEARCH, *words], cwd=self.folder, env=self.env, capture_output=True, timeout=280)
-        assert done.returncode == code, done.stderr.decode()
-        assert b"Traceback" not in done.stderr
-        return done
+        return _judged(forked.run(*words, cwd=self.folder, env=self.env, timeout=280), code)
 
     def rows(self, name: str) -> list[object]:
         with Ledger.open(self.home / name / "ledger.sqlite") as ledger:
@@ -69,11 +80,17 @@ class Place:
             return {number: row.status for number, row in ledger.trials().items()}
 
 
+def _judged(done: subprocess.CompletedProcess[bytes], code: int) -> subprocess.CompletedProcess[bytes]:
+    assert done.returncode == code, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    return done
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """Where the study has been run, on the local driver."""
     made = Place(tmp_path_factory.mktemp("place"))
-    made.first = made.ran("run", "study.toml")
+    made.first = made.began()
     return made
 
 
@@ -143,7 +160,7 @@ def test_a_finished_study_is_not_run_again(place: Place) -> None:
 
 def test_a_new_number_leaves_the_old_study_as_it_is(place: Place) -> None:
     before = place.rows("tiny")
-    place.ran("run", "study.toml", "seed=4", "budget.trials=1", "--new-id", "--json")
+    place.ran("run", "study.toml", "seed=4", "budget.trials=1", UNTRACKED, "--new-id", "--json")
     assert place.trials("tiny-2") == {1: "done"}
     assert place.rows("tiny") == before
 
@@ -175,7 +192,7 @@ def test_the_python_api_does_what_the_command_line_does(place: Place, monkeypatc
     import metasearch
 
     monkeypatch.setenv("METASEARCH_HOME", str(place.home))
-    study = metasearch.Study.from_toml(place.folder / "study.toml", ["name=api", "budget.trials=2"])
+    study = metasearch.Study.from_toml(place.folder / "study.toml", ["name=api", "budget.trials=2", UNTRACKED])
     result = metasearch.run(study)
     assert (result.exit_code, result.status.done) == (0, 2)
     table = metasearch.leaderboard("api", source="ledger")
@@ -192,7 +209,7 @@ def test_what_a_recipe_prints_is_no_data(place: Place) -> None:
         "from search_spaces import sine_mlp\nSPACE = sine_mlp.SPACE\n"
         "def recipe(config, shape):\n    print('canary')\n    return sine_mlp.recipe(config, shape)\n"
     )
-    done = place.ran("run", "study.toml", "name=loud", "space=loud.py", "budget={ trials = 1 }", "track.enabled=false", "--json")
+    done = place.ran("run", "study.toml", "name=loud", "space=loud.py", "budget={ trials = 1 }", UNTRACKED, "--json")
     assert json.loads(done.stdout)["status"]["done"] == 1
     assert b"canary" in done.stderr
     assert json.loads(place.ran("evaluate", "loud/1", "--episodes", "2", "--steps", "0", "--json").stdout)["trial"] == "loud/1"
@@ -223,7 +240,7 @@ def method(place: Place, body: str) -> str:
 
 def test_a_study_without_a_success_is_exit_code_4(place: Place) -> None:
     raising = method(place, "raise RuntimeError('canary')")
-    done = place.ran("run", "study.toml", "name=broken", raising, "driver.max_errors=2", code=4)
+    done = place.ran("run", "study.toml", "name=broken", raising, "driver.max_errors=2", UNTRACKED, code=4)
     assert b"metasearch show broken" in done.stderr
     assert b"metasearch evaluate" not in done.stderr, "there is nothing to test"
     assert b"RuntimeError: canary" in place.ran("show", "broken").stdout
@@ -231,7 +248,7 @@ def test_a_study_without_a_success_is_exit_code_4(place: Place) -> None:
 
 def test_a_study_with_too_many_failures_is_exit_code_3(place: Place) -> None:
     some = method(place, "if trial.id > 1: raise RuntimeError('canary')")
-    done = place.ran("run", "study.toml", "name=brittle", some, "driver.max_errors=1", code=3)
+    done = place.ran("run", "study.toml", "name=brittle", some, "driver.max_errors=1", UNTRACKED, code=3)
     assert b"driver.max_errors" in done.stderr
     assert place.trials("brittle") == {1: "done", 2: "error", 3: "error"}
 
@@ -242,8 +259,7 @@ def test_a_study_with_too_many_failures_is_exit_code_3(place: Place) -> None:
 def test_a_signal_stops_a_study_that_can_then_be_finished(place: Place, number: signal.Signals, code: int) -> None:
     name = f"stopped-{code}"
     slow = method(place, "import time; yield Report(0); time.sleep(0.5)")
-    command = [*METASEARCH, "run", "study.toml", f"name={name}", slow]
-    process = subprocess.Popen(command, cwd=place.folder, env=place.env, stderr=subprocess.PIPE)
+    process = forked.Command("run", "study.toml", f"name={name}", slow, cwd=place.folder, env=place.env)
     wait_for(lambda: (place.home / name / "ledger.sqlite").exists() and "done" in place.trials(name).values())
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
@@ -253,7 +269,7 @@ def test_a_signal_stops_a_study_that_can_then_be_finished(place: Place, number: 
     before = place.trials(name)
     assert set(before.values()) <= {"done", "running", "proposed"}
     assert b"interrupted; to go on" in place.ran("status").stdout
-    place.ran("resume", name)
+    place.ran("resume", name, UNTRACKED)
     assert place.trials(name) == dict.fromkeys(range(1, TRIALS + 1), "done")
 
 

@@ -5,7 +5,6 @@ Children are forked from a server that has imported torch once, so a kill and it
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -16,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from killable import HERE, run_or_resume, table
 
@@ -33,12 +33,7 @@ ELSEWHERE = {  # points that a run of the local driver does not come by, and who
 
 @pytest.fixture(scope="module")
 def forks() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([
-        "torch", "torch._dynamo", "torch.utils.flop_counter", "metasearch.driver.launch", "metasearch.driver.local",
-        "metasearch.objectives.train", "metasearch.objectives.episodic", "metasearch.tasks.sinusoid",
-    ])
-    return context
+    return forked.server()
 
 
 def run(forks: Any, home: Path, crash_at: str | None = None, study: dict[str, Any] | None = None) -> int:
@@ -159,7 +154,7 @@ def test_a_trial_that_hangs_ends_the_driver_with_its_stacks_and_is_not_tried_aga
 
 
 def test_what_mlflow_shows_after_a_kill_is_what_the_ledger_says(forks: Any, tmp_path: Path) -> None:
-    study = table(track={"enabled": True, "uri": f"sqlite:///{tmp_path}/mlflow.db", "top": 1})
+    study = table(track={"enabled": True, "uri": f"sqlite:///{tmp_path}/mlflow.db", "top": 1, "pictures": 0})
     assert run(forks, tmp_path, "ledger.ended:2", study) == 137
     assert run(forks, tmp_path, "letter.written:1", study) == 137
     assert run(forks, tmp_path, None, study) == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -20,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from killable import HERE, run_or_resume, table
 
@@ -182,9 +182,7 @@ def test_a_file_system_that_is_full_is_exit_code_74_and_the_study_goes_on_when_t
 
 @pytest.fixture(scope="module")
 def forks() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "metasearch.driver.launch", "metasearch.driver.local"])
-    return context
+    return forked.server()
 
 
 def _hold(path: str, seconds: float, held: Any) -> None:

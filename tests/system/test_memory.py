@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from hungry_space import LARGE, TOO_LARGE
 from killable import run_or_resume, table
@@ -37,12 +37,7 @@ def _child(body: dict[str, Any], home: str, room: int | None, crash_at: str | No
 
 @pytest.fixture(scope="module")
 def forks() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([
-        "torch", "torch._dynamo", "torch.utils.flop_counter", "metasearch.driver.launch", "metasearch.driver.local",
-        "metasearch.objectives.train", "metasearch.objectives.episodic", "metasearch.tasks.sinusoid",
-    ])
-    return context
+    return forked.server()
 
 
 def run(

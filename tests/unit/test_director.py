@@ -45,7 +45,8 @@ def study(trials: int | None = 5, *, space: Path = HERE / "counting_space.py", *
     method = {"name": str(HERE / "counting.py"), "parcels": False, **tables.pop("method", {})}
     budget = tables.pop("budget", {"trials": trials})
     driver = {"kind": "local", **tables.pop("driver", {})}
-    return Study.from_json({"name": "t", "space": str(space), "method": method, "budget": budget, "driver": driver, **tables})
+    told = {"method": method, "budget": budget, "driver": driver, "track": {"enabled": False}, **tables}
+    return Study.from_json({"name": "t", "space": str(space), **told})
 
 
 def kill(director: Director) -> None:

@@ -5,6 +5,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,13 @@ def room_of(module: str) -> str:
     return (rest.partition(".")[0] or first) if first == "metasearch" else first
 
 
-def imports(file: Path) -> Iterator[str]:
+@cache
+def imports(file: Path) -> tuple[str, ...]:
     """Everything that a file imports, wherever it stands in it, by absolute name."""
+    return tuple(_imports(file))
+
+
+def _imports(file: Path) -> Iterator[str]:
     tree = ast.parse(file.read_text("utf-8"), str(file))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
