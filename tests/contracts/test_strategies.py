@@ -9,15 +9,17 @@ from metasearch import plugins
 from metasearch.testing import strategies
 from metasearch.testing.strategies import Case
 
-# A model that costs a third of a second an ask is asked for one proposal in each play, on two spaces; the others are slow tests.
-SLOW = {"gp": 11}
+# A model that costs a third of a second an ask begins early, so that it is asked for one proposal in each play; on all but two
+# spaces it is so in the slow tests.
+SLOW = {"gp": ({"startup": 4}, 5)}  # hyper-parameters, asks
 QUICK = ("one-point", "conditional", "finite-conditional")
 
 
 def _parameters() -> list[object]:
     found = []
     for name in plugins.names("strategies"):
-        for case in strategies.cases(name, asks=SLOW.get(name, 24)):
+        hyperparameters, asks = SLOW.get(name, (None, 24))
+        for case in strategies.cases(name, hyperparameters, asks=asks):
             marks = [pytest.mark.slow] if name in SLOW and case.space_name not in QUICK else []
             found.append(pytest.param(case, marks=marks, id=str(case)))
     return found
