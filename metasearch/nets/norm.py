@@ -11,7 +11,7 @@ averages are kept while training (state under a vmap is no state): `population` 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,6 +90,8 @@ def _batch_norm(params: Params, key: str, x: Tensor, weight: Tensor | None, bias
         var = _per_channel(params[f"stat/{key}/norm/var"], x)
         centred = x - mean
     else:
+        if _seen and key not in _seen:
+            raise _Behind
         dims = (0, *range(2, x.dim()))
         mean = x.mean(dims, keepdim=True)
         centred = x - mean
@@ -126,9 +128,14 @@ Statistics = tuple[int, Tensor, Tensor]  # how many entries, their mean [C], the
 _seen: dict[str, list[Statistics]] | None = None
 
 
+class _Behind(Exception):
+    """Ends a pass at a second batch norm without `stat/` keys: what it is given is not yet what it will be given."""
+
+
 @contextmanager
 def _recording() -> Iterator[Mapping[str, list[Statistics]]]:
-    """Inside, every batch norm without `stat/` keys notes the statistics of what it is given. Not for code under a vmap."""
+    """Inside, the first batch norm without `stat/` keys notes the statistics of what it is given, the next one ends the pass.
+    Not for code under a vmap."""
     global _seen
     before, _seen = _seen, {}
     try:
@@ -142,7 +149,7 @@ def population(net: Net, params: Params, batches: Sequence[Tensor]) -> Params:
     """The `stat/` keys of every batch norm of a net: mean and (biased) variance over all batches [M_i, *x] together.
 
     Layer by layer: a layer's statistics are taken behind layers that already use theirs. So with these keys the net says of x
-    what it would say of x among all batches at once. Costs one pass over the batches for each batch norm.
+    what it would say of x among all batches at once. Costs one pass over the batches, up to the next batch norm, for each.
     """
     if not batches:
         raise ValueError("population statistics need at least one batch")
@@ -150,9 +157,10 @@ def population(net: Net, params: Params, batches: Sequence[Tensor]) -> Params:
     while True:
         with _recording() as seen:
             for x in batches:
-                net.embed({**params, **found}, x)
-        if not seen:
-            return found
+                with suppress(_Behind):
+                    net.embed({**params, **found}, x)
+                if not seen:
+                    return found
         key = next(iter(seen))
         counts, means, variances = zip(*seen[key], strict=True)
         share = torch.tensor(counts, dtype=torch.float64, device=means[0].device)[:, None] / sum(counts)
