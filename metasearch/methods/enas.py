@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -22,25 +22,26 @@ from metasearch.space import Space
 from metasearch.strategies import Strategy, build
 from metasearch.strategies._policy_gradient import PolicyGradient, Sample
 from metasearch.strategies._seeds import Seeds
+from metasearch.strategies.reinforce import Reinforce, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hyperparameters(Checked):
-    """lr, clip, entropy, hidden, init, decay: of the controller; published for cells (1 layer of 64, Adam 3.5e-3, 1.1 tanh).
-    skip_weight, skip_target: where a space has skip connections (`skip_<j>`), they are held to this rate (published: 0.8, 0.4).
+class Hyperparameters(Checked, Settings):
+    """Of the controller as published for cells: 1 layer of 64, Adam 3.5e-3, 1.1 tanh; skip connections are held to their rate.
+
     every:        steps of the shared weights before one of the controller.
     aggregate:    samples in one step of the controller.
     candidates:   samples of the final controller, of which the best is trained.
     """
 
     lr: float = 3.5e-3
-    clip: float = 1.1
-    entropy: float = 1e-4
-    hidden: int = 64
-    init: float = 0.1
     decay: float = 0.99
+    entropy: float = 1e-4
     skip_weight: float = 0.8
-    skip_target: float = 0.4
+    hidden: int = 64
+    layers: int = 1
+    init: float = 0.1
+    clip: float = 1.1
     every: int = 1
     aggregate: int = 10
     candidates: int = 10
@@ -51,11 +52,8 @@ def method(study: Study) -> tuple[Strategy, Objective]:
     given = Hyperparameters(**study.method.arguments)
     if given.every < 1:
         raise ValueError(f"`every >= 1` must hold, but got every={given.every}. Without a controller it is random-sharing.")
-    knobs = {
-        "batch": given.aggregate, "lr": given.lr, "clip": given.clip, "entropy": given.entropy, "hidden": given.hidden,
-        "layers": 1, "init": given.init, "decay": given.decay, "skip_weight": given.skip_weight,
-        "skip_target": given.skip_target,
-    }
+    settings = {field.name: getattr(given, field.name) for field in fields(Settings)}
+    knobs = asdict(Reinforce.Hyperparameters(batch=given.aggregate, **settings))
     space = study.space()
     objective = Shared(
         **arguments(study, module, dims, given), sampler=partial(Controlled, knobs), every=given.every,

@@ -28,6 +28,7 @@ class Train:
     beyond one is infeasible and is not trained.
     looks: False: only "params" and "flops" are measured (to count the operations of a mixture's inner loop takes long).
     facts: what the parcels should say of the study (plain JSON: the space's and the tasks' names and arguments).
+    remarked: what a process has remarked upon already, for all trials (and all that is made of this by `replace`).
     """
 
     recipe: RecipeOf
@@ -45,6 +46,7 @@ class Train:
     facts: dict[str, Any] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     looks: bool = True
+    remarked: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @cached_property
     def bank(self) -> Bank:
@@ -68,6 +70,10 @@ class Train:
         recipe = self.built(proposal.config)
         yield from recipe.fit(recipe, self, proposal, trial)
 
-    def remark(self, words: str) -> None:
-        """Something worth a line in the log of the study."""
+    def remark(self, words: str, *, about: str | None = None) -> None:
+        """Something worth a line in the log of the study: of all that is said about the same thing (the words, if that is not
+        named), the first."""
+        if (about or words) in self.remarked:
+            return
+        self.remarked.add(about or words)
         logging.getLogger("metasearch.train").warning(words)

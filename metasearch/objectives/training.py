@@ -87,7 +87,7 @@ def training(
     end = proposal.until or recipe.steps
     remark = augmenting.check(recipe, tasks, shape)
     if remark is not None:
-        study.remark(remark)
+        study.remark(f"{remark} (said of the first such trial; metasearch show TRIAL says it of any)", about="grey pictures")
 
     try:
         meta = to(recipe.learner.init(recipe.net, generator(seed, "init")), device)

@@ -18,6 +18,33 @@ from metasearch.strategies._controller import Controller, Weights
 from metasearch.strategies._policy_gradient import PolicyGradient, Sample, problems
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Of the controller and of how it learns, wherever it does (ENAS: metasearch/methods/enas.py). Defaults are NAS-RL's.
+
+    lr:      of Adam. Published for 12,800 children; for 100 trainings 0.01 in batches of 1 (benchmarks/tabular_nas.py).
+    decay:   of the baseline.
+    power:   of the reward; the paper cubes accuracies in [0, 1].
+    entropy: weight of the entropy of the decisions, as a bonus (its gradient; ENAS shifts the reward by it instead).
+    hidden, layers, init: of the LSTM; weights begin uniform in +-init.
+    skip_weight, skip_target: where a space has skip connections: weight of the divergence of their probabilities from a
+             rate (ENAS: 0.8 and 0.4; NAS-RL has none). Without it a controller may soon take all of them, or none.
+    temperature, clip: logits / temperature, then clip * tanh (ENAS: 5 and 2.5, for its recurrent cells); clip 0: no tanh.
+    """
+
+    lr: float = 6e-4
+    decay: float = 0.95
+    power: float = 1.0
+    entropy: float = 0.0
+    skip_weight: float = 0.0
+    skip_target: float = 0.4
+    hidden: int = 35
+    layers: int = 2
+    init: float = 0.08
+    temperature: float = 1.0
+    clip: float = 0.0
+
+
 class Reinforce(PolicyGradient):
     """A runnable loop, without a driver:
 
@@ -28,33 +55,12 @@ class Reinforce(PolicyGradient):
     """
 
     @dataclass(frozen=True)
-    class Hyperparameters:
-        """Defaults are the published ones.
-
-        batch:   samples in one update (8 replicas of a child a controller).
-        lr:      of Adam. Published for 12,800 children; for 100 trainings 0.01 in batches of 1 (benchmarks/tabular_nas.py).
-        decay:   of the baseline.
-        power:   of the reward; the paper cubes accuracies in [0, 1].
-        entropy: weight of the entropy of the decisions, as a bonus (its gradient; ENAS shifts the reward by it instead).
-        hidden, layers, init: of the LSTM; weights begin uniform in +-init.
-        skip_weight, skip_target: where a space has skip connections: weight of the divergence of their probabilities from a
-                 rate (ENAS: 0.8 and 0.4; NAS-RL has none). Without it a controller may soon take all of them, or none.
-        temperature, clip: logits / temperature, then clip * tanh (ENAS: 5 and 2.5, for its recurrent cells); clip 0: no tanh.
-        bins:    how many values of a Float, or of an Int with more than 64, are told apart; None: such a space is refused.
+    class Hyperparameters(Settings):
+        """batch: samples in one update (published: 8 replicas of a child a controller).
+        bins:  how many values of a Float, or of an Int with more than 64, are told apart; None: such a space is refused.
         """
 
         batch: int = 8
-        lr: float = 6e-4
-        decay: float = 0.95
-        power: float = 1.0
-        entropy: float = 0.0
-        skip_weight: float = 0.0
-        skip_target: float = 0.4
-        hidden: int = 35
-        layers: int = 2
-        init: float = 0.08
-        temperature: float = 1.0
-        clip: float = 0.0
         bins: int | None = None
 
         def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ from metasearch.objectives.optimizer import sgd
 from metasearch.objectives.pretrain import Pretrain
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.train import Train
-from metasearch.records import Proposal, Report
+from metasearch.records import Config, Proposal, Report
 from metasearch.tasks import Episode, TaskDistribution, TaskShape
 from metasearch.tasks._classes import cross_entropy
 from metasearch.tasks._images import ImageTasks, Pictures
@@ -192,11 +192,19 @@ def test_a_users_supports_get_the_further_shots_of_validation() -> None:
     assert not torch.allclose(said(recipe.augment), said(None))
 
 
-def test_grey_pictures_are_remarked_upon_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(Train, "remark", lambda self, words: said.append(words))
-    _run(_train(_made(Places(query=fixed(Step("color"), Step("invert"))))), tmp_path)
-    assert said == ["the pictures are grey, so these operations leave them as they are: query: color"]
+def test_grey_pictures_are_remarked_upon_once_in_a_study(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where policies, hence words, differ from trial to trial; and another study says it again."""
+    def recipe(config: Config, shape: TaskShape) -> Recipe:
+        return _made(Places(query=fixed(Step(str(config["operation"])), Step("invert"))))
+
+    for name in ("one", "other"):
+        study = Train(recipe, TASKS, SHAPE, steps=1, validation_episodes=1, mode="vmap")
+        for operation in ("color", "channel_permutation", "color"):
+            list(study(Proposal({"operation": operation}, seed=7), Trial(0)))
+            list(replace(study, keep="last")(Proposal({"operation": operation}, seed=7), Trial(0)))
+        said = [record.getMessage() for record in caplog.records if "the pictures are grey" in record.getMessage()]
+        assert len(said) == ("one", "other").index(name) + 1
+        assert "leave them as they are: query: color (said of the first" in said[-1]
 
 
 @pytest.mark.parametrize(("given", "said"), [

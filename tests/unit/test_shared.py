@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from metasearch.objectives.shared import Shared, Uniform, narrowed, only
 from metasearch.objectives.train import Train
 from metasearch.records import Config, Proposal, Report
 from metasearch.space import Choice, Int, Repeat, Space
+from metasearch.strategies.reinforce import Reinforce
 from metasearch.tasks import TaskShape
 from metasearch.tasks.blobs import Blobs
 from search_spaces import nasbench201
@@ -198,6 +199,27 @@ def test_a_samplers_memory_survives_as_tensors() -> None:
             one.update(drawn, [float(d.config["a"] == "see") for d in drawn])  # type: ignore[arg-type]
         other.load(one.tensors())
         assert [one.sample().config for _ in range(5)] == [other.sample().config for _ in range(5)]
+
+
+def test_every_setting_of_reinforces_controller_is_one_of_enas_with_its_published_values() -> None:
+    def knobs(**given: Any) -> dict[str, Any]:
+        study = Study.from_json({
+            "name": "t", "space": relaxed_space.__file__, "method": {"name": "enas", **given}, "budget": {"trials": 1},
+            "tasks": {"name": "blobs", "dimensions": 5, "train_classes": 20, "ways": 3},
+        })
+        search = study.objective()
+        assert isinstance(search, Shared)
+        assert isinstance(search.sampler, partial)
+        return dict(search.sampler.args[0])
+
+    own = {"batch": 10, "lr": 3.5e-3, "clip": 1.1, "entropy": 1e-4, "hidden": 64, "layers": 1, "init": 0.1, "decay": 0.99,
+           "skip_weight": 0.8, "skip_target": 0.4}
+    theirs = {field.name: field.default for field in fields(Reinforce.Hyperparameters)}
+    assert knobs() == {**theirs, **own}
+    other = {"power": 3.0, "temperature": 5.0, "clip": 2.5, "layers": 2}
+    assert knobs(aggregate=3, **other) == {**theirs, **own, **other, "batch": 3}
+    with pytest.raises(ValueError, match="0 < skip_target < 1"):
+        knobs(skip_target=1.0)
 
 
 def test_wrong_values_are_refused_in_words() -> None:
