@@ -26,37 +26,28 @@ search that was cut off goes on. Data are read from METASEARCH_DATA, else from .
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
 import statistics
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property, partial
-from itertools import pairwise
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import _contest
 import _conv4_tuned
-from _report import Case, Condition, Kept, Options, Row, benchmark, data_folder, positive
+from _contest import ENOUGH, Parts, cost, middle, over_seeds, pace, percent, percents, read, tasks_of, tasks_table
+from _report import Case, Condition, Options, Row, benchmark, data_folder, positive
 from torch import Generator
 
 import metasearch
 from metasearch import measure, plugins
 from metasearch.driver.folder import locked
-from metasearch.driver.status import Status
 from metasearch.ledger import Ledger
-from metasearch.objectives import Objective, Trial
-from metasearch.objectives.evaluation import scores
-from metasearch.objectives.memory import keep_freed_memory
 from metasearch.objectives.one_shot import Last
 from metasearch.objectives.shared import Shared
-from metasearch.objectives.train import Train
-from metasearch.records import Config, Proposal
-from metasearch.tasks import build, open_test
-from metasearch.track.statistics import mean_interval
+from metasearch.records import Config
+from metasearch.tasks import open_test
 
 HERE = Path(__file__).resolve().parent
 SPACE, CONV4_SPACE = "_block_nets.py", "_conv4_tuned.py"
@@ -75,10 +66,8 @@ METHODS: dict[str, dict[str, Any]] = {  # what a study's [method] says
 }
 TRIALS = 32  # that should fit into a search
 CHECKED = 8  # architectures that are trained by themselves to see whether a supernet ranks them rightly
-BANK = 100  # episodes of the test split that are drawn at once
-ENOUGH = 0.97  # of the minutes
 MIN_STEPS = 20  # of any training
-INTERVAL, INTERVALS = 3, 5  # steps, for measuring a pace
+MEASURED = {"every": 3, "times": 5}  # for measuring a pace
 SOURCE = "Conv-4 tuned by random search, this table"
 
 
@@ -93,8 +82,7 @@ class Data:
 
     def table(self, root: Path) -> dict[str, Any]:
         """The study's [tasks]. root: of the data."""
-        table = {k: str(root / v) if k in ("root", "path") else v for k, v in self.tasks.items()}
-        return {**table, "ways": self.ways, "shots": 1, "queries": self.queries}
+        return tasks_table(self.tasks, root, self.ways, self.queries)
 
 
 DATA = {
@@ -119,18 +107,7 @@ def cases(options: Options) -> Iterator[Case]:
                 "method": method, "data": data, "search_minutes": contest.search_minutes,
                 "train_minutes": contest.train_minutes, "episodes": contest.episodes, "threads_used": contest.threads,
             }
-            assert options.seeds is not None
-            if not kept(options, key):
-                yield Case({**key, "part": "search"}, contest.searched)
-                for seed in range(options.seeds):
-                    yield Case({**key, "part": f"seed {seed}"}, partial(contest.trained, seed))
-            yield Case(key, partial(contest.row, options.seeds))
-
-
-def kept(options: Options, key: Mapping[str, Condition]) -> bool:
-    """Is the row in the results file? Then its parts need not be."""
-    file = options.results / f"{Path(__file__).stem}.jsonl"
-    return options.resume and bool(Kept(file).rows({**key, "seeds": options.seeds}))
+            yield from contest.cases(options, key, "search")
 
 
 @dataclass(frozen=True)
@@ -163,11 +140,11 @@ class Tested:
 
 
 @dataclass(frozen=True)
-class Contest:
-    """One method on one data set. What has ended is in `folder`: found.json, and the scores of every seed.
+class Contest(Parts):
+    """One method on one data set: see Parts."""
 
-    go_on: the last search of these minutes and threads, whole or cut off, is this one's; otherwise a new one begins.
-    """
+    table = Path(__file__).stem
+    least = MIN_STEPS
 
     method: str
     data: str
@@ -179,17 +156,17 @@ class Contest:
     threads: int
     go_on: bool = True
 
-    # -- the case's parts ------------------------------------------------------------------------------------------------------
+    @property
+    def stem(self) -> str:
+        return f"{self.data}-{self.method}-{self.search_minutes:g}m{self.threads}"
 
-    def searched(self) -> list[Row]:
-        if not self.found_file.is_file():
-            write(self.found_file, self._search())
-        return []
+    @property
+    def training_minutes(self) -> float:
+        return self.train_minutes
 
-    def trained(self, seed: int) -> list[Row]:
-        if not self.seed_file(seed).is_file():
-            write(self.seed_file(seed), self._trained(seed))
-        return []
+    @property
+    def lasting(self) -> str:
+        return f"{self.train_minutes:g}m"
 
     def row(self, seeds: int) -> list[Row]:
         found, runs = self.found, [self.tested(seed) for seed in range(seeds)]
@@ -216,32 +193,7 @@ class Contest:
 
     def mean(self, seeds: int) -> float | None:
         """The accuracy in percent over the seeds; None unless all of them have been tested."""
-        whole = all(self.seed_file(seed).is_file() for seed in range(seeds))
-        return across([self.tested(seed) for seed in range(seeds)])[0] if whole else None
-
-    # -- where things are ------------------------------------------------------------------------------------------------------
-
-    @property
-    def home(self) -> Path:
-        return (self.results / Path(__file__).stem).resolve()
-
-    @cached_property
-    def name(self) -> str:
-        """Of the study; searches of the same kind are numbered."""
-        stem = f"{self.data}-{self.method}-{self.search_minutes:g}m{self.threads}"
-        last = max((int(p.name.rpartition("-")[2]) for p in self.home.glob(f"{stem}-[0-9]*")), default=0)
-        return f"{stem}-{max(1, last + (not self.go_on))}"
-
-    @property
-    def folder(self) -> Path:
-        return self.home / self.name
-
-    @property
-    def found_file(self) -> Path:
-        return self.folder / "found.json"
-
-    def seed_file(self, seed: int) -> Path:
-        return self.folder / "tested" / f"{self.train_minutes:g}m-{self.episodes}-{seed}.json"
+        return across([self.tested(seed) for seed in range(seeds)])[0] if self.whole(seeds) else None
 
     # -- the search ------------------------------------------------------------------------------------------------------------
 
@@ -249,23 +201,12 @@ class Contest:
     def found(self) -> Found:
         if not self.found_file.is_file():
             raise FileNotFoundError(f"there is no {self.found_file}: the search has not ended")
-        return Found(**json.loads(self.found_file.read_text()))
+        return read(Found, self.found_file)
 
-    def _search(self) -> Found:
+    def find(self) -> Found:
         if METHODS[self.method]["name"] not in (*plugins.names("methods"), *plugins.names("strategies")):
             raise ValueError(f"this version of metasearch has no method {METHODS[self.method]['name']}")
-        keep_freed_memory()
-        begun = (self.folder / "ledger.sqlite").is_file()
-        study = None if begun else self.study()
-        clock = Clock(self.folder / "processor.txt", self.threads)
-        result = metasearch.resume(self.name, home=self.home, show=clock) if study is None else metasearch.run(
-            study, home=self.home, show=clock
-        )
-        wanted = 60 * self.search_minutes
-        while result.status.reason == "hours" and clock.seconds < ENOUGH * wanted:  # the machine was busy with other things
-            hours = (result.status.elapsed_seconds + wanted - clock.seconds) / 3600
-            result = metasearch.resume(self.name, home=self.home, show=clock, overrides=(f"budget.hours={hours}",))
-        clock.write()
+        result, minutes = self.run()
         best = result.best
         if best is None or best.outcome is None or best.outcome.score is None:
             raise ValueError(f"the search in {self.folder} found nothing: {result.status}")
@@ -277,14 +218,14 @@ class Contest:
             config=best.proposal.config if best.report is None or best.report.found is None else best.report.found,
             trial=best.id, score=best.outcome.score, short_steps=study.train.steps,
             architectures=sampled(study, told) if study.has_own_method else looked,
-            supernet_steps=study.method.arguments.get("search_steps"), minutes=clock.seconds / 60,
+            supernet_steps=study.method.arguments.get("search_steps"), minutes=minutes,
             supernet_score=told.get("supernet/score"), rank_correlation=told.get("supernet/rank_correlation"),
         )
 
     def study(self) -> metasearch.Study:
-        """The search, so long as the minutes last at the pace that is measured now."""
+        """At the pace that is measured now."""
         seconds, plain = 60 * self.search_minutes, self.plain
-        once, each = cost(plain.training(), middle(plain), self.threads)
+        once, each = cost(plain.training(), middle(plain), self.threads, **MEASURED)
         short = max(MIN_STEPS, int((seconds / TRIALS - once) / each))
         table = {**plain.to_json(), "train": {"steps": short, "mode": "loop"}}
         if not plain.has_own_method:
@@ -294,13 +235,13 @@ class Contest:
         def with_knobs(**knobs: int) -> dict[str, Any]:
             return {**table, "method": {**table["method"], **{k: v for k, v in knobs.items() if k in known}}}
 
-        often = {**table["train"], "report_every": INTERVAL}
+        often = {**table["train"], "report_every": MEASURED["every"]}
         endless = metasearch.Study.from_json({**with_knobs(search_steps=10**6), "train": often})
         checked = max(MIN_STEPS, short // 2)
         # what is found is trained once, and CHECKED others are trained and scored with shared weights; `once` is what a
         # validation and the like cost, for a mixture several times
         rest = ENOUGH * seconds - (once + short * each) - CHECKED * (1.5 * once + checked * each) - 5 * once
-        steps = max(MIN_STEPS, int(rest / pace(endless.objective(), middle(endless), self.threads)))
+        steps = max(MIN_STEPS, int(rest / pace(endless.objective(), middle(endless), self.threads, **MEASURED)))
         knobs = with_knobs(search_steps=steps, check=CHECKED, check_steps=checked)
         return metasearch.Study.from_json({**knobs, "budget": {"trials": 1}})  # no hours: a busy machine would cut it short
 
@@ -308,8 +249,7 @@ class Contest:
     def plain(self) -> metasearch.Study:
         """The study before anything was measured."""
         tasks = DATA[self.data].table(self.root)
-        x = build(tasks["name"], {k: v for k, v in tasks.items() if k not in ("name", "ways", "shots", "queries")}).input_shape
-        most = measure.parameters(_conv4_tuned.standard(x).init(Generator().manual_seed(0)))
+        most = measure.parameters(_conv4_tuned.standard(tasks_of(tasks).input_shape).init(Generator().manual_seed(0)))
         return metasearch.Study.from_json({
             "name": self.name, "seed": 0, "space": str(HERE / (CONV4_SPACE if self.method == BASELINE else SPACE)),
             "method": METHODS[self.method], "tasks": tasks, "train": {"mode": "loop"},
@@ -322,95 +262,23 @@ class Contest:
 
     def tested(self, seed: int) -> Tested:
         """Raises OSError unless it has been trained."""
-        return Tested(**json.loads(self.seed_file(seed).read_text()))
+        return read(Tested, self.seed_file(seed))
 
-    def _trained(self, seed: int) -> Tested:
-        keep_freed_memory()
+    def test(self, seed: int) -> Tested:
         config, train, last = self.found.config, self.plain.training(), Last(None)
-        begin = time.process_time()
-        train = replace(train, steps=self.steps, report_every=max(1, self.steps // 10))
-        for report in train(Proposal(config, seed=seed), Trial(seed, threads=self.threads, save=last)):
-            loss = report.metrics.get("train_loss", math.nan)
-            print(f"  seed {seed}: step {report.step}/{self.steps}, loss {loss:.3f}", file=sys.stderr, flush=True)
-        minutes = (time.process_time() - begin) / 60 / self.threads
-        assert report.score is not None
-        recipe = train.built(config)
-        learner, told = recipe.learner.at(1.0), report.metrics
-        found: list[float] = []
+        report, minutes = self.train_for(train, config, seed, last)
         with locked(self.folder), Ledger.open(self.folder / "ledger.sqlite", write=True) as ledger:
             opened = open_test(train.tasks, lambda row: ledger.append("opened", {**row, "seed": seed}, trial=self.found.trial))
-        for first in range(0, self.episodes, BANK):
-            episodes = opened.bank(min(BANK, self.episodes - first), seed=first, shape=train.shape).episodes
-            found += scores(recipe.net, learner, train.tasks, last.meta, episodes, mode="loop").tolist()
+        found, _ = self.scored(train, config, last.meta, opened)
+        told = report.metrics
+        assert report.score is not None
         return Tested(found, report.score, told["train_score"], self.steps, minutes, told["params"], told["flops"])
 
-    @cached_property
-    def steps(self) -> int:
-        """Of a training by itself: as many as fit into its minutes at the pace that is measured once for all seeds."""
-        file = self.folder / "tested" / f"{self.train_minutes:g}m.json"
-        if not file.is_file():
-            once, each = cost(self.plain.training(), self.found.config, self.threads)
-            write(file, Pace(once, each, max(MIN_STEPS, int((60 * self.train_minutes - once) / each))))
-        return Pace(**json.loads(file.read_text())).steps
+    def cost(self) -> tuple[float, float]:
+        return cost(self.plain.training(), self.found.config, self.threads, **MEASURED)
 
 
-# -- measures ------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pace:
-    """Processor seconds that a training costs whatever its length, and of an outer step; the steps that this makes."""
-
-    once: float
-    each: float
-    steps: int
-
-
-class Clock:
-    """Processor time of a search over all of its sessions, kept in a file while the driver shows where it stands."""
-
-    def __init__(self, file: Path, threads: int) -> None:
-        self._file, self._threads = file, threads
-        self._earlier = float(file.read_text()) if file.is_file() else 0.0
-        self._begin, self._written, self._said = time.process_time(), -math.inf, time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return self._earlier + (time.process_time() - self._begin) / self._threads
-
-    def __call__(self, status: Status) -> None:
-        now = time.monotonic()
-        if now - self._written >= 2:
-            self.write()
-            self._written = now
-        if now - self._said >= 60:
-            self._said = now
-            best = "" if status.best_score is None else f", best {100 * status.best_score:.2f}"
-            print(f"  {self.seconds / 60:.1f} min: {status.done} trials{best}", file=sys.stderr, flush=True)
-
-    def write(self) -> None:
-        replaced(self._file, repr(self.seconds))
-
-
-def cost(train: Train, config: Config, threads: int) -> tuple[float, float]:
-    """(processor seconds of a training that are not steps, of an outer step)."""
-    each = pace(replace(train, steps=10**6, report_every=INTERVAL), config, threads)
-    begin = time.process_time()
-    for _ in replace(train, steps=1)(Proposal(config, seed=0), Trial(0, threads=threads)):
-        pass
-    return max(0.0, (time.process_time() - begin) / threads - each), each
-
-
-def pace(objective: Objective, config: Config, threads: int) -> float:
-    """Processor seconds of an outer step of a training or a search that reports every INTERVAL steps: the median of some."""
-    running = objective(Proposal(config, seed=0), Trial(0, threads=threads))
-    next(running)  # warms up
-    times = [time.process_time()]
-    for _ in range(INTERVALS):
-        next(running)
-        times.append(time.process_time())
-    running.close()  # type: ignore[attr-defined]
-    return statistics.median(b - a for a, b in pairwise(times)) / INTERVAL / threads
+# -- small parts ---------------------------------------------------------------------------------------------------------------
 
 
 def sampled(study: metasearch.Study, told: Mapping[str, float]) -> int | None:
@@ -423,22 +291,8 @@ def sampled(study: metasearch.Study, told: Mapping[str, float]) -> int | None:
 
 
 def across(runs: Sequence[Tested]) -> tuple[float, float]:
-    """(mean over seeds and episodes, half of its 95 % interval over episodes), in percent: every seed saw the same episodes."""
-    each = [statistics.fmean(of) for of in zip(*(run.scores for run in runs), strict=True)]
-    mean, low, high, _ = mean_interval(each)
-    return 100 * mean, 50 * (high - low)
-
-
-# -- small parts ---------------------------------------------------------------------------------------------------------------
-
-
-def middle(study: metasearch.Study) -> Config:
-    space = study.space()
-    return space.decode([0.5] * space.width)
-
-
-def percent(score: float | None) -> float | None:
-    return None if score is None else round(100 * score, 2)
+    """(mean over seeds and episodes, half of its 95 % interval over episodes), in percent."""
+    return percents(over_seeds([run.scores for run in runs]))
 
 
 def spelled(config: Config) -> str:
@@ -446,24 +300,9 @@ def spelled(config: Config) -> str:
     return " ".join(f"{value:.2g}" if isinstance(value, float) else str(value) for value in config.values())
 
 
-def write(file: Path, body: Found | Tested | Pace) -> None:
-    replaced(file, json.dumps(asdict(body)))
-
-
-def replaced(file: Path, text: str) -> None:
-    """A file that is there is whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_name(f".{file.name}.new")
-    new.write_text(text)
-    os.replace(new, file)
-
-
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", choices=tuple(DATA), action="append", help="only this data set (default: all)")
-    parser.add_argument("--search-minutes", type=positive(float), default=30.0, help="of a search (default: %(default)s)")
     parser.add_argument("--train-minutes", type=positive(float), default=10.0, help="of each training (default: %(default)s)")
-    parser.add_argument("--episodes", type=positive(int), default=1000, help="of the test split (default: %(default)s)")
-    parser.add_argument("--threads", type=int, choices=(1, 2), default=1, help="CPU threads (default: %(default)s)")
+    _contest.arguments(parser, DATA)
 
 
 if __name__ == "__main__":

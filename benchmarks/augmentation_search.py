@@ -30,36 +30,33 @@ they are not run again, and a search that was cut off goes on. Data are read fro
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import statistics
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import _augmented
-from _report import Case, Condition, Kept, Options, Row, benchmark, data_folder, positive
-from architecture_search import ENOUGH, Clock, middle, percent, replaced
+import _contest
+from _contest import ENOUGH, Parts, cost, middle, over_seeds, pace, percent, percents, read, tasks_of, tasks_table
+from _report import Case, Condition, Options, Row, benchmark, data_folder, positive
 
 import metasearch
 from metasearch import augment, policies
 from metasearch.augment import Places, Policy, RandAugment, Schedule, Shuffled, Step, SubPolicies, TrivialAugment, fixed, saved
 from metasearch.driver.folder import locked
 from metasearch.ledger import Ledger
-from metasearch.objectives import Objective, Trial, augmenting, parcel
+from metasearch.objectives import Objective, parcel
 from metasearch.objectives.episodic import block_steps
-from metasearch.objectives.evaluation import scores
-from metasearch.objectives.memory import keep_freed_memory
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.train import Train
-from metasearch.records import Config, Proposal
-from metasearch.tasks import TaskShape, build, open_test
-from metasearch.track.statistics import mean_interval, paired_p
+from metasearch.records import Config
+from metasearch.tasks import TaskShape, open_test
+from metasearch.track.statistics import paired_p
 
 HERE = Path(__file__).resolve().parent
 BASELINE = "none"
@@ -76,7 +73,6 @@ TRIALS, BEST = 48, 5  # of autoaugment: that should fit, and that are used in th
 SEGMENTS = 10  # of pba
 TIMES = 4  # dada
 VALIDATION = 60  # episodes
-BANK = 100  # episodes of the test split that are drawn at once
 MIN_STEPS = 5
 BLOCKS = 2  # of episodes, for measuring a pace
 
@@ -98,8 +94,7 @@ class Data:
     def table(self, root: Path, row: str) -> dict[str, Any]:
         """The study's [tasks]. root: of the data."""
         told = {**self.tasks, **(self.turned if row == "rotation-classes" else {})}
-        table = {k: str(root / v) if k in ("root", "path") else v for k, v in told.items()}
-        return {**table, "ways": self.ways, "shots": 1, "queries": self.queries}
+        return tasks_table(told, root, self.ways, self.queries)
 
     def places(self, row: str) -> Places | None:
         """Of a row that does not search."""
@@ -140,18 +135,7 @@ def cases(options: Options) -> Iterator[Case]:
                 "search_minutes": contest.search_minutes if row in SEARCHES else None, "episodes": contest.episodes,
                 "threads_used": contest.threads,
             }
-            assert options.seeds is not None
-            if not kept(options, key):
-                yield Case({**key, "part": "policy"}, contest.searched)
-                for seed in range(options.seeds):
-                    yield Case({**key, "part": f"seed {seed}"}, partial(contest.trained, seed))
-            yield Case(key, partial(contest.row, options.seeds))
-
-
-def kept(options: Options, key: Mapping[str, Condition]) -> bool:
-    """Is the row in the results file? Then its parts need not be."""
-    file = options.results / f"{Path(__file__).stem}.jsonl"
-    return options.resume and bool(Kept(file).rows({**key, "seeds": options.seeds}))
+            yield from contest.cases(options, key, "policy")
 
 
 @dataclass(frozen=True)
@@ -179,11 +163,11 @@ class Tested:
 
 
 @dataclass(frozen=True)
-class Contest:
-    """One row on one data set. What has ended is in `folder`: found.json, and scores and weights of every seed.
+class Contest(Parts):
+    """One row on one data set: see Parts. Weights and the episodes that were opened are kept, too."""
 
-    go_on: the last row of these minutes and threads, whole or cut off, is this one; otherwise a new one begins.
-    """
+    table = Path(__file__).stem
+    least = MIN_STEPS
 
     augmentation: str
     data: str
@@ -195,17 +179,17 @@ class Contest:
     threads: int
     go_on: bool = True
 
-    # -- the case's parts ------------------------------------------------------------------------------------------------------
+    @property
+    def stem(self) -> str:
+        return f"{self.data}-{self.augmentation}" + (f"-{self.search_minutes:g}m{self.threads}" if self.searches else "")
 
-    def searched(self) -> list[Row]:
-        if not self.found_file.is_file():
-            write(self.found_file, self._search() if self.searches else Found(told(DATA[self.data].places(self.augmentation))))
-        return []
+    @property
+    def training_minutes(self) -> float:
+        return self.minutes
 
-    def trained(self, seed: int) -> list[Row]:
-        if not self.seed_file(seed).is_file():
-            write(self.seed_file(seed), self._trained(seed))
-        return []
+    @property
+    def lasting(self) -> str:
+        return f"{self.minutes:g}m{self.threads}"
 
     def row(self, seeds: int) -> list[Row]:
         found, runs = self.found, [self.tested(seed) for seed in range(seeds)]
@@ -245,32 +229,7 @@ class Contest:
 
     def all_tested(self, seeds: int) -> list[Tested] | None:
         """None unless all seeds have been tested."""
-        whole = all(self.seed_file(seed).is_file() for seed in range(seeds))
-        return [self.tested(seed) for seed in range(seeds)] if whole else None
-
-    # -- where things are ------------------------------------------------------------------------------------------------------
-
-    @property
-    def home(self) -> Path:
-        return (self.results / Path(__file__).stem).resolve()
-
-    @cached_property
-    def name(self) -> str:
-        """Of the study; rows of the same kind are numbered."""
-        stem = f"{self.data}-{self.augmentation}" + (f"-{self.search_minutes:g}m{self.threads}" if self.searches else "")
-        last = max((int(p.name.rpartition("-")[2]) for p in self.home.glob(f"{stem}-[0-9]*")), default=0)
-        return f"{stem}-{max(1, last + (not self.go_on))}"
-
-    @property
-    def folder(self) -> Path:
-        return self.home / self.name
-
-    @property
-    def found_file(self) -> Path:
-        return self.folder / "found.json"
-
-    def seed_file(self, seed: int) -> Path:
-        return self.folder / "tested" / f"{self.minutes:g}m{self.threads}-{self.episodes}-{seed}.json"
+        return [self.tested(seed) for seed in range(seeds)] if self.whole(seeds) else None
 
     # -- the search ------------------------------------------------------------------------------------------------------------
 
@@ -278,7 +237,7 @@ class Contest:
     def found(self) -> Found:
         if not self.found_file.is_file():
             raise FileNotFoundError(f"there is no {self.found_file}: the search has not ended")
-        return Found(**json.loads(self.found_file.read_text()))
+        return read(Found, self.found_file)
 
     @cached_property
     def places(self) -> Places | None:
@@ -288,20 +247,10 @@ class Contest:
         assert isinstance(places, Places)
         return places
 
-    def _search(self) -> Found:
-        keep_freed_memory()
-        study = None if (self.folder / "ledger.sqlite").is_file() else self.study()
-        clock = Clock(self.folder / "processor.txt", self.threads)
-        if study is None:
-            result = metasearch.resume(self.name, home=self.home, show=clock)
-        else:
-            result = metasearch.run(study, home=self.home, show=clock)
-        wanted = 60 * self.search_minutes
-        while result.status.reason == "hours" and clock.seconds < ENOUGH * wanted:  # the machine was busy with other things
-            hours = (result.status.elapsed_seconds + wanted - clock.seconds) / 3600
-            result = metasearch.resume(self.name, home=self.home, show=clock, overrides=(f"budget.hours={hours}",))
-        clock.write()
-        return self._outcome(clock.seconds / 60)
+    def find(self) -> Found:
+        if not self.searches:
+            return Found(told(DATA[self.data].places(self.augmentation)))
+        return self._outcome(self.run()[1])
 
     def _outcome(self, minutes: float) -> Found:
         """What a search that has ended found."""
@@ -321,9 +270,9 @@ class Contest:
         return Found(told(places), ended[best], done, study.train.steps, minutes)
 
     def study(self) -> metasearch.Study:
-        """The search, so long as the minutes last at the pace that is measured now."""
+        """At the pace that is measured now."""
         seconds, plain = 60 * self.search_minutes, self.plain
-        once, each = cost(plain.training(), middle(plain), self.threads)
+        once, each = _cost(plain.training(), middle(plain), self.threads)
         table = plain.to_json()
 
         def steps_in(seconds: float, pace: float = each) -> int:
@@ -342,7 +291,7 @@ class Contest:
         short = steps_in(seconds / TRIALS - once)
         endless = made(short, {"trials": 1}, search_steps=10**6)
         rest = ENOUGH * seconds / TIMES - (once + short * each) - 2 * once  # a search validates and is looked at, too
-        return made(short, {"trials": TIMES}, search_steps=steps_in(rest, pace(endless.objective(), plain, self.threads)))
+        return made(short, {"trials": TIMES}, search_steps=steps_in(rest, _pace(endless.objective(), plain, self.threads)))
 
     @cached_property
     def plain(self) -> metasearch.Study:
@@ -360,13 +309,13 @@ class Contest:
 
     def tested(self, seed: int) -> Tested:
         """Raises OSError unless it has been trained."""
-        return Tested(**json.loads(self.seed_file(seed).read_text()))
+        return read(Tested, self.seed_file(seed))
 
     @cached_property
     def train(self) -> Train:
         """The training of what was found, before it is said how long."""
         table = DATA[self.data].table(self.root, self.augmentation)
-        tasks = build(table["name"], {k: v for k, v in table.items() if k not in ("name", "ways", "shots", "queries")})
+        tasks = tasks_of(table)
         shape = tasks.shape(ways=table["ways"], shots=table["shots"], queries=table["queries"])
         places = self.places
 
@@ -375,70 +324,36 @@ class Contest:
 
         return Train(recipe, tasks, shape, validation_episodes=VALIDATION, mode="loop")
 
-    def _trained(self, seed: int) -> Tested:
-        keep_freed_memory()
-        steps, file = self.steps, self.seed_file(seed).with_suffix(".safetensors")
-        train = replace(self.train, steps=steps, report_every=max(1, steps // 10), checkpoint_every=steps)
-        begin = time.process_time()
+    def test(self, seed: int) -> Tested:
+        train, file = self.train, self.seed_file(seed).with_suffix(".safetensors")
 
         def weights(step: int, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
             return str(parcel.write(file, tensors, facts))
 
-        for report in train(Proposal({}, seed=seed), Trial(seed, threads=self.threads, save=weights)):
-            loss = report.metrics.get("train_loss")
-            said = f"loss {loss:.3f}" if loss is not None else f"validation {percent(report.score)}"
-            print(f"  seed {seed}: step {report.step}/{steps}, {said}", file=sys.stderr, flush=True)
-        minutes = (time.process_time() - begin) / 60 / self.threads
-        assert report.score is not None
-        recipe = train.built({})
+        report, minutes = self.train_for(train, {}, seed, weights)
         meta = {k.removeprefix("meta/"): v for k, v in parcel.read(file)[0].items() if k.startswith("meta/")}
-        learner, told, how = recipe.learner.at(1.0), report.metrics, augmenting.moments(train.tasks)
         with locked(self.folder), (self.folder / "opened.jsonl").open("a") as record:
             opened = open_test(train.tasks, lambda row: record.write(json.dumps({**row, "seed": seed}) + "\n"))
-        found, digest = list[float](), hashlib.sha256()
-        for first in range(0, self.episodes, BANK):
-            bank = opened.bank(min(BANK, self.episodes - first), seed=first, shape=train.shape)
-            digest.update(bank.digest.encode())
-            episodes = augmenting.tested(recipe.augment, bank.episodes, how)
-            found += scores(recipe.net, learner, train.tasks, meta, episodes, mode="loop").tolist()
-        return Tested(found, digest.hexdigest()[:16], report.score, told["train_score"], steps, minutes)
+        found, bank = self.scored(train, {}, meta, opened)
+        assert report.score is not None
+        return Tested(found, bank, report.score, report.metrics["train_score"], self.steps, minutes)
 
-    @cached_property
-    def steps(self) -> int:
-        """Of a training by itself: as many as fit into its minutes at the pace that is measured once for all seeds."""
-        file = self.seed_file(0).with_name(f"{self.minutes:g}m{self.threads}.json")
-        if not file.is_file():
-            once, each = cost(self.train, {}, self.threads)
-            write(file, Pace(once, each, max(MIN_STEPS, int((60 * self.minutes - once) / each))))
-        return Pace(**json.loads(file.read_text())).steps
+    def cost(self) -> tuple[float, float]:
+        return _cost(self.train, {}, self.threads)
 
 
 # -- measures ------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Processor seconds that a training costs whatever its length, and of an outer step; the steps that this makes."""
-
-    once: float
-    each: float
-    steps: int
+def _cost(train: Train, config: Config, threads: int) -> tuple[float, float]:
+    return cost(train, config, threads, every=_block(train), times=BLOCKS)
 
 
-def cost(train: Train, config: Config, threads: int) -> tuple[float, float]:
-    """(processor seconds of a training that are not steps, of an outer step)."""
-    each = _pace(replace(train, steps=10**6, report_every=_block(train)), config, _block(train), threads)
-    begin = time.process_time()
-    for _ in replace(train, steps=1)(Proposal(config, seed=0), Trial(0, threads=threads)):
-        pass
-    return max(0.0, (time.process_time() - begin) / threads - each), each
-
-
-def pace(objective: Objective, study: metasearch.Study, threads: int) -> float:
+def _pace(objective: Objective, study: metasearch.Study, threads: int) -> float:
     """Processor seconds of an outer step of a search."""
     train = study.training()
     endless = replace(objective, train=replace(train, report_every=_block(train)))  # type: ignore[type-var]
-    return _pace(endless, middle(study), _block(train), threads)
+    return pace(endless, middle(study), threads, every=_block(train), times=BLOCKS)
 
 
 def _block(train: Train) -> int:
@@ -448,20 +363,9 @@ def _block(train: Train) -> int:
     return block_steps(shape, 1, 10**6)
 
 
-def _pace(objective: Objective, config: Config, steps: int, threads: int) -> float:
-    running = objective(Proposal(config, seed=0), Trial(0, threads=threads))
-    next(running)  # warms up
-    begin = time.process_time()
-    for _ in range(BLOCKS):
-        next(running)
-    found = (time.process_time() - begin) / (BLOCKS * steps)
-    running.close()  # type: ignore[attr-defined]
-    return found / threads
-
-
 def across(runs: Sequence[Tested]) -> list[float]:
-    """The mean over seeds of every test episode's score: every seed saw the same ones."""
-    return [statistics.fmean(of) for of in zip(*(run.scores for run in runs), strict=True)]
+    """The mean over seeds of every test episode's score."""
+    return over_seeds([run.scores for run in runs])
 
 
 def gains(runs: Sequence[Tested], baseline: Sequence[Tested]) -> list[float]:
@@ -470,12 +374,6 @@ def gains(runs: Sequence[Tested], baseline: Sequence[Tested]) -> list[float]:
     if len(banks) > 1:
         raise ValueError(f"scores are paired on the same episodes, but these are of {len(banks)} banks: {', '.join(banks)}")
     return [a - b for a, b in zip(across(runs), across(baseline), strict=True)]
-
-
-def percents(values: Sequence[float]) -> tuple[float, float]:
-    """(mean, half of its 95 % interval), in percent."""
-    mean, low, high, _ = mean_interval(values)
-    return 100 * mean, 50 * (high - low)
 
 
 # -- small parts ---------------------------------------------------------------------------------------------------------------
@@ -517,16 +415,9 @@ def shares(policy: Policy) -> Counter[str]:
     return found
 
 
-def write(file: Path, body: Found | Tested | Pace) -> None:
-    replaced(file, json.dumps(asdict(body)))
-
-
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", choices=tuple(DATA), action="append", help="only this data set (default: all)")
     parser.add_argument("--minutes", type=positive(float), default=8.0, help="of each training (default: %(default)s)")
-    parser.add_argument("--search-minutes", type=positive(float), default=30.0, help="of a search (default: %(default)s)")
-    parser.add_argument("--episodes", type=positive(int), default=1000, help="of the test split (default: %(default)s)")
-    parser.add_argument("--threads", type=int, choices=(1, 2), default=1, help="CPU threads (default: %(default)s)")
+    _contest.arguments(parser, DATA)
 
 
 if __name__ == "__main__":

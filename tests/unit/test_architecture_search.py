@@ -1,7 +1,6 @@
 """The benchmark of architecture search: its space never outweighs Conv-4, and its parts add up and survive a stop."""
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from dataclasses import asdict
@@ -25,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "benchmar
 import _block_nets
 import _conv4_tuned
 import architecture_search as benchmark
+from _contest import Clock, Pace, read, write
+from _report import Kept, Options
 
 OMNIGLOT, CIFAR = TaskShape((1, 28, 28), 20, 1, 5), TaskShape((3, 32, 32), 5, 1, 15)
 PLAIN = (("first", "3x3"), ("second", "none"), ("down", "max"))
@@ -110,15 +111,22 @@ def test_a_new_search_gets_a_folder_of_its_own_and_a_resumed_one_the_last(tmp_pa
     assert _contest(tmp_path, "random").name == "cifar-random-30m1-1"
 
 
+def test_files_have_the_names_under_which_tables_that_were_begun_have_them(tmp_path: Path) -> None:
+    contest, folder = _contest(tmp_path), tmp_path / "architecture_search" / "cifar-enas-30m1-1"
+    assert (contest.found_file, contest.seed_file(2)) == (folder / "found.json", folder / "tested" / "10m-1000-2.json")
+    write(folder / "tested" / "10m.json", Pace(1.0, 2.0, 37))
+    assert contest.steps == 37, "a pace that was measured is not measured again"
+
+
 def test_a_row_is_made_of_what_is_kept_and_laid_beside_the_baseline(tmp_path: Path) -> None:
     """Nothing is trained: there are no pictures where this looks."""
     found = benchmark.Found(CONV4, 3, 0.5, 40, 100, None, 29.9, None, None)
     for method, scores in (("enas", [0.5, 0.7]), ("conv4", [0.4, 0.6])):
         contest = _contest(tmp_path, method)
-        benchmark.write(contest.found_file, found)
+        write(contest.found_file, found)
         assert contest.mean(2) is None
         for seed in range(2):
-            benchmark.write(contest.seed_file(seed), _tested([score + 0.1 * seed for score in scores]))
+            write(contest.seed_file(seed), _tested([score + 0.1 * seed for score in scores]))
     row, = _contest(tmp_path).row(2)
     assert (row.ours, row.reference) == (pytest.approx(65.0), pytest.approx(55.0))
     assert (row.conditions["lowest"], row.conditions["highest"]) == (60.0, 70.0)
@@ -129,25 +137,27 @@ def test_a_row_is_made_of_what_is_kept_and_laid_beside_the_baseline(tmp_path: Pa
 def test_parts_are_cases_until_the_row_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METASEARCH_DATA", str(tmp_path))
     extra = SimpleNamespace(data=["cifar"], search_minutes=30.0, train_minutes=10.0, episodes=1000, threads=1)
-    options = benchmark.Options(("enas",), 2, None, False, True, tmp_path, extra, float("inf"))  # type: ignore[arg-type]
+    options = Options(("enas",), 2, None, False, True, tmp_path, extra, float("inf"))  # type: ignore[arg-type]
     keys = [case.key for case in benchmark.cases(options)]
     assert [key.get("part") for key in keys] == ["search", "seed 0", "seed 1", None]
-    benchmark.Kept(tmp_path / "architecture_search.jsonl").append({**keys[-1], "seeds": 2}, [{"name": "enas"}])
+    assert keys[-1] == {"method": "enas", "data": "cifar", "search_minutes": 30.0, "train_minutes": 10.0, "episodes": 1000,
+                        "threads_used": 1}
+    Kept(tmp_path / "architecture_search.jsonl").append({**keys[-1], "seeds": 2}, [{"name": "enas"}])
     assert [case.key for case in benchmark.cases(options)] == keys[-1:]
 
 
 def test_the_clock_goes_on_where_an_earlier_session_stopped(tmp_path: Path) -> None:
     file = tmp_path / "processor.txt"
     file.write_text("100.0")
-    clock = benchmark.Clock(file, threads=1)
+    clock = Clock(file, threads=1)
     sum(i * i for i in range(200_000))
     clock.write()
     assert 100.0 < float(file.read_text()) < 101.0
-    assert benchmark.Clock(file, threads=1).seconds >= float(file.read_text())
+    assert Clock(file, threads=1).seconds >= float(file.read_text())
 
 
 def test_what_is_kept_is_read_as_it_was(tmp_path: Path) -> None:
     found = benchmark.Found(CONV4, 3, 0.5, None, 100, 2000, 29.9, 0.25, -0.1)
-    benchmark.write(tmp_path / "found.json", found)
-    assert benchmark.Found(**json.loads((tmp_path / "found.json").read_text())) == found
+    write(tmp_path / "found.json", found)
+    assert read(benchmark.Found, tmp_path / "found.json") == found
     assert asdict(found)["config"] == CONV4

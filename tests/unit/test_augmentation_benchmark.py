@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "benchmar
 import _augmented
 import _augmented_numbers
 import augmentation_search as benchmark
+from _contest import Pace, write
+from _report import Kept, Options
 
 SHAPES = {"cifar": TaskShape((3, 32, 32), 5, 1, 15), "omniglot": TaskShape((1, 28, 28), 20, 1, 5)}
 
@@ -81,10 +83,10 @@ def test_a_row_is_made_of_what_is_kept_and_laid_beside_no_augmentation(tmp_path:
     policy = Places(query=fixed(Step("rotate", 0.5, 0.5)))
     for name, more in (("pba", 0.1), ("none", 0.0)):
         contest = _contest(tmp_path, name)
-        benchmark.write(contest.found_file, benchmark.Found(benchmark.told(policy if more else None), 0.5, 80, 100, 29.0))
+        write(contest.found_file, benchmark.Found(benchmark.told(policy if more else None), 0.5, 80, 100, 29.0))
         assert contest.all_tested(2) is None
         for seed in range(2):
-            benchmark.write(contest.seed_file(seed), _tested([more + 0.1 * seed + level for level in (0.1, 0.3, 0.5, 0.7)]))
+            write(contest.seed_file(seed), _tested([more + 0.1 * seed + level for level in (0.1, 0.3, 0.5, 0.7)]))
     row, = _contest(tmp_path).row(2)
     assert (row.ours, row.reference) == (pytest.approx(55.0), pytest.approx(45.0))
     assert (row.conditions["lowest"], row.conditions["highest"]) == (50.0, 60.0)
@@ -110,13 +112,22 @@ def test_a_new_search_gets_a_folder_of_its_own_and_a_resumed_one_the_last(tmp_pa
     assert _contest(tmp_path, "query").name == "omniglot-query-1"
 
 
+def test_files_have_the_names_under_which_tables_that_were_begun_have_them(tmp_path: Path) -> None:
+    contest, folder = _contest(tmp_path), tmp_path / "augmentation_search" / "omniglot-pba-30m1-1"
+    assert (contest.found_file, contest.seed_file(2)) == (folder / "found.json", folder / "tested" / "8m1-4-2.json")
+    write(folder / "tested" / "8m1.json", Pace(1.0, 2.0, 37))
+    assert contest.steps == 37, "a pace that was measured is not measured again"
+
+
 def test_parts_are_cases_until_the_row_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METASEARCH_DATA", str(tmp_path))
     extra = SimpleNamespace(data=["cifar"], minutes=8.0, search_minutes=30.0, episodes=1000, threads=1)
-    options = benchmark.Options(("dada",), 2, None, False, True, tmp_path, extra, float("inf"))  # type: ignore[arg-type]
+    options = Options(("dada",), 2, None, False, True, tmp_path, extra, float("inf"))  # type: ignore[arg-type]
     keys = [case.key for case in benchmark.cases(options)]
     assert [key.get("part") for key in keys] == ["policy", "seed 0", "seed 1", None]
-    benchmark.Kept(tmp_path / "augmentation_search.jsonl").append({**keys[-1], "seeds": 2}, [{"name": "dada"}])
+    assert keys[-1] == {"augmentation": "dada", "data": "cifar", "minutes": 8.0, "search_minutes": 30.0, "episodes": 1000,
+                        "threads_used": 1}
+    Kept(tmp_path / "augmentation_search.jsonl").append({**keys[-1], "seeds": 2}, [{"name": "dada"}])
     assert [case.key for case in benchmark.cases(options)] == keys[-1:]
 
 
@@ -132,6 +143,6 @@ def test_shares_are_those_of_pictures_and_of_training() -> None:
 def test_what_is_kept_is_the_policy_itself(tmp_path: Path) -> None:
     contest = _contest(tmp_path)
     places = Places(shot=Schedule((fixed(Step("flip")), fixed(Step("invert"))), (1.0, 2.0)), copies=2)
-    benchmark.write(contest.found_file, benchmark.Found(benchmark.told(places)))
+    write(contest.found_file, benchmark.Found(benchmark.told(places)))
     assert contest.places == places
     assert saved.to_json(contest.places) == contest.found.policy
