@@ -23,6 +23,7 @@ import yaml
 from packaging.requirements import Requirement
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
+from sqlalchemy.engine import make_url
 
 from metasearch import cli
 
@@ -351,6 +352,10 @@ def test_the_mlflow_server_gets_its_passwords_by_files_and_environment_and_not_o
     assert arguments[:3] == ["server", "--app-name", "basic-auth"]
     assert not [word for word in arguments if "-value" in word]
     assert "mlflow:postgres_password-value@postgres:5432/mlflow" in told
+    driver = make_url(told.split()[0]).get_driver_name()
+    lines = (CLUSTER / "mlflow" / "requirements.txt").read_text().splitlines()
+    required = [Requirement(line) for line in lines if line[0] not in "-#"]
+    assert driver in {normal(r.name) for r in required} & PINS.keys(), "the driver that the tests have, at the tests' version"
     config = tmp_path / "auth.ini"
     assert "default_permission = NO_PERMISSIONS" in config.read_text()
     assert stat.S_IMODE(config.stat().st_mode) == 0o600
