@@ -27,6 +27,9 @@ from metasearch.testing.history import problems, proposals, results
 TWO = {"kind": "ray", "lanes": 2, "cpus": 0.5}
 
 
+pytestmark = pytest.mark.xdist_group("test_ray")  # one Ray for all
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
     """One Ray for all tests of this file; the study's own Ray is tested in a process of its own."""
@@ -79,12 +82,15 @@ def ancestors(pid: int) -> list[int]:
 
 def test_a_study_under_ray_proposes_and_finds_what_the_local_driver_does(tmp_path: Path) -> None:
     shown: list[Status] = []
-    result = run(counting(30, tmp_path, seconds=0.1), tmp_path / "ray", shown.append)  # time for the second lane to start
+    how = {"seconds": 0.1, "seen": str(tmp_path / "seen")}  # time for the second lane to start
+    result = run(counting(30, tmp_path, **how), tmp_path / "ray", shown.append)
     assert (result.exit_code, result.status.done, result.status.reason) == (0, 30, "trials")
     assert shown[0].done == 0
     assert shown[-1].done == 30
     assert problems(tmp_path / "ray" / "t", effects=effects(tmp_path)) == []
     assert len({line.split()[3] for line in (tmp_path / "log").read_text().splitlines()}) == 2, "two lanes are two processes"
+    seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
+    assert all((one["devices"], one["visible"]) == (["cpu"], "") for one in seen), "a trial without a GPU sees one of four"
     run(counting(30, tmp_path, driver={"kind": "local"}), tmp_path / "local")
     assert proposals(tmp_path / "ray" / "t") == proposals(tmp_path / "local" / "t")
     assert results(tmp_path / "ray" / "t") == results(tmp_path / "local" / "t")
@@ -95,19 +101,24 @@ def test_a_study_under_ray_proposes_and_finds_what_the_local_driver_does(tmp_pat
 
 
 def test_a_trial_that_fails_takes_its_process_with_it_and_nothing_else(tmp_path: Path) -> None:
-    how = {"3": "error", "4": "oom", "5": "diverged", "6": "die"}
-    result = run(counting(8, tmp_path, misbehave=how), tmp_path)
-    assert [results(tmp_path / "t")[n][0] for n in (3, 4, 5, 6)] == ["error", "oom", "diverged", "error"]
+    how = {"3": "error", "4": "oom", "5": "diverged", "6": "die", "7": "hang"}
+    result = run(counting(8, tmp_path, misbehave=how, driver={"trial_timeout": 2.0}), tmp_path)
+    assert [results(tmp_path / "t")[n][0] for n in (3, 4, 5, 6, 7)] == ["error", "oom", "diverged", "error", "error"]
     with ledger(tmp_path) as now:
         assert (now.trials()[4].attempts, now.trials()[4].chunk) == (2, 1)
-    assert (result.status.done, result.status.failed, result.status.diverged) == (7, 3, 1)
+        hung = now.trials()[7].outcome
+    assert hung is not None
+    assert "no report for 2.0 s" in (hung.reason or "")
+    assert "counting.py" in (tmp_path / "t" / "stacks" / "7-1.txt").read_text()
+    assert (result.status.done, result.status.failed, result.status.diverged) == (7, 4, 1)
     assert problems(tmp_path / "t") == []
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
-    process = {n: {pid for _, trial, _, pid in lines if trial == str(n)} for n in range(1, 12)}
+    process = {n: {pid for _, trial, _, pid in lines if trial == str(n)} for n in range(1, 13)}
     assert len(process[4]) == 2, "a trial that ran out of memory is tried once more, in a new process"
     assert len(process[6]) == 3, "a trial whose worker dies is tried twice more"
+    assert len(process[7]) == 1, "one that hangs is not"
     for at, (what, trial, _, pid) in enumerate(lines):
-        if what == "start" and trial in ("3", "4", "6"):
+        if what == "start" and trial in ("3", "4", "6", "7"):
             assert pid not in [line[3] for line in lines[at + 1 :]], f"a process that had trial {trial} was used again"
 
 
@@ -137,17 +148,6 @@ def test_a_lane_that_is_killed_goes_on_from_its_parcel(tmp_path: Path) -> None:
     assert steps[-1] == 20
     assert len(steps) < 25, "it began again instead of going on"
     assert problems(tmp_path / "t", effects=effects(tmp_path)) == []
-
-
-def test_a_trial_that_hangs_is_ended_with_its_stacks_and_the_others_go_on(tmp_path: Path) -> None:
-    result = run(counting(4, tmp_path, misbehave={"2": "hang"}, driver={"trial_timeout": 2.0}), tmp_path)
-    assert (result.status.done, result.status.failed) == (4, 1)
-    with ledger(tmp_path) as now:
-        outcome = now.trials()[2].outcome
-    assert outcome is not None
-    assert "no report for 2.0 s" in (outcome.reason or "")
-    assert "counting.py" in (tmp_path / "t" / "stacks" / "2-1.txt").read_text()
-    assert problems(tmp_path / "t") == []
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_an_objective_that_cannot_be_built_ends_the_study_with_its_words(tmp_pat
         "    import traceback\n"
         "    return any('director.py' in f.filename for f in traceback.extract_stack())\n"
     )
-    study = table(space="counting_space.py", method={"name": str(broken)}, driver=TWO)
+    study = table(space="counting_space.py", method={"name": str(broken)}, driver={**TWO, "lanes": 1})
     with pytest.raises(RuntimeError, match="the data are not on this machine"):
         run(study, tmp_path)
     assert problems(tmp_path / "t", finished=False) == []
@@ -220,29 +220,29 @@ def test_lanes_that_can_never_be_placed_are_an_error_in_words() -> None:
         lanes_that_fit(Driver(lanes=8), [node])
 
 
-@pytest.mark.parametrize(("gpus", "devices"), [(2, ["cuda:0", "cuda:1"]), (0, ["cpu"])])
-def test_a_trial_sees_its_own_gpus_and_no_others(tmp_path: Path, gpus: int, devices: list[str]) -> None:
+def test_a_trial_sees_its_own_gpus_and_no_others(tmp_path: Path) -> None:
     """Four GPUs as Ray counts them: what it hands out is what CUDA is told, before anything of CUDA begins."""
-    driver = {"gpus": gpus, "address": ray.get_runtime_context().gcs_address}
+    driver = {"gpus": 2, "address": ray.get_runtime_context().gcs_address}
     result = run(counting(8, tmp_path, steps=2, seconds=0.2, seen=str(tmp_path / "seen"), driver=driver), tmp_path)
     assert result.status.done == 8
     seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
-    assert all(one["devices"] == devices for one in seen)
+    assert all(one["devices"] == ["cuda:0", "cuda:1"] for one in seen)
     lanes = {one["pid"]: [name for name in one["visible"].split(",") if name] for one in seen}
     assert len(lanes) == 2
-    assert [len(names) for names in lanes.values()] == [gpus, gpus]
-    assert len({name for names in lanes.values() for name in names}) == 2 * gpus, "a GPU is seen by two trials at once"
+    assert [len(names) for names in lanes.values()] == [2, 2]
+    assert len({name for names in lanes.values() for name in names}) == 4, "a GPU is seen by two trials at once"
 
 
 def test_a_ledger_that_cannot_be_read_is_the_same_error_as_on_one_machine(tmp_path: Path) -> None:
-    run(counting(2, tmp_path), tmp_path)
+    run(counting(2, tmp_path, driver={"kind": "local"}), tmp_path)
     path = tmp_path / "t" / "ledger.sqlite"
+    on_ray = ('driver.kind="ray"',)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(LedgerError, match="cannot be read"):
-        launch.resume("t", home=tmp_path)
+        launch.resume("t", home=tmp_path, overrides=on_ray)
     path.write_bytes(whole)
-    assert launch.resume("t", home=tmp_path).status.reason == "trials"
+    assert launch.resume("t", home=tmp_path, overrides=on_ray).status.reason == "trials"
 
 
 # -- the driver itself, in a process of its own with a Ray of its own -------------------------------------------------------
