@@ -20,8 +20,6 @@ import pytest
 
 from metasearch.ledger import Ledger
 
-pytestmark = pytest.mark.xdist_group("test_cli_end_to_end")  # one study for all
-
 METASEARCH = [sys.executable, "-c", "from metasearch.cli import main; main()"]
 UNTRACKED = "track.enabled=false"
 STUDY = """

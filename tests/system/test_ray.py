@@ -27,9 +27,6 @@ from metasearch.testing.history import problems, proposals, results
 TWO = {"kind": "ray", "lanes": 2, "cpus": 0.5}
 
 
-pytestmark = pytest.mark.xdist_group("test_ray")  # one Ray for all
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
     """One Ray for all tests of this file; the study's own Ray is tested in a process of its own."""
