@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pandas as pd
 import pytest
@@ -221,16 +222,25 @@ def test_points_that_are_there_but_not_yet_marked_are_not_doubled(folder: Path, 
     assert in_mlflow(uri) == first
 
 
-CHILD = "import sys, metasearch.track.outbox as o; o.ROWS = 20; sys.exit(o.main(sys.argv[1:]))"
+def killed_at(point: str, folder: Path, uri: str, rows: int = outbox.ROWS) -> bool:
+    """An outbox that sends so many rows at once, in a process that dies at a point; whether it did."""
+    child = forked.server().Process(target=_outbox, args=(point, str(folder), uri, rows))
+    child.start()
+    child.join(120)
+    return child.exitcode == 137
+
+
+def _outbox(point: str, folder: str, uri: str, rows: int) -> None:
+    os.environ["METASEARCH_CRASH_AT"] = point
+    outbox.ROWS = rows
+    sys.exit(outbox.main([folder, "--uri", uri]))
 
 
 @pytest.mark.parametrize("point", ["outbox.made:6", pytest.param("outbox.before:1", marks=pytest.mark.slow), "outbox.after:2"])
 def test_an_outbox_that_is_killed_goes_on_without_doubling_or_losing(
     folder: Path, uri: str, undisturbed: dict[str, Any], point: str
 ) -> None:
-    command = [sys.executable, "-c", CHILD, str(folder), "--uri", uri]
-    killed = subprocess.run(command, env={**os.environ, "METASEARCH_CRASH_AT": point}, timeout=120)
-    assert killed.returncode == 137
+    assert killed_at(point, folder, uri, rows=20)
     assert not same(in_mlflow(uri), undisturbed)
     assert outbox.follow(folder, uri, None)
     assert same(in_mlflow(uri), undisturbed)
@@ -470,13 +480,22 @@ def test_only_one_process_sends_the_rows_of_a_study(folder: Path, uri: str) -> N
 
 
 def test_processes_that_touch_a_fresh_database_at_once_make_it_once(tmp_path: Path) -> None:
-    code = "import sys, metasearch.track.store as s; print(len(s.connect(sys.argv[1], create=True).search_experiments()))"
-    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    said = [process.communicate(timeout=200) for process in processes]
-    assert [(process.returncode, out.strip()) for process, (out, _) in zip(processes, said, strict=True)] == [(0, "1")] * 3, said
+    context = forked.server()
+    found = context.Queue()
+    database = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
+    processes = [context.Process(target=_touch, args=(database, found)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(200)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [found.get(timeout=9) for _ in processes] == [1, 1, 1]
     with sqlite3.connect(tmp_path / "new" / "mlflow.db") as db:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def _touch(uri: str, found: Any) -> None:
+    found.put(len(connect(uri, create=True).search_experiments()))
 
 
 # -- the process ----------------------------------------------------------------------------------------------------------
@@ -588,9 +607,7 @@ def test_the_search_and_the_best_trials_have_pictures_and_are_not_drawn_twice(tm
 @pytest.mark.parametrize("count", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_outbox_that_is_killed_between_two_pictures_stores_the_rest_later(tmp_path: Path, uri: str, count: int) -> None:
     folder = cells(tmp_path / "made", 6)
-    command = [sys.executable, "-m", "metasearch.track.outbox", str(folder), "--uri", uri]
-    killed = subprocess.run(command, env={**os.environ, "METASEARCH_CRASH_AT": f"outbox.pictured:{count}"}, timeout=120)
-    assert killed.returncode == 137
+    assert killed_at(f"outbox.pictured:{count}", folder, uri)
     assert len(stored(uri)) == count
     assert outbox.follow(folder, uri, None)
     assert {name: set(files) for name, files in stored(uri).items()} == {
