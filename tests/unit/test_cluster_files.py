@@ -545,11 +545,15 @@ def test_the_readme_names_every_file_and_every_word_that_must_be_replaced() -> N
 @pytest.fixture
 def told(tmp_path: Path) -> Path:
     """A folder with a `metasearch` that says what it was told."""
-    program = tmp_path / "bin" / "metasearch"
-    program.parent.mkdir()
+    return with_metasearch(tmp_path)
+
+
+def with_metasearch(folder: Path) -> Path:
+    program = folder / "bin" / "metasearch"
+    program.parent.mkdir(parents=True)
     program.write_text('#!/bin/sh\necho "$@"\n')
     program.chmod(0o755)
-    return tmp_path
+    return folder
 
 
 def again(told: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -651,23 +655,28 @@ def test_a_slurm_job_does_not_wait_for_nodes_that_never_notice_that_the_study_ha
     assert job.returncode == 0
 
 
-@pytest.mark.parametrize("how", ["signal", "signals", "clock", "end time"])
-def test_a_slurm_job_whose_time_is_over_stops_its_study_once_and_is_queued_again(told: Path, how: str) -> None:
-    program = told / "bin" / "metasearch"
+def test_a_slurm_job_whose_time_is_over_stops_its_study_once_and_is_queued_again(tmp_path: Path) -> None:
+    """By one signal, by two (the second one of a study's own would end it at once), by the clock, and by the end that Slurm says:
+    four jobs, side by side, since all they do is wait."""
+    jobs = {how: timed(with_metasearch(tmp_path / how), how) for how in ("signal", "signals", "clock", "end-time")}
+    for how, (told, job, _) in jobs.items():
+        until(told / "up")
+        if how in ("signal", "signals"):
+            job.send_signal(signal.SIGUSR1)
+    time.sleep(0.2)
+    jobs["signals"][1].send_signal(signal.SIGTERM)
+    for how, (told, job, called) in jobs.items():
+        assert "queued again" in job.communicate(timeout=20)[1], how
+        assert (job.returncode, called.read_text()) == (143, "scontrol requeue 7\n"), how
+        assert (told / "terms").read_text() == "\n", how
+
+
+def timed(told: Path, how: str) -> tuple[Path, subprocess.Popen[str], Path]:
+    """A job whose study needs a second to stop, and says how often it was asked to."""
     once = f"trap 'echo >> {told}/terms; sleep 1; exit 143' TERM; echo up > {told}/up; while :; do sleep 0.05; done"
-    program.write_text(f"#!/bin/bash\n{once}\n")
-    more = {"SLURM_JOB_END_TIME": str(int(time.time()) + 4)} if how == "end time" else {}
-    job, called = submitted(told, TASK, left="0:03" if how == "clock" else "2-00:00:00", **more)
-    until(told / "up")
-    if how == "signal":
-        job.send_signal(signal.SIGUSR1)
-    elif how == "signals":  # the second one of a study's own would end it at once
-        job.send_signal(signal.SIGUSR1)
-        time.sleep(0.2)
-        job.send_signal(signal.SIGTERM)
-    assert "queued again" in job.communicate(timeout=20)[1]
-    assert (job.returncode, called.read_text()) == (143, "scontrol requeue 7\n")
-    assert (told / "terms").read_text() == "\n"
+    (told / "bin" / "metasearch").write_text(f"#!/bin/bash\n{once}\n")
+    more = {"SLURM_JOB_END_TIME": str(int(time.time()) + 4)} if how == "end-time" else {}
+    return told, *submitted(told, TASK, left="0:03" if how == "clock" else "2-00:00:00", **more)
 
 
 @pytest.mark.parametrize(("left", "stops"), [
