@@ -7,7 +7,10 @@ under RESULTS/TABLE/, so that what has ended is not run again, and a search that
     tested/LASTING.json           how fast a training runs, hence its number of steps
     tested/LASTING-EPISODES-SEED.json    what one training came to
 
-Minutes are processor time divided by threads, so that a busy machine changes little.
+Minutes are processor time divided by threads, so that a busy machine changes little. Little is half, where cores share caches and
+pipelines with what else runs: of two equal trainings one would get 2,200 steps, the other 1,300. So a training's steps follow
+from its pace beside that of a yardstick, one and the same training for all rows of a data set, in turns: whatever slows one slows
+the other. What the yardstick took when it was first measured is kept in TABLE/yardstick-DATA.json, and gives the minute.
 """
 from __future__ import annotations
 
@@ -23,7 +26,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -54,13 +56,14 @@ ENOUGH = 0.97  # of the minutes
 class Parts(ABC):
     """One row on one data set.
 
-    table: the results file's name without its end. least: outer steps of any training. search_minutes, episodes, threads: of the
-    row. go_on: the last row of its stem, whole or cut off, is this one; otherwise a new one begins.
+    table: the results file's name without its end. least: outer steps of any training. data, search_minutes, episodes, threads:
+    of the row. go_on: the last row of its stem, whole or cut off, is this one; otherwise a new one begins.
     """
 
     table: ClassVar[str]
     least: ClassVar[int]
     results: Path
+    data: str
     search_minutes: float
     episodes: int
     threads: int
@@ -95,6 +98,11 @@ class Parts(ABC):
     @abstractmethod
     def cost(self) -> tuple[float, float]:
         """See `cost`, of a training of what was found."""
+
+    @property
+    @abstractmethod
+    def yardstick(self) -> tuple[Train, Config]:
+        """The training beside which the trainings of all rows of this data set are measured."""
 
     @abstractmethod
     def row(self, seeds: int) -> list[Row]:
@@ -176,6 +184,17 @@ class Parts(ABC):
             write(file, Pace(once, each, max(self.least, int((60 * self.training_minutes - once) / each))))
         return read(Pace, file).steps
 
+    def measured(self, train: Train, config: Config, *, every: int, times: int) -> tuple[float, float]:
+        """See `cost`; the seconds of an outer step are those of when the yardstick was first measured."""
+        once, _ = cost(train, config, self.threads, every=every, times=times)
+        yardstick, its_config = self.yardstick
+        both = [(endless(train, every), config), (endless(yardstick, every), its_config)]
+        ours, theirs = paces(both, self.threads, every=every, times=times)
+        file = self.home / f"yardstick-{self.data}.json"
+        if not file.is_file():
+            write(file, Yardstick(theirs))
+        return once, ours / theirs * read(Yardstick, file).each
+
     def train_for(self, train: Train, config: Config, seed: int, save: Save) -> tuple[Report, float]:
         """(the last report of a training of `steps`, the minutes that it took)."""
         keep_freed_memory()
@@ -212,6 +231,13 @@ class Pace:
     steps: int
 
 
+@dataclass(frozen=True)
+class Yardstick:
+    """Processor seconds of an outer step of the yardstick, when it was first measured."""
+
+    each: float
+
+
 class Clock:
     """Processor time of a search over all of its sessions, kept in a file while the driver shows where it stands."""
 
@@ -239,24 +265,37 @@ class Clock:
 
 
 def cost(train: Train, config: Config, threads: int, *, every: int, times: int) -> tuple[float, float]:
-    """(processor seconds of a training that are not steps, of an outer step). every, times: see `pace`."""
-    each = pace(replace(train, steps=10**6, report_every=every), config, threads, every=every, times=times)
+    """(processor seconds of a training that are not steps, of an outer step). every, times: see `paces`."""
+    each = pace(endless(train, every), config, threads, every=every, times=times)
     begin = time.process_time()
     for _ in replace(train, steps=1)(Proposal(config, seed=0), Trial(0, threads=threads)):
         pass
     return max(0.0, (time.process_time() - begin) / threads - each), each
 
 
+def endless(train: Train, every: int) -> Train:
+    return replace(train, steps=10**6, report_every=every)
+
+
 def pace(objective: Objective, config: Config, threads: int, *, every: int, times: int) -> float:
-    """Processor seconds of an outer step of a training or a search that reports `every` so many: the median of `times`."""
-    running = objective(Proposal(config, seed=0), Trial(0, threads=threads))
-    next(running)  # warms up
-    marks = [time.process_time()]
+    return paces([(objective, config)], threads, every=every, times=times)[0]
+
+
+def paces(what: Sequence[tuple[Objective, Config]], threads: int, *, every: int, times: int) -> list[float]:
+    """Processor seconds of an outer step of each training or search, which report `every` so many: the median of `times`. They
+    take turns, so that what else the machine does slows all alike."""
+    running = [objective(Proposal(config, seed=0), Trial(0, threads=threads)) for objective, config in what]
+    for one in running:
+        next(one)  # warms up
+    spent: list[list[float]] = [[] for _ in what]
     for _ in range(times):
-        next(running)
-        marks.append(time.process_time())
-    running.close()  # type: ignore[attr-defined]
-    return statistics.median(b - a for a, b in pairwise(marks)) / every / threads
+        for one, seconds in zip(running, spent, strict=True):
+            begin = time.process_time()
+            next(one)
+            seconds.append(time.process_time() - begin)
+    for one in running:
+        one.close()  # type: ignore[attr-defined]
+    return [statistics.median(seconds) / every / threads for seconds in spent]
 
 
 def over_seeds(runs: Sequence[Sequence[float]]) -> list[float]:

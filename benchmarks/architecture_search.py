@@ -13,8 +13,8 @@ A row is one method on Omniglot (20-way 1-shot; Vinyals' split, turned character
    of a middling size fit. One-shot methods train their supernet in the time that is left when what they found, and 8
    architectures drawn at random, have been trained for a while too: the rank correlation of these 8 with the scores that they
    have with shared weights says whether sharing told the truth. "random" is what the space gives without a method.
-2. What was found is trained from the beginning for --train-minutes, with --seeds seeds. Its speed is measured first and the
-   number of steps follows from it, so that schedules end with the time: a slow net gets fewer steps.
+2. What was found is trained from the beginning for --train-minutes, with --seeds seeds. Its speed is measured first, beside that
+   of a Conv-4, and the number of steps follows from it, so that schedules end with the time: a slow net gets fewer steps.
 3. It is scored once on --episodes of the sealed test split, the same for all. `ours` is the mean over seeds, its interval one
    over episodes; `lowest` and `highest` are of the seeds, `found` the choices in the order of the space.
 
@@ -46,6 +46,7 @@ from metasearch.driver.folder import locked
 from metasearch.ledger import Ledger
 from metasearch.objectives.one_shot import Last
 from metasearch.objectives.shared import Shared
+from metasearch.objectives.train import Train
 from metasearch.records import Config
 from metasearch.tasks import open_test
 
@@ -275,7 +276,12 @@ class Contest(Parts):
         return Tested(found, report.score, told["train_score"], self.steps, minutes, told["params"], told["flops"])
 
     def cost(self) -> tuple[float, float]:
-        return cost(self.plain.training(), self.found.config, self.threads, **MEASURED)
+        return self.measured(self.plain.training(), self.found.config, **MEASURED)
+
+    @property
+    def yardstick(self) -> tuple[Train, Config]:
+        plain = self.baseline.plain
+        return plain.training(), middle(plain)
 
 
 # -- small parts ---------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ CIFAR-FS (5-way 1-shot; 100 pictures of each of 64 classes) and Omniglot (20-way
    population of 8 in 10 segments; its schedule is the lineage of the best that trained to the end. dada searches four times,
    each time at a place that it draws, and keeps what scores best after a short training.
 2. The policy is used in a training from the beginning, for --minutes, with --seeds seeds. Its speed is measured first,
-   augmentation included, and the number of steps follows from it, so that schedules end with the time.
+   augmentation included, beside that of "none", and the number of steps follows from it, so that schedules end with the time.
 3. It is scored once on --episodes of the sealed test split, the same for all rows and seeds. `ours` is the mean over seeds, its
    interval one over episodes; `lowest` and `highest` are of the seeds. `gain` is the mean difference to "none" on the same
    episodes, `gain_error` half of its 95 % interval, `p` of a paired test. `found` says which share of pictures gets what.
@@ -314,10 +314,12 @@ class Contest(Parts):
     @cached_property
     def train(self) -> Train:
         """The training of what was found, before it is said how long."""
-        table = DATA[self.data].table(self.root, self.augmentation)
+        return self._training(self.augmentation, self.places)
+
+    def _training(self, augmentation: str, places: Places | None) -> Train:
+        table = DATA[self.data].table(self.root, augmentation)
         tasks = tasks_of(table)
         shape = tasks.shape(ways=table["ways"], shots=table["shots"], queries=table["queries"])
-        places = self.places
 
         def recipe(config: Config, shape: TaskShape) -> Recipe:
             return _augmented.trained(places, shape)
@@ -339,7 +341,11 @@ class Contest(Parts):
         return Tested(found, bank, report.score, report.metrics["train_score"], self.steps, minutes)
 
     def cost(self) -> tuple[float, float]:
-        return _cost(self.train, {}, self.threads)
+        return self.measured(self.train, {}, every=_block(self.train), times=BLOCKS)
+
+    @property
+    def yardstick(self) -> tuple[Train, Config]:
+        return self._training(BASELINE, None), {}
 
 
 # -- measures ------------------------------------------------------------------------------------------------------------------

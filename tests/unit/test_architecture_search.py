@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +17,14 @@ from torch import Generator, Tensor
 
 from metasearch import measure
 from metasearch.nets import Params
-from metasearch.records import Config
+from metasearch.records import Config, Report
 from metasearch.space import Choice
 from metasearch.tasks import TaskShape
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "benchmarks"))
 
 import _block_nets
+import _contest as _parts
 import _conv4_tuned
 import architecture_search as benchmark
 from _contest import Clock, Pace, read, write
@@ -116,6 +119,36 @@ def test_files_have_the_names_under_which_tables_that_were_begun_have_them(tmp_p
     assert (contest.found_file, contest.seed_file(2)) == (folder / "found.json", folder / "tested" / "10m-1000-2.json")
     write(folder / "tested" / "10m.json", Pace(1.0, 2.0, 37))
     assert contest.steps == 37, "a pace that was measured is not measured again"
+
+
+def test_trainings_that_are_measured_beside_each_other_take_turns() -> None:
+    """So that what else the machine does slows both; a search that warms up is not measured."""
+    seen: list[str] = []
+
+    def objective(config: Config, work: int) -> Iterator[Report]:
+        while True:
+            seen.append(str(config["name"]))
+            sum(i * i for i in range(work))
+            yield Report(step=len(seen), metrics={})
+
+    def of(work: int) -> Any:
+        return lambda proposal, trial: objective(proposal.config, work)
+
+    slow, fast = _parts.paces([(of(400_000), {"name": "a"}), (of(100_000), {"name": "b"})], 1, every=2, times=3)
+    assert seen == ["a", "b"] * 4
+    assert 2 < slow / fast < 8
+
+
+def test_a_minute_is_what_it_was_when_the_yardstick_was_first_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine has become twice as slow since: a net that costs 1.5 yardsticks gets the steps that it would have got."""
+    contest, nothing = _contest(tmp_path), SimpleNamespace()
+    monkeypatch.setattr(benchmark.Contest, "yardstick", (nothing, {}))
+    monkeypatch.setattr(_parts, "cost", lambda *given, **more: (0.5, 99.0))
+    monkeypatch.setattr(_parts, "endless", lambda train, every: train)
+    for theirs, ours in ((2.0, 2.0), (4.0, 6.0)):
+        monkeypatch.setattr(_parts, "paces", lambda *given, ours=ours, theirs=theirs, **more: [ours, theirs])
+        once, each = contest.measured(nothing, {}, every=3, times=5)  # type: ignore[arg-type]
+    assert (once, each) == (0.5, 3.0)
 
 
 def test_a_row_is_made_of_what_is_kept_and_laid_beside_the_baseline(tmp_path: Path) -> None:
