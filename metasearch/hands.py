@@ -78,9 +78,10 @@ class Loaded:
         [M, H, W] has one channel. y: labels [M] (whole numbers or strings) or one-hot rows [M, N]; of a regression, values [M] or
         [M, N].
 
-        Any number of supports. N is read from y: any N where no weight's shape depends on it (Prototypical Networks); a net that
-        ends in a head of 5 outputs takes 2 to 5 classes: fewer are learnt as an episode in which the other outputs have no
-        supports, and those outputs are left away. Raises ValueError that names what was expected.
+        Any number of supports; of SNAIL, whose layers reach over so many items, as many as it was trained on. N is read from y:
+        any N where no weight's shape depends on it (Prototypical Networks); a net that ends in a head of 5 outputs takes 2 to 5
+        classes: fewer are learnt as an episode in which the other outputs have no supports, and those outputs are left away.
+        Raises ValueError that names what was expected.
         """
         support_x = self.inputs.read(x, "supports")
         if not len(support_x):
@@ -163,9 +164,9 @@ class Adapted:
         return torch.from_numpy(values).float() if isinstance(x, Tensor) else values
 
     def probabilities(self, x: object) -> Array | Tensor:
-        """[Q, N], rows that add to 1, columns as in `classes`."""
+        """[Q, N], rows that add to 1, columns as in `classes`: how the learner weighs them, not calibrated on anything."""
         self.classes  # noqa: B018 - a regression has none
-        found = self._outputs(x).softmax(-1)
+        found = self.learner.probabilities(self._outputs(x))
         return found if isinstance(x, Tensor) else found.numpy()
 
     def _outputs(self, x: object) -> Tensor:
@@ -193,7 +194,8 @@ def load(
 
     transductive: queries that are asked about together share batch statistics, as the net was trained and scored.
     trust_code: a folder may hold a search space of its own, which is Python and runs with your rights.
-    Raises ValueError for what is neither, parcel.BadParcel for damaged weights.
+    Raises ValueError for what is neither, LedgerError for a study that is not there or is damaged, parcel.BadParcel for damaged
+    weights.
     """
     folder = Path(where).expanduser()
     if (folder / CARD).is_file():

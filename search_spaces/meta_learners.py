@@ -4,7 +4,8 @@ Metric learners (prototypical, matching, relation, siamese), gradient learners (
 meta-weight-net), models that read an episode as a sequence or a set (mann, snail, meta-networks, black-box) and the baselines
 that keep them honest (fine-tune, baseline-pp and centroid after pre-training, centroid on pixels) on one small Conv-4, for the
 same number of outer steps.
-The ranges surround the published settings; inner rates are those of a mean loss.
+The ranges surround the published settings; inner rates are those of a mean loss. MANN and black-box adaptation learn slowly from
+the beginning: on pictures they want a net that was trained before (train.start = "STUDY/TRIAL" of a prototypical trial, say).
     metasearch run glyphs space=meta-learners budget.trials=40
 """
 from __future__ import annotations
@@ -47,6 +48,7 @@ from metasearch.tasks import TaskShape
 OUTER: dict[str, Dim] = {"outer_lr": Float(3e-4, 1e-2, log=True)}
 INNER: dict[str, Dim] = {"inner_lr": Float(0.02, 2.0, log=True), "inner_steps": Int(1, 5), **OUTER}
 PLAIN: dict[str, Dim] = {**INNER, "more_at_test": Choice((0, 2, 5))}  # inner steps beyond those of training
+FEATURES: dict[str, Dim] = {"normed": Choice((False, True))}  # centred, variance 1: what readers of sequences compare
 TUNING: dict[str, Dim] = {"inner_lr": Float(1e-3, 0.3, log=True), "inner_steps": Int(5, 100, log=True), **OUTER}
 
 SPACE = Space({
@@ -70,10 +72,12 @@ SPACE = Space({
         "reptile": Space({"inner_lr": Float(3e-4, 1e-2, log=True), "inner_steps": Int(4, 8)}),
         "meta-lstm": Space({"inner_steps": Int(3, 12), "recurrent": Choice(("logit", "gate")), **OUTER}),
         "meta-weight-net": Space(INNER),
-        "mann": Space({"slots": Choice((16, 64, 128)), "sharpness": Float(1.0, 20.0, log=True), **OUTER}),
+        "mann": Space({
+            "slots": Choice((16, 64, 128)), "heads": Choice((1, 4)), "sharpness": Float(1.0, 20.0, log=True), **FEATURES, **OUTER,
+        }),
         "snail": Space(OUTER),
         "meta-networks": Space({"chunks": Choice((1, 5)), **OUTER}),
-        "black-box": Space({"aggregate": Choice(("lstm", "mean")), "hidden": Choice((64, 128)), **OUTER}),
+        "black-box": Space({"aggregate": Choice(("lstm", "mean")), "hidden": Choice((64, 128, 256)), **FEATURES, **OUTER}),
         "fine-tune": Space({
             **TUNING, "start": Choice(("zero", "random", "prototypes")), "layer_decay": Float(0.1, 1.0, log=True),
             "frozen": Int(0, 4),
@@ -98,8 +102,9 @@ def recipe(config: Config, shape: TaskShape) -> Recipe:
     outer_lr = float(own.pop("outer_lr", own.pop("features.outer_lr", 1e-3)))
     train_ways = int(own.pop("train_ways", shape.ways))
     learner = _learner(name, own, shape)
-    # Meta Networks add fast to slow activations layer by layer, and their gradients become inputs: no norm there, as few layers
-    norm = Norm("none") if name == "meta-networks" else DESIGN.norm
+    # Meta Networks add fast to slow activations layer by layer, and their gradients become inputs: no norm there, as few layers;
+    # a step of MANN's sequence sees no later picture
+    norm = {"meta-networks": Norm("none"), "mann": Norm("group")}.get(name, DESIGN.norm)
     design = replace(DESIGN, channels=int(config["channels"]), norm=norm)
     net = conv4(shape.x, shape.ways if learner.head else None, design, mode="transductive")
     few = shape._replace(ways=max(train_ways, shape.ways), queries=min(shape.queries, 5))

@@ -72,6 +72,11 @@ class Learner(ABC):
         value, metrics, grads = gradients.value_and_gradient(f, free, differentiable=False)
         return grads, {k: m.detach() for k, m in {"loss": value, **metrics}.items()}
 
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """What `predict` says of classes [..., N] as probabilities [..., N] that add to 1: their softmax, unless outputs are no
+        logits."""
+        return outputs.softmax(-1)
+
     def similarity(self, net: Net, meta: Params, a: Tensor, b: Tensor) -> Tensor | None:
         """How surely a[i] and b[i] are of one class: [P, *x], [P, *x] -> [P], larger is surer; None if the learner cannot say."""
         return None

@@ -35,6 +35,10 @@ class Centroid(Learner):
     def predict(self, net: Net, meta: Params, task: Tensor, query_x: Tensor) -> Tensor:
         return Prototypical(self.distance).logits(net.apply(meta, query_x), task)
 
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Nothing is learnt, no scale either: cosines, which lie between -1 and 1, are taken times 10."""
+        return super().probabilities(10 * outputs if self.distance == "cosine" else outputs)
+
     def episode_gradient(self, net: Net, loss: Loss, meta: Params, episode: Episode) -> tuple[Params, dict[str, Tensor]]:
         """Zero for whatever weights the net has: they stay as they are."""
         value, metrics = self.episode_loss(net, loss, meta, episode)

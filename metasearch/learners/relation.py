@@ -79,6 +79,12 @@ class Relation(Learner):
             return loss(output, episode.query_y), {}
         return (output - episode.query_y).square().mean(), {}
 
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Relation scores are shares already, each between 0 and 1."""
+        if self.objective == "cross-entropy":
+            return super().probabilities(outputs)
+        return outputs / outputs.sum(-1, keepdim=True).clamp(min=1e-12)
+
     def similarity(self, net: Net, meta: Params, a: Tensor, b: Tensor) -> Tensor:
         """The relation score of b[i] with a class of which a[i] is the only support."""
         z = _maps(net, net.apply(meta, torch.cat([a, b])))

@@ -61,7 +61,8 @@ class SNAIL(Learner):
         reach = 2 ** len(self.dilations)
         if support_x.shape[0] >= reach:
             raise ValueError(f"these temporal convolutions reach over {reach - 1} supports, but the episode has "
-                             f"{support_x.shape[0]}. Set supports={support_x.shape[0]} (ways * shots).")
+                             f"{support_x.shape[0]}. Train with supports={support_x.shape[0]} (ways * shots: tasks.shots, in a "
+                             f"study), or give fewer.")
         return {"support": _embedding.kept(net, meta, support_x), "y": support_y}
 
     def predict(self, net: Net, meta: Params, task: Params, query_x: Tensor) -> Tensor:

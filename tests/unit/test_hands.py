@@ -18,6 +18,10 @@ from metasearch.driver import launch
 from metasearch.driver.study import Study
 from metasearch.examples import Inputs
 from metasearch.hands import Loaded, export, load
+from metasearch.learners import Learner
+from metasearch.learners.centroid import Centroid
+from metasearch.learners.prototypical import Prototypical
+from metasearch.learners.relation import Relation
 from metasearch.objectives.evaluation import outputs
 from metasearch.objectives.parcel import BadParcel
 from metasearch.tasks.blobs import Blobs
@@ -114,6 +118,17 @@ def test_five_classes_get_what_the_evaluator_gets(home: Path, trial: Callable[[s
     found = adapted.probabilities(e.query_x[0])
     assert isinstance(found, torch.Tensor)
     assert torch.equal(found, expected[0].softmax(-1))
+
+
+@pytest.mark.parametrize(("learner", "outputs"), [
+    (Relation(), [[1.0, 0.001, 0.001]]), (Relation(objective="cross-entropy"), [[9.0, 0.0, 0.0]]),
+    (Centroid(), [[1.0, 0.1, 0.1]]), (Centroid("euclid"), [[-0.1, -9.0, -9.0]]), (Prototypical(), [[-0.1, -9.0, -9.0]]),
+], ids=str)
+def test_whoever_is_sure_says_so(learner: Learner, outputs: list[list[float]]) -> None:
+    """Scores and cosines lie between 0 and 1: their softmax could not be above 0.58 for three classes."""
+    chances = learner.probabilities(torch.tensor(outputs))
+    assert float(chances.sum()) == pytest.approx(1.0)
+    assert float(chances[0, 0]) > 0.99
 
 
 @pytest.mark.parametrize("learner", ["maml", "prototypical"])

@@ -147,7 +147,7 @@ def test_a_support_set_beyond_its_reach_is_refused_in_words() -> None:
         return SMALL.adapt(NET, lambda output, y: output.sum(), _meta(), e.support_x, e.support_y)
 
     adapt(episode(7))
-    with pytest.raises(ValueError, match=r"reach over 7 supports, but the episode has 8. Set supports=8"):
+    with pytest.raises(ValueError, match=r"reach over 7 supports, but the episode has 8. Train with supports=8"):
         adapt(episode(8))
 
 
