@@ -50,7 +50,7 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
         "arguments": {"horizon": 4, "inner_steps": 2}, "exact": False, "sets": False, "norms": ("none", "layer"),
     }],
     "learned-optimizer": [  # the outer loop takes its gradients for constants
-        {"arguments": {"inner_steps": 4, "hidden": 8, "test_steps": 6}, "exact": False},
+        {"arguments": {"inner_steps": 4, "hidden": 8, "test_steps": 6}, "exact": False, "outer_steps": 25},
         {"arguments": {"inner_steps": 3, "core": "rate", "p": None}, "exact": False},
     ],
     "meta-lstm": [  # and here
@@ -78,10 +78,10 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
         {"arguments": {"aggregate": "mean", "hidden": 64}, "symmetric": False, "outer_steps": 400, "asked": 0.3},
     ],
     # gradients are information without a path back; the key net has a head of its own, which would have to be permuted, too
-    "meta-networks": [
-        {"arguments": {"chunks": 1}, "exact": False, "symmetric": False, "norms": ("none", "layer")},
-        {"arguments": {"chunks": 5}, "exact": False, "symmetric": False, "sets": False, "norms": ("none", "layer")},
-    ],
+    "meta-networks": [{
+        "arguments": {"chunks": chunks}, "exact": False, "symmetric": False, "sets": chunks == 1, "norms": ("none", "layer"),
+        "outer_steps": 25,
+    } for chunks in (1, 5)],
     # a sequence has an order; its use of the memory comes after thousands of episodes, too late for a test
     "mann": [{
         "arguments": {"hidden": 20, "slots": 9, "width": 5, "heads": 2, "sharpness": 5.0, "write": write},
