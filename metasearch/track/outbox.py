@@ -318,10 +318,9 @@ def _again(box: Outbox, keys: set[Key]) -> Mirror:
     return mirror
 
 
-def follow(folder: Path, uri: str, pid: int | None) -> bool:
-    """Sends rows until the study has stopped, or process `pid` is gone. False: not everything could be sent."""
-    gone = _departed(pid)
-    stop = _Signals()
+def follow(folder: Path, uri: str, pid: int | None, stop: Signals | None = None) -> bool:
+    """Sends rows until the study has stopped, process `pid` is gone, or `stop` is asked. False: not everything was sent."""
+    gone, stop = _departed(pid), stop or Signals()
     with _alone(folder, lambda: 0.0 if gone() else 3600.0, asked_by="outbox"), patience(5):
         box = Outbox(folder, uri)
         try:
@@ -330,7 +329,7 @@ def follow(folder: Path, uri: str, pid: int | None) -> bool:
             box.close()
 
 
-def _until_done(box: Outbox, gone: Callable[[], bool], stop: _Signals) -> bool:
+def _until_done(box: Outbox, gone: Callable[[], bool], stop: Signals) -> bool:
     pause, deadline = 0.0, float("inf")
     while not stop.asked:
         over = gone() or box.stopping  # before the step: what was written before the end is sent
@@ -453,8 +452,8 @@ def _born(pid: int) -> str | None:
         return "?"
 
 
-class _Signals:
-    """SIGTERM ends the outbox between two batches; Ctrl-C is the driver's business."""
+class Signals:
+    """SIGTERM ends the outbox between two batches, once `listen` was called; Ctrl-C is the driver's business."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -497,7 +496,9 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.nice(10)  # never in the search's way
     try:
-        return 0 if follow(given.folder, uri, given.follow) else 69
+        stop = Signals()
+        stop.listen()
+        return 0 if follow(given.folder, uri, given.follow, stop) else 69
     except TrackingError as error:
         log.warning("%s", error)
         return 69

@@ -246,6 +246,27 @@ def test_an_outbox_that_is_killed_goes_on_without_doubling_or_losing(
     assert same(in_mlflow(uri), undisturbed)
 
 
+def test_an_outbox_that_is_told_to_end_does_so_between_two_batches(tmp_path: Path, uri: str) -> None:
+    """Its study is under way, and its driver lives; what it has sent it knows, and it leaves its lock."""
+    folder = make(tmp_path / "made", 3, stopped=False)
+    child = forked.server().Process(target=_following, args=(str(folder), uri, os.getpid()))
+    child.start()
+    until = time.monotonic() + 100
+    while outbox.behind(folder) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not outbox.behind(folder)
+    child.terminate()
+    child.join(30)
+    assert child.exitcode == 69, "it says that the study had not ended, and is not killed by the signal"
+    with Ledger.open(folder / "ledger.sqlite", write=True) as ledger:
+        stop(ledger)
+    assert outbox.follow(folder, uri, None)
+
+
+def _following(folder: str, uri: str, pid: int) -> None:
+    sys.exit(outbox.main([folder, "--uri", uri, "--follow", str(pid)]))
+
+
 def test_rows_that_come_later_are_sent_later(tmp_path: Path, uri: str, undisturbed: dict[str, Any]) -> None:
     folder = make(tmp_path / "made", 14, stopped=False)
     box = outbox.Outbox(folder, uri)
