@@ -32,7 +32,7 @@ from typing import Any, Literal
 
 Condition = bool | int | float | str | None
 ROOT = Path(__file__).resolve().parent.parent
-SCHEMA = 1
+SCHEMA = 2  # 1: `omp_threads` was called `threads`, and hid a condition of that name
 
 
 @dataclass(frozen=True)
@@ -203,10 +203,11 @@ def _body(row: Row, key: Mapping[str, Condition], *, seconds: float) -> dict[str
         "reference": _number(row.reference), "reference_source": row.reference_source, "ratio": _number(row.ratio),
     }
     conditions = {**key, **row.conditions}
-    clash = fixed.keys() & conditions.keys()
+    when = {"seconds": seconds, **machine(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    clash = (fixed.keys() | when.keys() | {"torch", "from_file"}) & conditions.keys()
     if clash:
         raise ValueError(f"a condition must not be named like a fixed key, but got {', '.join(sorted(clash))}")
-    return {**fixed, **conditions, "seconds": seconds, **machine(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {**fixed, **conditions, **when}
 
 
 def _number(x: float | None) -> float | None:
@@ -223,7 +224,7 @@ def machine() -> Mapping[str, Condition]:
         versions = {"torch": sys.modules["torch"].__version__} if "torch" in sys.modules else {}
         _MACHINE.update(
             schema=SCHEMA, cpu=_cpu(), cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            threads=os.environ.get("OMP_NUM_THREADS"), python=platform.python_version(), code=_code(), **versions,
+            omp_threads=os.environ.get("OMP_NUM_THREADS"), python=platform.python_version(), code=_code(), **versions,
         )
     return _MACHINE
 
@@ -282,9 +283,16 @@ class Kept:
                 key, last, row = entry["key"], entry["last"], entry["row"]
             except (ValueError, KeyError, TypeError):
                 continue  # a torn last line of a run that was killed
-            begun.setdefault(key, []).append(row)
+            begun.setdefault(key, []).append(_as_now(row))
             if last:
                 yield key, begun.pop(key)
+
+
+def _as_now(row: dict[str, Any]) -> dict[str, Any]:
+    """A row that an earlier version of this file wrote."""
+    if row.get("schema") != 1:
+        return row
+    return {"omp_threads" if k == "threads" else k: v for k, v in row.items()}
 
 
 def _spelled(key: Mapping[str, Condition]) -> str:
@@ -293,7 +301,7 @@ def _spelled(key: Mapping[str, Condition]) -> str:
 
 _HIDDEN = {
     "name", "ours", "error", "unit", "better", "reference", "reference_source", "ratio", "from_file",
-    "schema", "cpu", "cpus", "threads", "python", "code", "torch", "at",
+    "schema", "cpu", "cpus", "omp_threads", "python", "code", "torch", "at",
 }
 
 
@@ -323,7 +331,7 @@ def _table(rows: Sequence[Mapping[str, Any]], options: Options) -> None:
         print("in all rows: " + ", ".join(f"{k}={_cell(v)}" for k, v in same.items()))
     for i, source in enumerate(sources, 1):
         print(f"[{i}] {source}")
-    cpu, cpus, threads, python, code = (rows[0][k] for k in ("cpu", "cpus", "threads", "python", "code"))
+    cpu, cpus, threads, python, code = (rows[0][k] for k in ("cpu", "cpus", "omp_threads", "python", "code"))
     print(f"{cpu}, {cpus} cpus, OMP_NUM_THREADS={threads}, Python {python}, code {code}")
 
 

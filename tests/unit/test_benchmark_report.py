@@ -143,10 +143,40 @@ def test_wrong_usage_is_exit_code_2(run: Run, argv: list[str], said: str, capsys
     assert said in capsys.readouterr().err
 
 
-def test_a_condition_cannot_hide_a_fixed_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    case = Case({"ours": 1}, lambda: [Row("x", 1.0)])
+@pytest.mark.parametrize("name", ["ours", "seconds", "at", "code", "cpus", "omp_threads", "torch", "from_file"])
+def test_a_condition_cannot_hide_a_fixed_key_nor_be_hidden(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = Case({name: 1}, lambda: [Row("x", 1.0)])
     assert benchmark("demo.py", None, lambda options: [case], argv=["--results", str(tmp_path)]) == 1
-    assert "must not be named like a fixed key, but got ours" in capsys.readouterr().err
+    assert f"must not be named like a fixed key, but got {name}" in capsys.readouterr().err
+
+
+def test_threads_are_the_rows_own_and_omp_threads_the_machines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(_report, "_MACHINE", {})
+    case = Case({}, lambda: [Row("x", 1.0, conditions={"threads": 8})])
+    assert benchmark("demo.py", None, lambda options: [case], argv=["--results", str(tmp_path), "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (row["threads"], row["omp_threads"]) == (8, "1")
+
+
+def test_rows_of_the_first_schema_are_read_with_the_machines_threads_under_their_new_name(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[int] = []
+    run(measured=measured)
+    file, old = tmp_path / "demo.jsonl", []
+    for entry in map(json.loads, file.read_text().splitlines()):
+        entry["row"].pop("omp_threads")
+        old.append(json.dumps({**entry, "row": {**entry["row"], "schema": 1, "threads": "7"}}) + "\n")
+    file.write_text("".join(old))
+    _, rows = run("--resume", measured=measured)
+    assert measured == [5, 20]
+    assert [row["omp_threads"] for row in rows] == ["7"] * 4
+    assert not any("threads" in row for row in rows)
 
 
 def test_the_data_folder_is_what_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
