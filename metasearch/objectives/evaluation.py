@@ -61,7 +61,8 @@ def similarities(net: Net, learner: Learner, meta: Params, episodes: Episode, *,
     """(similarity, whether of one class), [n] each on the CPU, of balanced pairs: every query with one support of its class and
     one of another, drawn with `seed`. None if the learner cannot say, or if there is but one class.
 
-    The pairs of an episode are embedded together, so a transductive net sees all of them.
+    The norm mode decides what a pair is normalised with: "transductive" all pairs of its episode, "semi" the support set and that
+    query alone.
     """
     learner, generator = learner.at_test(), Generator().manual_seed(seed)
     found, labels = [], []
@@ -72,13 +73,37 @@ def similarities(net: Net, learner: Learner, meta: Params, episodes: Episode, *,
             return None
         luck = torch.rand(alike.shape, generator=generator).to(alike.device)
         twin, stranger = luck.masked_fill(~alike, -1).argmax(-1), luck.masked_fill(alike, -1).argmax(-1)
-        with gradients.on_tape(graphs=False):
-            said = learner.similarity(net, meta, e.support_x[torch.cat([twin, stranger])], torch.cat([e.query_x, e.query_x]))
+        said = _compared(net, learner, meta, e.support_x, torch.cat([twin, stranger]), torch.cat([e.query_x, e.query_x]))
         if said is None:
             return None
         found.append(said.detach().cpu())
         labels.append(torch.arange(len(said)) < len(twin))
     return (torch.cat(found), torch.cat(labels)) if found else None
+
+
+def _compared(net: Net, learner: Learner, meta: Params, support_x: Tensor, chosen: Tensor, query_x: Tensor) -> Tensor | None:
+    """The similarity of supports [chosen[i]] and queries [i]: [P], under the net's norm mode."""
+    if net.norm != "semi":
+        with gradients.on_tape(graphs=False):
+            return learner.similarity(net, meta, support_x[chosen], query_x)
+    m = len(support_x)
+
+    def alone(place: Tensor, x: Tensor) -> Tensor | None:
+        """The pair comes first. Behind it every support and the query stand once on either side, so that batch statistics are
+        those of the support set and the query (of two rows by themselves every feature would be normed to -1 and 1)."""
+        rows = support_x[(place + torch.arange(m, device=place.device)) % m]
+        said = learner.similarity(net, meta, torch.cat([rows, x[None]]), torch.cat([x[None], rows]))
+        return None if said is None else said[0]
+
+    with gradients.on_tape(graphs=False):
+        first = alone(chosen[0], query_x[0])
+        if first is None:
+            return None
+        if learner.looped is not None:
+            rest = [alone(place, x) for place, x in zip(chosen[1:], query_x[1:], strict=True)]
+            return torch.stack([first, *rest])  # type: ignore[list-item]
+    with torch.no_grad():  # as many rows at once as in the other modes
+        return torch.func.vmap(alone, chunk_size=max(1, len(chosen) // (m + 1)))(chosen, query_x)
 
 
 def predictions(

@@ -11,11 +11,15 @@ import pytest
 import torch
 
 from metasearch import tasks as task_room
+from metasearch.learners import Learner
 from metasearch.learners.maml import MAML
 from metasearch.learners.prototypical import Prototypical
+from metasearch.learners.relation import Relation
+from metasearch.learners.siamese import Siamese
 from metasearch.nets import Net, Params
 from metasearch.nets.conv4 import Conv4, conv4
 from metasearch.nets.mlp import mlp
+from metasearch.nets.norm import Norm
 from metasearch.objectives import Diverged, Infeasible, Mode, Trial, parcel
 from metasearch.objectives.episodic import block_steps, draw_block, outer_step
 from metasearch.objectives.evaluation import outputs, scores, similarities
@@ -288,9 +292,53 @@ def test_a_query_is_compared_with_one_support_of_its_class_and_one_of_another() 
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, seen, strict=True)), "equal seeds draw equal pairs"
 
 
+PAIRED: list[tuple[Learner, Net]] = [
+    (Siamese(), mlp(3, None, hidden=(8, 8), norm=Norm(), mode="semi")),
+    (Prototypical(), mlp(3, None, hidden=(8, 8), norm=Norm(), mode="semi")),
+    (Relation(hidden=4), conv4((1, 8, 8), None, Conv4(4, layers=2), mode="semi")),
+]
+
+
+@pytest.mark.parametrize(("learner", "net"), PAIRED, ids=lambda x: type(x).__name__)
+def test_under_semi_a_pair_is_compared_by_the_support_set_and_its_query_alone(learner: Learner, net: Net) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = (3,) if isinstance(learner, Siamese | Prototypical) else (1, 8, 8)
+    labels, asked = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 1, 0, 1, 0])
+    e = Episode(torch.randn(1, 4, *x, generator=generator), torch.eye(2)[labels][None],
+                torch.randn(1, 6, *x, generator=generator), torch.eye(2)[asked][None])
+    meta = learner.init(net, torch.Generator().manual_seed(1))
+
+    def twins(which: Net, queries: int) -> torch.Tensor:
+        few = e._replace(query_x=e.query_x[:, :queries], query_y=e.query_y[:, :queries])
+        found = similarities(which, learner, meta, few, seed=0)
+        assert found is not None
+        return found[0][:queries]  # those of one class come first, drawn row by row
+
+    together = twins(net, 6)
+    assert len(set(together.tolist())) == 6, "pairs differ"
+    for queries in (1, 3):
+        torch.testing.assert_close(twins(net, queries), together[:queries])
+        open_net = net._replace(norm="transductive")
+        assert not torch.allclose(twins(open_net, queries), twins(open_net, 6)[:queries]), "there they see each other"
+
+
+def test_under_semi_a_pairs_embedding_has_the_statistics_of_the_support_set_and_its_query() -> None:
+    """By hand, for a net that is one batch norm and nearness by squared distance."""
+    generator = torch.Generator().manual_seed(0)
+    support_x, query_x = torch.randn(4, 3, generator=generator), torch.randn(2, 3, generator=generator)
+    y = torch.eye(4)
+    net = Net(lambda generator: {}, lambda params, x: (x - x.mean(0)) / x.std(0, correction=0), features=3, norm="semi")
+    found = similarities(net, Prototypical(), {}, Episode(*(t[None] for t in (support_x, y, query_x, y[[2, 0]]))), seed=0)
+    assert found is not None
+    for said, place, query in zip(found[0][:2], (2, 0), query_x, strict=True):
+        z = net.apply({}, torch.cat([support_x, query[None]]))
+        torch.testing.assert_close(said, -(z[place] - z[-1]).square().sum())
+
+
 def test_learners_that_compare_no_pairs_have_no_similarities() -> None:
     made = recipe({}, SHAPE)
     bank = TASKS.bank("val", 2, seed=0, shape=SHAPE).episodes
     assert similarities(made.net, MAML(), {}, bank, seed=0) is None
+    assert similarities(made.net._replace(norm="semi"), MAML(), {}, bank, seed=0) is None
     one = bank._replace(support_y=bank.support_y[..., :1], query_y=bank.query_y[..., :1])
     assert similarities(made.net, Prototypical(), {}, one, seed=0) is None, "one class has no different pairs"
