@@ -7,6 +7,9 @@
 What is trained is in _recipes.py. Data are read from METASEARCH_DATA, else from ../shared/data. A run measures its own speed
 first and then trains for as many outer steps as fit into --minutes, so that its schedule ends with it: one thread for 40 minutes
 is the budget of two for 20. The test split is opened once, at the end; nothing is chosen on it. Intervals are over test episodes.
+
+A learner that can say whether two pictures are of one class has a second row, "NAME verification": the area under the ROC curve
+over pairs of the same episodes, every query with one support of its class and one of another.
 """
 from __future__ import annotations
 
@@ -26,13 +29,13 @@ from metasearch.learners.black_box import BlackBox
 from metasearch.learners.mann import MANN
 from metasearch.nets import Params
 from metasearch.objectives import Mode, Trial, parcel
-from metasearch.objectives.evaluation import scores
+from metasearch.objectives.evaluation import scores, similarities
 from metasearch.objectives.memory import keep_freed_memory
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.train import Train
 from metasearch.records import Proposal, Report
 from metasearch.tasks import TaskDistribution, TaskShape, TestSplit, open_test
-from metasearch.track.statistics import accuracy_by_instance, mean_interval
+from metasearch.track.statistics import accuracy_by_instance, mean_interval, roc_auc
 
 
 def cases(options: Options) -> Iterator[Case]:
@@ -67,18 +70,21 @@ def run(name: str, seed: int, options: Options) -> list[Row]:
     meta = {k.removeprefix("meta/"): v for k, v in tensors.items() if k.startswith("meta/")}
     learner: Learner = recipe.learner.at(1.0)
 
-    def tested(title: str, tasks: TaskDistribution, published: float | None) -> Row:
+    def tested(title: str, tasks: TaskDistribution, published: float | None) -> Iterator[Row]:
         bank = opened(tasks).bank(count, seed=0, shape=shape)
         mean, low, high, _ = mean_interval(scores(recipe.net, learner, tasks, meta, bank.episodes, mode="loop"))
-        return Row(
+        yield Row(
             title, sign * scale * mean, published, entry.source if published is not None else None,
             unit="%" if scale == 100 else tasks.unit, better="lower" if sign < 0 else "higher",
             error=scale * (high - low) / 2, conditions=conditions,
         )
+        compared = similarities(recipe.net, learner, meta, bank.episodes, seed=0) if tasks.kind == "classes" else None
+        if compared is not None:
+            yield Row(f"{title} verification", roc_auc(*compared), unit="AUC", conditions=conditions)
 
-    rows = [tested(name, tasks, entry.published)]
+    rows = [*tested(name, tasks, entry.published)]
     if options.extra.shift:
-        rows.append(tested(f"{name} shifted", tasks.shifted(), None))
+        rows += tested(f"{name} shifted", tasks.shifted(), None)
     if isinstance(learner, MANN):
         rows += by_instance(name, learner, recipe, tasks, meta, shape, count, conditions)
     return rows
