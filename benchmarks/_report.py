@@ -58,10 +58,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured in one go: `key` names it (with --resume a case with the same key and options is not run again)."""
+    """What is measured in one go: `key` names it (with --resume a case with the same key and options is not run again).
+
+    idle: parts of the key that change nothing in this case; its rows do not say them.
+    """
 
     key: Mapping[str, Condition]
     run: Callable[[], Iterable[Row]]
+    idle: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -128,9 +132,10 @@ def benchmark(
                 continue
             print(f"{name}: {label} ...", file=sys.stderr, flush=True)
             begin, ended = time.monotonic(), list[dict[str, Any]]()
+            said = {k: v for k, v in key.items() if k not in case.idle}
             try:
                 for row in case.run():
-                    ended.append(_body(row, key, seconds=round(time.monotonic() - begin, 3)))
+                    ended.append(_body(row, said, seconds=round(time.monotonic() - begin, 3)))
                     show(ended[-1])
             except BrokenPipeError:  # whoever reads stdout has seen enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,6 +14,7 @@ over pairs of the same episodes, every query with one support of its class and o
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import torch
 from _recipes import ENTRIES, NEEDS_DATA, TASKS, Entry
-from _report import Case, Condition, Options, Row, benchmark, data_folder
+from _report import Case, Condition, Options, Row, benchmark, data_folder, machine
 
 from metasearch.learners import Learner
 from metasearch.learners.black_box import BlackBox
@@ -37,6 +38,10 @@ from metasearch.records import Proposal, Report
 from metasearch.tasks import TaskDistribution, TaskShape, TestSplit, open_test
 from metasearch.track.statistics import accuracy_by_instance, mean_interval, roc_auc
 
+TRAINED = frozenset({  # what a row says of the training, in the facts of its weights, too
+    "minutes", "steps", "tasks_seen", "train_minutes", "cpu_minutes", "threads", "mode", "norm", "validation", "train_tasks",
+})
+
 
 def cases(options: Options) -> Iterator[Case]:
     for name in options.what:
@@ -45,7 +50,8 @@ def cases(options: Options) -> Iterator[Case]:
                 "learner": name, "seed": seed, "minutes": options.extra.minutes, "episodes": options.extra.episodes,
                 "shift": options.extra.shift,
             }
-            yield Case(key, lambda name=name, seed=seed: run(name, seed, options))  # type: ignore[misc]
+            idle = frozenset() if ENTRIES[name].steps is None else frozenset({"minutes"})
+            yield Case(key, lambda name=name, seed=seed: run(name, seed, options), idle)  # type: ignore[misc]
 
 
 def run(name: str, seed: int, options: Options) -> list[Row]:
@@ -60,12 +66,11 @@ def run(name: str, seed: int, options: Options) -> list[Row]:
     recipe, kept = entry.recipe({}, shape), options.results / "parcels" / f"{name}-{seed}.safetensors"
     count = entry.episodes or options.extra.episodes
     sign, scale = {"mse": (-1, 1), "accuracy": (1, 100)}.get(tasks.unit, (1, 1))
-    conditions: dict[str, Condition] = {"tasks": entry.tasks, "test_episodes": count}
+    conditions: dict[str, Condition] = {"tasks": entry.tasks, "test_episodes": count, "target": entry.target}
     if options.extra.shift and kept.exists():
-        conditions["weights"] = kept.name
+        conditions |= earlier(kept, entry)
     else:
-        trained, validation = train(name, seed, entry, tasks, shape, kept, options)
-        conditions |= trained | {k: round(sign * scale * v, 3) for k, v in validation.items()}
+        conditions |= train(name, seed, entry, tasks, shape, kept, options, sign * scale)
     tensors, _ = parcel.read(kept)
     meta = {k.removeprefix("meta/"): v for k, v in tensors.items() if k.startswith("meta/")}
     learner: Learner = recipe.learner.at(1.0)
@@ -91,9 +96,10 @@ def run(name: str, seed: int, options: Options) -> list[Row]:
 
 
 def train(
-    name: str, seed: int, entry: Entry, tasks: TaskDistribution, shape: TaskShape, kept: Path, options: Options
-) -> tuple[dict[str, Condition], dict[str, float]]:
-    """Leaves the weights in `kept`; returns (what was spent, the scores on validation and on training tasks)."""
+    name: str, seed: int, entry: Entry, tasks: TaskDistribution, shape: TaskShape, kept: Path, options: Options, scale: float
+) -> dict[str, Condition]:
+    """What was spent, and the scores on validation and on training tasks times `scale`. Leaves the weights in `kept`, with all
+    that as the fact `conditions`."""
     begin, begin_cpu = time.monotonic(), time.process_time()
     mode: Mode = options.extra.mode or entry.mode
     recipe, objective = entry.recipe({}, shape), Train(entry.recipe, tasks, shape, validation_episodes=200, mode=mode)
@@ -113,12 +119,26 @@ def train(
     unfinished = kept.with_suffix(".part")
     report = trained(replace(objective, steps=steps), name, seed, unfinished, options, start)
     assert report.score is not None
-    unfinished.replace(kept)
-    return {
+    score |= {"validation": report.score, "train_tasks": report.metrics["train_score"]}
+    conditions: dict[str, Condition] = {
         "steps": steps, "tasks_seen": steps * recipe.meta_batch, "train_minutes": round((time.monotonic() - begin) / 60, 2),
         "cpu_minutes": round((time.process_time() - begin_cpu) / 60, 2), "threads": options.extra.threads, "mode": mode,
-        "norm": recipe.net.norm, "target": entry.target, **before,
-    }, {**score, "validation": report.score, "train_tasks": report.metrics["train_score"]}
+        "norm": recipe.net.norm, **before, **{k: round(scale * v, 3) if math.isfinite(v) else None for k, v in score.items()},
+    }
+    tensors, facts = parcel.read(unfinished)
+    minutes = {"minutes": options.extra.minutes} if entry.steps is None else {}
+    parcel.write(kept, tensors, {**facts, "conditions": {**minutes, **conditions}, "code": machine()["code"]})
+    unfinished.unlink()
+    return conditions
+
+
+def earlier(kept: Path, entry: Entry) -> dict[str, Condition]:
+    """How the weights in `kept` were trained, by their facts: another recipe, other minutes than this run's perhaps."""
+    _, facts = parcel.read(kept)
+    asked = TRAINED if entry.steps is None else TRAINED - {"minutes"}
+    told: dict[str, Condition] | None = facts.get("conditions")
+    untold = dict.fromkeys(sorted(asked), "unknown" if told is None else None)
+    return {"weights": kept.name, "weights_code": facts.get("code", "unknown"), **untold, **(told or {})}
 
 
 def trained(objective: Train, name: str, seed: int, path: Path, options: Options, start: Path | None = None) -> Report:
@@ -188,12 +208,14 @@ def steps_within(seconds: float, train: Train, threads: int) -> int:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--minutes", type=float, default=20.0, help="of training, in processor time of every thread (default: %(default)s)"
+        "--minutes", type=float, default=20.0, help="of training, in processor time of every thread; nothing where the "
+        "entry has fixed steps (default: %(default)s)",
     )
     parser.add_argument("--episodes", type=int, default=1000, help="of the test split (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--shift", action="store_true", help="also score on tasks moved away from those trained on; "
-                        "weights of an earlier run that lie in --results/parcels are not trained again")
+                        "weights of an earlier run that lie in --results/parcels are not trained again, and the row says how "
+                        "they were")
     parser.add_argument("--mode", choices=("loop", "vmap", "compiled"), help="how outer steps run (default: the entry's)")
 
 
