@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from metasearch import tasks as task_room
 from metasearch.learners import Learner
@@ -90,6 +91,8 @@ def _lake_runs(data: Path) -> TaskDistribution:
     return task_room.build("lake-runs", {"root": str(data / "omniglot"), "rotations": "new-classes"})
 
 
+# 25 supports of 5 classes are 12, 6, 4, 2 and 1; with 15 queries the commonest class needs 27 drawings
+IMBALANCED: dict[str, Any] = {"tasks": {"name": "glyphs", "drawings": 30}, "imbalance": 10.0}
 TASKS: dict[str, Callable[[Path], TaskDistribution]] = {
     "omniglot": _omniglot,
     "latency": _latency,
@@ -99,6 +102,7 @@ TASKS: dict[str, Callable[[Path], TaskDistribution]] = {
     "navigation": lambda data: task_room.build("navigation", {}),
     "quadratics": lambda data: task_room.build("quadratics", {}),
     "noisy-glyphs": lambda data: task_room.build("noisy", {"tasks": {"name": "glyphs"}, "flip": 0.4}),
+    "imbalanced-glyphs": lambda data: task_room.build("noisy", IMBALANCED),
 }
 NEEDS_DATA = frozenset({"omniglot", "latency", "lake-runs"})
 
@@ -285,7 +289,8 @@ def latencies(learner: Learner) -> RecipeOf:
 
 
 def noisy(learner: Learner) -> RecipeOf:
-    """40 % of the supports have a wrong label: one net of 32 channels, 3 queries a class, for learners to be compared."""
+    """Supports with wrong labels, or of classes that are not equally common: one net of 32 channels, 3 queries a class, for
+    learners to be compared."""
 
     def recipe(config: Config, shape: TaskShape) -> Recipe:
         net = conv4(shape.x, shape.ways, replace(STRIDED, channels=32), mode="transductive")
@@ -367,6 +372,10 @@ ENTRIES: dict[str, Entry] = {
     ),
     "noisy-maml": Entry("noisy-glyphs", noisy(MAML(0.4, 3)), "compiled", None, "", 70.0, shots=5),
     "meta-weight-net": Entry("noisy-glyphs", noisy(MetaWeightNet(0.8, 3)), "compiled", None, "", 70.0, shots=5),
+    "imbalanced-maml": Entry("imbalanced-glyphs", noisy(MAML(0.4, 3)), "compiled", None, "", 70.0, shots=5),
+    "imbalanced-meta-weight-net": Entry(
+        "imbalanced-glyphs", noisy(MetaWeightNet(0.8, 3)), "compiled", None, "", 70.0, shots=5
+    ),
     "learned-optimizer": Entry(
         "quadratics", learned_optimizer, "compiled", 0.00858, "tuned Adam after 100 steps, measured here", 0.00858,
         4000, 1, 10, 10
