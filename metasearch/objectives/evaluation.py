@@ -61,8 +61,8 @@ def similarities(net: Net, learner: Learner, meta: Params, episodes: Episode, *,
     """(similarity, whether of one class), [n] each on the CPU, of balanced pairs: every query with one support of its class and
     one of another, drawn with `seed`. None if the learner cannot say, or if there is but one class.
 
-    The norm mode decides what a pair is normalised with: "transductive" all pairs of its episode, "semi" the support set and that
-    query alone.
+    The norm mode decides what a pair is normalised with: "transductive" all pairs of its episode, "semi" the support set
+    and that query alone.
     """
     learner, generator = learner.at_test(), Generator().manual_seed(seed)
     found, labels = [], []

@@ -75,7 +75,9 @@ def test_a_learner_that_compares_pairs_has_a_row_of_verification(run: Run) -> No
     assert [row["name"] for row in run("predicts")] == ["predicts"]
 
 
-def test_a_run_on_earlier_weights_says_how_those_were_trained(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_earlier_weights_says_how_those_were_trained(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(few_shot, "steps_within", lambda seconds, train, threads: 1)
     first = run("paced", "--minutes", "0.5")[0]
     assert (first["minutes"], first["steps"], first["tasks_seen"]) == (0.5, 1, 2)
