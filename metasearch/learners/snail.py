@@ -42,7 +42,8 @@ class SNAIL(Learner):
 
     @property
     def dilations(self) -> tuple[int, ...]:
-        """1, 2, 4, ...: ceil(log2 T) of them, which together reach over the last 2^ceil(log2 T) >= T items."""
+        """1, 2, 4, ...: ceil(log2 T) of them, which together reach over the last 2^ceil(log2 T) >= T items. (The paper counts
+        2^i from i = 1: with 2, 4, 8 no item would see the one before it.)"""
         return tuple(2**i for i in range(self.supports.bit_length()))
 
     def init(self, net: Net, generator: Generator) -> Params:

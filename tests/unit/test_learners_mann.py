@@ -232,6 +232,17 @@ def test_the_published_network_has_the_published_widths() -> None:
     assert not any(k.startswith("net/") for k in params)  # pixels, and nothing else
 
 
+def test_permuted_labels_permute_predictions_when_the_weights_that_touch_them_are_permuted() -> None:
+    meta, x, y, places = _meta(), _randn(6, 3), _labels(0, 1, 2, 2, 1, 0), torch.tensor([2, 0, 1])
+    there, of_x = dict(meta), meta["mann/controller/weight_x"]  # [4H, features 5 + labels 3 + what was read]
+    there["mann/controller/weight_x"] = torch.cat([of_x[:, :5], of_x[:, 5:8][:, places], of_x[:, 8:]], dim=1)
+    for key in ("mann/head/weight", "mann/head/bias"):
+        there[key] = meta[key][places]
+    found = SMALL.sequence(NET, there, x, y[:, places])
+    assert torch.allclose(found, SMALL.sequence(NET, meta, x, y)[:, places], atol=1e-12)
+    assert not torch.allclose(found, SMALL.sequence(NET, meta, x, y), atol=1e-4)
+
+
 def test_normed_features_are_blind_to_what_all_features_have_in_common() -> None:
     """A shift and a scale of all features change nothing, nor does what the centre takes off; without the norm they do."""
     meta, x, y = _meta(), _randn(6, 3), _labels(0, 1, 2, 2, 1, 0)

@@ -53,6 +53,22 @@ def _by_definition(learner: SNAIL, meta: Params, z: Tensor, y: Tensor) -> Tensor
     return torch.stack([layer("head", row) for row in x])
 
 
+def test_permuted_labels_permute_predictions_when_the_weights_that_touch_them_are_permuted() -> None:
+    """Every layer is given all that was there before it, labels included; nothing else may know which class is which."""
+    meta, z, queries, y = _meta(), _randn(6, 5), _randn(4, 5, seed=1), _labels(6)
+    places, there = torch.tensor([1, 0]), dict(meta)
+    for key, weight in meta.items():
+        if key.startswith("snail/") and key.endswith("weight"):
+            halves = weight.chunk(2, dim=1) if "convolution" in key else (weight,)  # an item, and the one so many before it
+            parts = [torch.cat([half[:, :5], half[:, 5:7][:, places], half[:, 7:]], dim=1) for half in halves]
+            there[key] = torch.cat(parts, dim=1)
+    for key in ("snail/head/weight", "snail/head/bias"):
+        there[key] = there[key][places]
+    found = SMALL.outputs(there, z, queries, y[:, places])
+    assert torch.allclose(found, SMALL.outputs(meta, z, queries, y)[:, places], atol=1e-12)
+    assert not torch.allclose(found, SMALL.outputs(meta, z, queries, y), atol=1e-3)
+
+
 def test_queries_side_by_side_are_sequences_that_each_end_in_one_query() -> None:
     meta, z, queries, y = _meta(), _randn(6, 5), _randn(4, 5, seed=1), _labels(6)
     found = SMALL.outputs(meta, z, queries, y)
