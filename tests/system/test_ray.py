@@ -263,7 +263,8 @@ def wait_for(home: Path, seen: Callable[[Ledger], bool], process: subprocess.Pop
     raise AssertionError(f"it was never seen; the driver said {process.communicate()[0]!r}")
 
 
-@pytest.mark.parametrize("point", ["ledger.ended:5", pytest.param("letter.written:3", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["ledger.ended:5", "letter.written:3"])
 def test_directors_and_lanes_that_crash_again_and_again_at_a_point_end_the_study_all_the_same(tmp_path: Path, point: str) -> None:
     """Every process of the session has the point, and every new one crashes there again."""
     process = child(counting(12, tmp_path, steps=2), tmp_path, point)
