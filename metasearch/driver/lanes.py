@@ -152,11 +152,12 @@ class RayLanes:
         for known in self._ray.nodes():
             if known["NodeID"] != node:
                 continue
-            with contextlib.suppress(TimeoutError):  # a machine that is out of reach: Ray will say so itself
-                try:
-                    socket.create_connection((known["NodeManagerAddress"], known["NodeManagerPort"]), timeout=2).close()
-                except ConnectionRefusedError:
-                    return "machine"
+            try:
+                socket.create_connection((known["NodeManagerAddress"], known["NodeManagerPort"]), timeout=2).close()
+            except TimeoutError:
+                pass  # it may only be slow: if it is gone, Ray will say so
+            except OSError:  # refused, or no route there
+                return "machine"
             return None if known["Alive"] else "machine"
         return None
 
