@@ -19,7 +19,7 @@ from metasearch.records import Config
 from metasearch.space import Choice, Space
 from metasearch.tasks import TaskShape
 
-WALKS, WAVES = 16_000, 120_000  # numbers a row; a walk's row is held in more gradients
+WALKS, WAVES = 56_000, 150_000  # numbers a row; a walk's row is held in more gradients
 SPACE = Space({"learner": Choice(("its own",)), "appetite": Choice((1,))})
 
 

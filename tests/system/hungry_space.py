@@ -21,13 +21,13 @@ from metasearch.records import Config
 from metasearch.space import Choice, Space
 from metasearch.tasks import TaskShape
 
-LARGE, TOO_LARGE = 200_000, 10**8
+LARGE, TOO_LARGE = 280_000, 10**8
 SPACE = Space({"appetite": Choice((LARGE, TOO_LARGE)), "learner": Choice(("maml", "joint"))})
 
 
 def recipe(config: Config, shape: TaskShape) -> Recipe:
     net = mlp(shape.x, shape.ways, hidden=[4])
-    numbers = int(config["appetite"]) * (1 if config["learner"] == "maml" else 8)  # MAML holds on to it in two gradients
+    numbers = int(config["appetite"]) * (1 if config["learner"] == "maml" else 7)  # MAML holds on to it in two gradients
 
     def init(generator: Generator) -> Params:
         limit()
