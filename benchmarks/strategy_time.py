@@ -44,7 +44,7 @@ def hyperparameters(name: str, proposals: int) -> dict[str, Any]:
         "hyperband": {"min_steps": 1, "max_steps": 81},
         "large-scale-evolution": {"steps": 10, "evaluations": proposals, "population": 100},
         "nsga-ii": {"objectives": ["score", "-params"]},
-        "pba": {"steps": 10, "max_steps": 10 * math.ceil(proposals / 3)},  # copies of others skip what those have done
+        "pba": {"steps": 10, "max_steps": 10 * math.ceil(proposals / 2)},  # copies of others skip what those have done
     }.get(name, {})
 
 
