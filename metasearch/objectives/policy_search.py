@@ -48,6 +48,7 @@ def policy_search(
         learner = recipe.learner
         if not isinstance(learner, MAMLRL):
             raise Infeasible(f"policy_search trains maml-rl, but the learner is {type(learner).__name__}")
+        recipe.full_precision("policy_search")
 
         def step(meta: Params, state: Params, episodes: Episode, progress: float) -> tuple[Params, Params, dict[str, Tensor]]:
             task = Tasks(learner, recipe.net, meta, episodes, trial.chunk)

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from metasearch.augment import Places
 from metasearch.learners import Learner
 from metasearch.nets import Net
-from metasearch.objectives import Trial
+from metasearch.objectives import Infeasible, Trial
 from metasearch.objectives.optimizer import Optimizer
 from metasearch.records import Config, Proposal, Report
 from metasearch.tasks import Episode, TaskShape
@@ -61,6 +61,13 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.meta_batch < 1 or self.steps < 1:
             raise ValueError(f"a recipe needs meta_batch >= 1 and steps >= 1, but got {self.meta_batch} and {self.steps}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision is one of {', '.join(get_args(Precision))}, but got {self.precision!r}")
+
+    def full_precision(self, where: str) -> None:
+        """Raises Infeasible, for a `fit` that knows no other."""
+        if self.precision != "float32":
+            raise Infeasible(f"{where} computes in float32, but the recipe says precision={self.precision!r}. Leave it out.")
 
 
 RecipeOf = Callable[[Config, TaskShape], Recipe]

@@ -45,6 +45,7 @@ def unroll(recipe: Recipe, study: Train, proposal: Proposal, trial: Trial, *, ep
 def _course(learner: LearnedOptimizer, stretches: int, setting: Setting) -> Course:
     recipe, study, trial, tasks, shape, seed, meta, _ = setting
     augmenting.one_version(recipe, "the training of an optimiser")
+    recipe.full_precision("unroll")
     count = recipe.meta_batch
 
     def draw(number: int) -> Episode:

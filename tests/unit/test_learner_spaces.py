@@ -18,6 +18,7 @@ from metasearch.driver import launch
 from metasearch.driver.study import Study
 from metasearch.learners import Learner
 from metasearch.learners.centroid import Centroid
+from metasearch.learners.learned_optimizer import LearnedOptimizer
 from metasearch.learners.maml import MAML
 from metasearch.learners.maml_rl import MAMLRL
 from metasearch.learners.snail import SNAIL
@@ -26,7 +27,7 @@ from metasearch.objectives import Infeasible, Trial
 from metasearch.objectives.optimizer import adam
 from metasearch.objectives.policy_search import policy_search
 from metasearch.objectives.pretrain import Pretrain
-from metasearch.objectives.recipe import Recipe
+from metasearch.objectives.recipe import Fit, Recipe
 from metasearch.objectives.train import Train
 from metasearch.objectives.unroll import unroll
 from metasearch.records import Config, Proposal
@@ -177,6 +178,20 @@ def test_an_unrolled_learner_that_is_no_optimiser_is_infeasible() -> None:
         lambda config, shape: Recipe(mlp(shape.x, 1), MAML(), adam(0.01), 1, 1, fit=functools.partial(unroll, epoch=10)),
         "quadratics", "unroll trains a learned optimiser, but the learner is MAML",
     )
+
+
+@pytest.mark.parametrize(("tasks", "learner", "fit", "said"), [
+    ("navigation", MAMLRL(), policy_search(), "policy_search computes in float32, but the recipe says precision='bfloat16'"),
+    ("quadratics", LearnedOptimizer(), unroll, "unroll computes in float32, but the recipe says precision='bfloat16'"),
+])
+def test_what_computes_in_float32_alone_refuses_another_precision(tasks: str, learner: Learner, fit: Fit, said: str) -> None:
+    _refused(lambda config, shape: Recipe(
+        mlp(shape.x, shape.ways), learner, adam(0.01), 1, 1, precision="bfloat16", fit=fit), tasks, said)
+
+
+def test_a_precision_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ValueError, match="precision is one of float32, bfloat16, but got 'fp16'"):
+        Recipe(mlp((2,), 5), MAML(), adam(0.01), 1, 1, precision="fp16")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("tasks", "arguments", "learner", "said"), [
