@@ -25,7 +25,7 @@ from metasearch.testing.history import problems, proposals, results
 from metasearch.track.outbox import sync
 
 ELSEWHERE = {  # points that a run of the local driver does not come by, and who does
-    "ledger.opened": "evaluate", "ledger.evaluated": "evaluate", "ledger.note": "test_director.py: a replay that differs",
+    "ledger.opened": "evaluate", "ledger.evaluated": "evaluate", "ledger.note": "test_resuming.py: a replay that differs",
     "ledger.retry": "test_memory.py: a want of memory",
     "outbox.made": "the outbox", "outbox.before": "the outbox", "outbox.after": "the outbox", "outbox.pictured": "the outbox",
 }  # fmt: skip
