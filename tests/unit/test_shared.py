@@ -1,8 +1,8 @@
 """Weight sharing: one sampled net a step, the others' weights get nothing; a controller that learns; resume is bit-equal."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from metasearch.driver.study import Study
 from metasearch.methods.enas import Controlled
 from metasearch.nets import Params
 from metasearch.nets.nasbench import Cells
-from metasearch.objectives import Trial, parcel
+from metasearch.objectives import Infeasible, Trial, parcel
 from metasearch.objectives.episodic import mean_gradient
 from metasearch.objectives.optimizer import sgd
+from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.shared import Shared, Uniform, narrowed, only
 from metasearch.objectives.train import Train
 from metasearch.records import Config, Proposal, Report
@@ -141,6 +142,48 @@ def test_what_is_found_is_trained_by_itself(search: Shared) -> None:
     alone = list(TRAIN(Proposal(last.found, seed=7), _trial()))[-1]
     assert (last.score, last.episodes, last.step) == (alone.score, alone.episodes, 30)
     assert last.metrics["supernet/candidates"] <= 20
+
+
+@pytest.mark.parametrize("search", [RANDOM, ENAS], ids=["random", "enas"])
+def test_a_search_keeps_the_studys_limits(search: Shared) -> None:
+    """"see" has five times the weights of "none"; what is searched is chosen among what the limit leaves."""
+    def sized(config: Config, shape: TaskShape) -> Recipe:
+        made, keys = relaxed_space.recipe(config, shape), {f"net/{p}/{config[p]}/" for p in relaxed_space.RELAXED}
+        own = partial(_only, made.net.init, keys)
+        return replace(made, net=made.net._replace(init=own))
+
+    tight = replace(TRAIN, recipe=sized, limits={"params": 24.0})  # one that sees, (5 + 1) * 4, and one that has no weights
+    last = _run(replace(search, train=tight), _trial())[-1]
+    assert last.found is not None
+    assert last.metrics["params"] <= 24
+    assert sorted((last.found["a"], last.found["b"]))[0] == "none" or "see" not in last.found.values()
+    with pytest.raises(Infeasible, match="keeps the study's limits"):
+        _run(replace(search, steps=2, train=replace(tight, limits={"flops": -1.0})), _trial())
+
+
+def _only(init: Callable[[Generator], Params], keys: set[str], generator: Generator) -> Params:
+    return {k: v for k, v in init(generator).items() if any(k.startswith(key) for key in keys)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blindfolded(Shared):
+    def within(self, sampled: Config) -> bool:
+        return "see" not in sampled.values()
+
+
+def test_for_the_controller_what_exceeds_a_limit_is_worst() -> None:
+    """Without the limit "see" is as good as "dim"."""
+    sampler = partial(Controlled, {**KNOBS, "batch": 8, "lr": 0.03})
+    search = Blindfolded(**{**vars(ENAS), "steps": 60, "every": 1, "aggregate": 8, "sampler": sampler})
+    recipe, meta, state = _begun(search)
+    step = search.step(recipe, "vmap", None, state, 7)
+    episodes = TASKS.sample_episodes(8 * 60, split="train", shape=SHAPE, generator=Generator().manual_seed(1))
+    for i in range(60):
+        meta, state, _ = step(meta, state, episodes.select(slice(8 * i, 8 * i + 8)), i / 60)
+    end = search.started(7, state)
+    drawn = [set(end.sample().config.values()) for _ in range(100)]
+    assert sum("see" in ops for ops in drawn) < 22, "uniform: 44, and three standard errors are 15"
+    assert sum("dim" in ops for ops in drawn) > 60
 
 
 @pytest.mark.parametrize("cut", [5, 20, 25])
