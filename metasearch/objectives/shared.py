@@ -189,7 +189,10 @@ class Shared(OneShot):
             net = narrowed(recipe.net, self.numbers(sampler.sample().config))
             with torch.no_grad():
                 grads, metrics = mean_gradient(learner, net, loss, {**fixed, **weights}, train, mode, chunk, recipe.precision)
-                weights, own = optimizer.update(grads, own, weights, rates, torch.tensor(progress, device=device))
+                moved = _moved(grads)  # what was not sampled stays as it is, momentum and all, and costs nothing
+                some = {k: w for k, w in weights.items() if k in moved}
+                after, kept = optimizer.update(grads, own, some, rates, torch.tensor(progress, device=device))
+                weights, own = {**weights, **after}, {**own, **kept}
             number = round(progress * recipe.steps) + 1
             if self.every and number % self.every == 0:
                 drawn = [sampler.sample() for _ in range(self.aggregate)]
@@ -245,6 +248,12 @@ class Shared(OneShot):
         net, weights = narrowed(recipe.net, self.numbers(config)), {k: v for k, v in meta.items() if not k.startswith("arch/")}
         found = float(scores(net, learner, self.train.tasks, weights, episodes, mode=mode, chunk=chunk).mean())
         return found if math.isfinite(found) else -math.inf
+
+
+def _moved(grads: Params) -> set[str]:
+    """The keys whose gradient is not zero."""
+    norms = torch.stack([g.norm() for g in grads.values()]) if grads else torch.empty(0)
+    return {k for k, moves in zip(grads, (norms != 0).tolist(), strict=True) if moves}
 
 
 def _kept(sampler: Sampler) -> Params:
