@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from metasearch.objectives.train import Train
 from metasearch.records import Config, Proposal, Report
 from metasearch.space import Choice, Int, Repeat, Space
 from metasearch.strategies.reinforce import Reinforce
-from metasearch.tasks import TaskShape
+from metasearch.tasks import Episode, TaskShape
 from metasearch.tasks.blobs import Blobs
 from search_spaces import nasbench201
 
@@ -157,6 +157,34 @@ class Always(Uniform):
 
     def sample(self) -> Sampled:
         return Sampled(self._config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(Shared):
+    """Keeps the pictures on which architectures are scored."""
+
+    seen: list[Tensor] = field(default_factory=list, compare=False)
+
+    def _score(self, recipe: Any, learner: Any, meta: Params, config: Config, episodes: Episode, mode: Any, chunk: Any) -> float:
+        self.seen.append(torch.cat([episodes.support_x.flatten(0, 1), episodes.query_x.flatten(0, 1)]))
+        return super()._score(recipe, learner, meta, config, episodes, mode, chunk)
+
+
+def test_rewards_and_candidates_are_of_classes_that_the_weights_have_not_seen() -> None:
+    far = Blobs(dimensions=5, separation=1000.0, train_classes=20, val_classes=10)
+
+    def classes(x: Tensor) -> set[int]:
+        return set(torch.cdist(x, far._centres["train"]).argmin(-1).tolist())
+
+    search = Watched(**{**vars(ENAS), "train": replace(TRAIN, tasks=far, steps=2), "share": 0.3, "steps": 4, "every": 1,
+                        "aggregate": 2, "candidates": 2})
+    _run(search, _trial())
+    drawn = far.part(0.3, 0).sample_episodes(50, split="train", shape=SHAPE, generator=Generator().manual_seed(0))
+    own = classes(drawn.query_x.flatten(0, 1))
+    assert len(own) == 6
+    assert not own & set.union(*(classes(x) for x in search.seen[:8])), "rewards"
+    assert search.seen[8:]
+    assert not own & set.union(*(classes(x) for x in search.seen[8:])), "candidates"
 
 
 def test_the_controller_learns_which_operations_see() -> None:
