@@ -49,16 +49,16 @@ def report(ledger: Ledger, trial: int, step: int, **metrics: float) -> None:
 
 def end(
     ledger: Ledger, trial: int, proposal: dict[str, Any], episodes: np.ndarray | None, *, status: str = "done", step: int = 300,
-    checkpoint: str | None = None,
+    checkpoint: str | None = None, metrics: dict[str, float] | None = None,
 ) -> None:
     done = episodes is not None
     ledger.append(
         "ended",
         {
             "trial": trial, "proposal": proposal, "score": float(np.mean(episodes)) if episodes is not None else None,
-            "metrics": {"params": 100_000.0 + trial, "flops": 2.5e7, "norm/transductive": 1.0} if done else {}, "status": status,
-            "step": step, "reason": None if status == "done" else f"the trial is {status}", "seconds": 1.5 + trial,
-            "checkpoint": checkpoint, "elapsed": 9.0,
+            "metrics": {"params": 100_000.0 + trial, "flops": 2.5e7, "norm/transductive": 1.0, **(metrics or {})} if done else {},
+            "status": status, "step": step, "reason": None if status == "done" else f"the trial is {status}",
+            "seconds": 1.5 + trial, "checkpoint": checkpoint, "elapsed": 9.0,
         },
         trial=trial, blob=None if episodes is None else episode_blob(episodes.tolist()),
     )
@@ -88,6 +88,17 @@ def fill(ledger: Ledger, trials: range, *, seed: int = 0, count: int = 100, parc
 
 def stop(ledger: Ledger) -> None:
     ledger.append("stopped", {"reason": "trials", "coverage": 0.5, "wanted": None, "final": True})
+
+
+def one_shot(folder: Path, held: dict[str, Any], found: dict[str, Any]) -> None:
+    """A study of two searches, of which the second failed."""
+    metrics = {"latency_ms": 0.5, "supernet/score": 0.4, "supernet/rank_correlation": -0.25}
+    with Ledger.create(folder / "ledger.sqlite", study(folder.name)) as ledger:
+        first = propose(ledger, 1, held)
+        ledger.append("report", {"step": 5, "metrics": metrics, "score": 0.5, "found": found, "checkpoint": None}, trial=1)
+        end(ledger, 1, first, np.linspace(0.4, 0.6, 100).astype("<f4"), step=5, metrics=metrics)
+        end(ledger, 2, propose(ledger, 2, held), None, status="error")
+        stop(ledger)
 
 
 def make(

@@ -281,7 +281,13 @@ def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool
     console().print(f"{what}: {row.status}{score}, {clock(row.seconds)} in {attempts}{parent}")
     if outcome is not None and outcome.reason:
         console().print(printable(outcome.reason))
-    table(["dimension", "value"], [[path, _number(value)] for path, value in row.proposal.config.items()])
+    config, found = row.proposal.config, row.report.found if row.report is not None else None
+    if found is None:
+        table(["dimension", "value"], [[path, _number(value)] for path, value in config.items()])
+    else:  # where nothing was searched, both are equal
+        paths = dict.fromkeys([*config, *found])
+        table(["dimension", "found", "proposed"], [
+            [path, *(_number(each[path]) if path in each else "" for each in (found, config))] for path in paths])
     graphs = pictures.graphs_of(study, row, wanted=picture is not None)
     pictures.as_text(graphs, row)
     augmented = pictures.policy_of(study, ledger, row)
@@ -294,6 +300,8 @@ def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool
     table(["after", "what", "step", "score", ""], [
         [clock(r.at - start), r.kind, str(r.body.get("step", "")), _scored(r, unit), _remark(r)] for r in history
     ])
+    if outcome is not None and outcome.metrics:
+        table(["metric", "last"], [[name, _number(value)] for name, value in sorted(outcome.metrics.items())])
     pictures.of_trial(ledger, row, graphs, picture)
     if augmented is not None:
         pictures.of_policy(ledger, row, *augmented)

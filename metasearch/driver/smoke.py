@@ -111,6 +111,7 @@ class _Whole:
 def _shortened(objective: Objective, config: Config) -> tuple[Objective, int | None, _Whole | None]:
     """(an objective whose trial is short, where it is to end, what it stands for; None: only its first report counts)."""
     from metasearch.objectives.one_shot import OneShot
+    from metasearch.objectives.per_task import PerTask
     from metasearch.objectives.train import Train
 
     if isinstance(objective, Train):
@@ -123,6 +124,19 @@ def _shortened(objective: Objective, config: Config) -> tuple[Objective, int | N
         short = replace(objective, steps=sought, check=0, train=replace(_plain(objective.train), steps=ran))
         whole = replace(_drawn(objective.train, config), steps=steps, ran=ran, before=(search, sought))
         return short, None, replace(whole, checks=(objective.check, objective.check_steps))
+    if isinstance(objective, PerTask):
+        search = objective.search.built(config).steps
+        sought = min(STEPS, search)
+        brief = replace(objective, search=replace(_plain(objective.search), steps=sought), retrain=0)
+        anew = 0 if objective.retrained is None else objective.retrained.steps or 0
+        if objective.alone is None:
+            whole = replace(_drawn(objective.search, config), steps=search, ran=sought)
+            return brief, None, replace(whole, checks=(objective.retrain, anew))
+        steps = objective.alone.built(config).steps
+        ran = min(STEPS, steps)
+        whole = replace(_drawn(objective.alone, config), steps=steps, ran=ran, before=(search, sought))
+        return replace(brief, alone=replace(_plain(objective.alone), steps=ran)), None, replace(
+            whole, checks=(objective.retrain, anew))
     return functools.partial(_first_report, objective), None, None
 
 

@@ -12,7 +12,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metasearch.objectives import Infeasible
-from metasearch.space import Space
+from metasearch.plugins import did_you_mean
+from metasearch.space import Choice, Space
 
 if TYPE_CHECKING:
     from metasearch.objectives.train import Train
@@ -42,7 +43,8 @@ class Study(Protocol):
 
 
 def relaxation(study: Study) -> tuple[ModuleType, tuple[str, ...]]:
-    """(the space's file, RELAXED). Raises ValueError, with what would work, for a space without a mixture."""
+    """(the space's file, RELAXED). Raises ValueError, with what would work, for a space without a mixture, and for a RELAXED that
+    names something else than dimensions with options."""
     module = study.space_module()
     if not callable(getattr(module, "relaxed", None)):
         raise ValueError(
@@ -50,7 +52,16 @@ def relaxation(study: Study) -> tuple[ModuleType, tuple[str, ...]]:
             "relaxed(config, shape). Take a space that has one, such as nasbench201 or darts-cells, or a method that trains "
             "every architecture by itself: random, regularized-evolution, reinforce or tpe."
         )
-    return module, tuple(getattr(module, "RELAXED", ()))
+    named, leaves = getattr(module, "RELAXED", ()), dict(study.space().columns())
+    where = f"RELAXED of the space '{study.space_name}'"
+    if isinstance(named, str) or not named:
+        raise ValueError(f"{where} must name the dimensions that relaxed(config, shape) mixes, ('op1', 'op2'), but is {named!r}.")
+    for path in named:
+        if path not in leaves:
+            raise ValueError(f"{where} names {path!r}, which is no path of SPACE.{did_you_mean(str(path), leaves)}")
+        if not isinstance(leaves[path], Choice):
+            raise ValueError(f"{where} names '{path}', which is no Choice: a mixture has a share for every option.")
+    return module, tuple(named)
 
 
 def augmented(study: Study, train: Train) -> None:

@@ -51,5 +51,7 @@ def method(study: Study) -> tuple[Strategy, Objective]:
         hypergradient="first", arch=adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
     )
     buildable(objective.supernet, space, dims, study.method.name)
-    objective.check_classes(space.decode([0.5] * space.width))
+    middle = space.decode([0.5] * space.width)
+    objective.check_derive(middle)
+    objective.check_classes(middle)
     return Seeds(space, dims, seed=study.seed), objective

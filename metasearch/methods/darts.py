@@ -41,5 +41,7 @@ def method(study: Study) -> tuple[Strategy, Objective]:
     )
     middle = space.decode([0.5] * space.width)
     objective.check_learner(middle)
+    objective.check_mixture(middle, study.method.name)
+    objective.check_derive(middle)
     objective.check_classes(middle)
     return Seeds(space, dims, seed=study.seed), objective

@@ -59,7 +59,9 @@ def method(study: Study) -> tuple[Strategy, Objective]:
         **arguments(study, module, dims, given), sampler=partial(Controlled, knobs), every=given.every,
         aggregate=given.aggregate, candidates=given.candidates,
     )
-    objective.check_classes(space.decode([0.5] * space.width))
+    middle = space.decode([0.5] * space.width)
+    objective.check_mixture(middle, study.method.name)
+    objective.check_classes(middle)
     return Seeds(space, dims, seed=study.seed), objective
 
 

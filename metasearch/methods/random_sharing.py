@@ -28,5 +28,7 @@ def method(study: Study) -> tuple[Strategy, Objective]:
     given = Hyperparameters(**study.method.arguments)
     space = study.space()
     objective = Shared(**arguments(study, module, dims, given), candidates=given.candidates)
-    objective.check_classes(space.decode([0.5] * space.width))
+    middle = space.decode([0.5] * space.width)
+    objective.check_mixture(middle, study.method.name)
+    objective.check_classes(middle)
     return Seeds(space, dims, seed=study.seed), objective

@@ -24,12 +24,12 @@ from metasearch.objectives.episodic import block_steps, draw_block
 from metasearch.objectives.evaluation import scores
 from metasearch.objectives.recipe import Recipe, RecipeOf
 from metasearch.objectives.train import Train
-from metasearch.objectives.training import Course, Setting, Step, only_learnt, to, training
+from metasearch.objectives.training import Course, Setting, Step, generator, only_learnt, to, training
 from metasearch.records import Config, Proposal, Report
 from metasearch.space import Choice, Space
 from metasearch.tasks import Episode, TaskDistribution, TaskShape, concatenate
 
-__all__ = ["ARCH", "Last", "OneShot", "by_itself", "options_of", "parted", "rank_correlation", "searched"]
+__all__ = ["ARCH", "Last", "OneShot", "by_itself", "check_logits", "options_of", "parted", "rank_correlation", "searched"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,14 @@ class OneShot(ABC):
     def recipes(self, config: Config) -> tuple[Recipe, ...]:
         """All that a trial trains: the mixture, and an architecture like that of this config. Raises Infeasible."""
         return (self.supernet(config), *self.train.recipes(config))
+
+    def check_mixture(self, config: Config, method: str) -> None:
+        """Raises ValueError if the mixture has not one logit for every option of the relaxed dimensions, and none beside them."""
+        try:
+            recipe = self.supernet(config)
+        except Infeasible:
+            return  # another config may not be
+        check_logits(recipe, self.space, self.dims, method)
 
     def check_classes(self, config: Config) -> None:
         """Raises ValueError if the parts of the training classes are too small for the episodes of the search."""
@@ -272,6 +280,23 @@ def options_of(space: Space, dims: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     """The options of every relaxed dimension, in the order of its logits."""
     columns = dict(space.columns())
     return {path: dim.values for path in dims if isinstance(dim := columns[path], Choice)}
+
+
+def check_logits(recipe: Recipe, space: Space, dims: Sequence[str], method: str) -> None:
+    """Raises ValueError, in words, if a mixture does not begin one logit for every option of every relaxed dimension, or begins
+    some for other dimensions: nobody would choose what they learn."""
+    begun, options = recipe.net.init(generator(0, "init")), options_of(space, dims)
+    said = f"{method} needs `arch/<dim>`, one logit an option, for every dimension in RELAXED"
+    lacking = [p for p in dims if p not in options or begun.get(f"{ARCH}{p}", torch.empty(0)).shape != (len(options[p]),)]
+    if lacking or not dims:
+        raise ValueError(
+            f"{said}, but relaxed(config, shape) begins none for {', '.join(lacking) or 'any'}. metasearch/nets/mixture.py has "
+            "edges that read them."
+        )
+    beside = [key for key in begun if key.startswith(ARCH) and key.removeprefix(ARCH) not in dims]
+    if beside:
+        raise ValueError(f"{said} and for no other, but relaxed(config, shape) begins {', '.join(beside)}: name them in RELAXED, "
+                         "or read those dimensions from the config.")
 
 
 def parted(params: Params) -> tuple[Params, Params]:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from metasearch import measure
 from metasearch.learners import Learner, gradients
@@ -26,7 +25,7 @@ from metasearch.nets.discrete import ARCH, Choices, entropy
 from metasearch.nets.head import headed
 from metasearch.objectives import Diverged, Infeasible, Trial, augmenting
 from metasearch.objectives.evaluation import predictions
-from metasearch.objectives.one_shot import Last, by_itself, options_of, searched
+from metasearch.objectives.one_shot import Last, by_itself, check_logits, options_of, searched
 from metasearch.objectives.optimizer import Optimizer
 from metasearch.objectives.recipe import Recipe, RecipeOf
 from metasearch.objectives.train import Train
@@ -71,16 +70,7 @@ def buildable(built: Callable[[Config], Recipe], space: Space, dims: Sequence[st
             f"{method} adapts to the supports of a task by gradient, but {last}. Methods that train every architecture by "
             "itself take any learner: random, regularized-evolution, reinforce or tpe."
         )
-    begun, options = recipe.net.init(generator(0, "init")), options_of(space, dims)
-    wrong = [
-        path for path in dims
-        if path not in options or begun.get(f"{ARCH}{path}", torch.empty(0)).shape != (len(options[path]),)
-    ]
-    if wrong or not dims:
-        raise ValueError(
-            f"{method} needs `arch/<dim>`, one logit an option, for every dimension in RELAXED, but relaxed(config, shape) "
-            f"begins none for {', '.join(wrong) or 'any'}. metasearch/nets/mixture.py has edges that read them."
-        )
+    check_logits(recipe, space, dims, method)
     return recipe
 
 

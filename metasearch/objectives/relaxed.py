@@ -141,6 +141,18 @@ class Relaxed(OneShot):
                 "method that wants scores only: enas, random-sharing, regularized-evolution, reinforce or random."
             )
 
+    def check_derive(self, config: Config) -> None:
+        """Raises ValueError if the space's own `derive` makes something else than an option for every relaxed dimension."""
+        if self.derive is None:
+            return
+        level = {f"{ARCH}{path}": torch.zeros(len(values)) for path, values in self.options().items()}
+        try:
+            derived, found = self.derive(self.shares(level)), self.found(config, level)
+        except Exception as error:  # a mistake in the space's file
+            raise ValueError(f"derive(shares) of the space fails on equal shares: {type(error).__name__}: {error}") from error
+        if left := [path for path in self.dims if path in found and path not in derived]:
+            raise ValueError(f"derive(shares) must choose for every dimension in RELAXED, but leaves out {', '.join(left)}.")
+
     def start(self, setting: Setting) -> Params:
         weights, arch = parted(setting.meta)
         state = {f"weights/{k}": v for k, v in setting.recipe.optimizer.init(weights).items()}
@@ -151,9 +163,12 @@ class Relaxed(OneShot):
 
     def found(self, config: Config, arch: Params) -> Config:
         """The architecture of these logits, at the place of the relaxed dimensions of `config`."""
-        shares = {path: arch[f"{ARCH}{path}"].double().softmax(-1).tolist() for path in self.dims}
+        shares = self.shares(arch)
         derived = strongest(shares, self.options()) if self.derive is None else self.derive(shares)
         return self.space.normal({**config, **derived})
+
+    def shares(self, arch: Params) -> dict[str, list[float]]:
+        return {path: arch[f"{ARCH}{path}"].double().softmax(-1).tolist() for path in self.dims}
 
     def step(
         self, recipe: Recipe, mode: Mode, chunk: int | None = None, state: Params | None = None, seed: int = 0

@@ -8,35 +8,38 @@ A sampled architecture is a whole number for every relaxed dimension, so that no
 not sampled get a gradient of exactly zero. A sampler that learns (a controller) is given rewards: the scores of `aggregate`
 further samples with the shared weights as they are, all on the same episodes of the other classes. ENAS alternates epochs of
 both; here, where there are no epochs, `every` steps of the weights are followed by one of the controller. In the end the best
-of `candidates` samples is trained by itself.
+of `candidates` samples is trained by itself. Samples beyond the study's limits are as bad as the worst for the controller, and
+are no candidates.
 """
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metasearch import measure
 from metasearch.learners import Learner
 from metasearch.nets import Apply, Block, Net, Params, learnt
-from metasearch.objectives import Mode, Trial, augmenting
+from metasearch.objectives import Infeasible, Mode, Trial, augmenting
 from metasearch.objectives.episodic import mean_gradient
 from metasearch.objectives.evaluation import scores
 from metasearch.objectives.one_shot import Last, OneShot, parted
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.training import Setting, Step, generator, to
-from metasearch.records import Config, Proposal
-from metasearch.space import Dim, Repeat, Space
+from metasearch.records import Config, Proposal, Report
+from metasearch.space import Dim, Repeat, Space, digest
 from metasearch.tasks import Episode
 
 __all__ = ["Drawn", "Sampler", "Shared", "Uniform", "narrowed", "only"]
 
 WEIGHTS, SAMPLER = "weights/", "sampler/"
 CANDIDATE_EPISODES = 20
+TRIES = 100  # samples for every candidate, where limits leave few
 
 
 class Drawn(Protocol):
@@ -121,6 +124,11 @@ class Shared(OneShot):
     every: int = 0
     aggregate: int = 10
     candidates: int = 10
+    held: Config = field(default_factory=dict)  # of a trial: its config, for the dimensions that are not relaxed
+    known: dict[str, bool] = field(default_factory=dict, repr=False, compare=False)  # what `within` said of an architecture
+
+    def __call__(self, proposal: Proposal, trial: Trial) -> Iterator[Report]:
+        yield from OneShot.__call__(replace(self, held=dict(proposal.config), known={}), proposal, trial)
 
     def wrong(self) -> list[str]:
         try:
@@ -144,6 +152,27 @@ class Shared(OneShot):
         state = {f"{WEIGHTS}{k}": v for k, v in setting.recipe.optimizer.init(weights).items()}
         return to(state, setting.tasks.device) | _kept(self.started(setting.seed))
 
+    def within(self, sampled: Config) -> bool:
+        """Whether a sampled architecture can be built by itself and keeps the study's limits; True where there are none."""
+        if not self.train.limits:
+            return True
+        config = self.space.normal({**self.held, **sampled})
+        if (key := digest(config)) not in self.known:
+            try:
+                self.known[key] = self._keeps(self.train.built(config))
+            except Infeasible:
+                self.known[key] = False
+        return self.known[key]
+
+    def _keeps(self, recipe: Recipe) -> bool:
+        limits, device = self.train.limits, self.train.tasks.device
+        meta = to(recipe.learner.init(recipe.net, generator(0, "init")), device)
+        looks: dict[str, Callable[[], float]] = {
+            "params": lambda: measure.parameters(meta), "flops": lambda: measure.flops(recipe.net, meta, self.train.shape.x),
+            "latency_ms": lambda: measure.latency(recipe.net, meta, torch.zeros(1, *self.train.shape.x, device=device)),
+        }
+        return all(looks[name]() <= most for name, most in limits.items())
+
     def numbers(self, config: Config) -> dict[str, int]:
         return {path: values.index(config[path]) for path, values in self.options().items()}
 
@@ -160,15 +189,19 @@ class Shared(OneShot):
             net = narrowed(recipe.net, self.numbers(sampler.sample().config))
             with torch.no_grad():
                 grads, metrics = mean_gradient(learner, net, loss, {**fixed, **weights}, train, mode, chunk, recipe.precision)
-                weights, own = optimizer.update(grads, own, weights, rates, torch.tensor(progress, device=device))
+                moved = _moved(grads)  # what was not sampled stays as it is, momentum and all, and costs nothing
+                some = {k: w for k, w in weights.items() if k in moved}
+                after, kept = optimizer.update(grads, own, some, rates, torch.tensor(progress, device=device))
+                weights, own = {**weights, **after}, {**own, **kept}
             number = round(progress * recipe.steps) + 1
             if self.every and number % self.every == 0:
                 drawn = [sampler.sample() for _ in range(self.aggregate)]
                 rewards = [
-                    self._score(recipe, learner, {**fixed, **weights}, one.config, other, mode, chunk) for one in drawn
+                    self._score(recipe, learner, {**fixed, **weights}, one.config, other, mode, chunk)
+                    if self.within(one.config) else -math.inf for one in drawn
                 ]
                 finite = [reward for reward in rewards if math.isfinite(reward)]
-                if finite:  # an architecture whose outputs are not finite is as bad as the worst
+                if finite:  # an architecture whose outputs are not finite, or beyond a limit, is as bad as the worst
                     rewards = [max(reward, min(finite)) for reward in rewards]
                     sampler.update(drawn, rewards)
                 metrics = {**metrics, "reward": torch.tensor(sum(finite) / max(1, len(finite)))}
@@ -185,7 +218,7 @@ class Shared(OneShot):
         )
         episodes = augmenting.tested(recipe.augment, episodes, augmenting.moments(self.train.tasks))
         sampler, meta = self.started(seed, last.state), to(last.meta, self.train.tasks.device)
-        drawn = {repr(sorted(c.items())): c for c in (sampler.sample().config for _ in range(self.candidates))}
+        drawn = self._candidates(sampler)
         found = {
             key: self._score(recipe, recipe.learner.at(1.0), meta, config, episodes, self.mode(recipe), trial.chunk)
             for key, config in drawn.items()
@@ -194,6 +227,20 @@ class Shared(OneShot):
         told = {"candidates": float(len(found))} | ({"candidate_score": found[best]} if math.isfinite(found[best]) else {})
         return self.space.normal({**proposal.config, **drawn[best]}), told
 
+    def _candidates(self, sampler: Sampler) -> dict[str, Config]:
+        """Samples within the study's limits. Raises Infeasible if there are none."""
+        drawn, within = dict[str, Config](), 0
+        for _ in range((TRIES if self.train.limits else 1) * self.candidates):
+            config = sampler.sample().config
+            if self.within(config):
+                drawn[repr(sorted(config.items()))] = config
+                within += 1
+            if within == self.candidates:
+                break
+        if not drawn:
+            raise Infeasible(f"none of {TRIES * self.candidates:,} architectures that were sampled keeps the study's limits")
+        return drawn
+
     def _score(
         self, recipe: Recipe, learner: Learner, meta: Params, config: Config, episodes: Episode, mode: Mode, chunk: int | None
     ) -> float:
@@ -201,6 +248,12 @@ class Shared(OneShot):
         net, weights = narrowed(recipe.net, self.numbers(config)), {k: v for k, v in meta.items() if not k.startswith("arch/")}
         found = float(scores(net, learner, self.train.tasks, weights, episodes, mode=mode, chunk=chunk).mean())
         return found if math.isfinite(found) else -math.inf
+
+
+def _moved(grads: Params) -> set[str]:
+    """The keys whose gradient is not zero."""
+    norms = torch.stack([g.norm() for g in grads.values()]) if grads else torch.empty(0)
+    return {k for k, moves in zip(grads, (norms != 0).tolist(), strict=True) if moves}
 
 
 def _kept(sampler: Sampler) -> Params:

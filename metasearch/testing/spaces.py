@@ -54,6 +54,7 @@ TEMPLATE = Path(__file__).with_name("space_template.py").read_text("utf-8")  # a
 SAMPLES = 200
 NO_OPERATION = "none"  # an option that no picture shows
 MOST_TRAINED = 6
+MOST_MIXED = 2  # configs whose mixtures are computed
 
 
 class Broken(AssertionError):
@@ -302,6 +303,12 @@ def optional_names_keep_their_contracts(module: ModuleType) -> None:
             _equal(path in paths, f"RELAXED names '{path}', which is no path of SPACE.{plugins.did_you_mean(str(path), paths)}")
         made = relaxed(dict(feasible[0]), shape)
         _equal(isinstance(made, Recipe), f"relaxed must return a Recipe, but returned {made!r:.80}")
+        leaves = dict(space.columns())
+        for path in named:
+            choice = isinstance(leaves[path], Choice)
+            _equal(choice, f"RELAXED names '{path}', which is no Choice: a mixture has a share for every option")
+        for config in feasible[:MOST_MIXED]:
+            _mixture_is_its_corner(module, config, kind)
     for config in _samples(space)[:50]:
         if hasattr(module, "canonical"):
             one = module.canonical(dict(config))
@@ -448,6 +455,32 @@ def _trained(module: ModuleType, kind: Kind, config: Config) -> Any:
     train = Train(module.recipe, tasks, shape, validation_episodes=2, steps=1, meta_batch=2, mode="loop")
     *_, last = train(Proposal(dict(config), seed=0), Trial(0))
     return last
+
+
+def _mixture_is_its_corner(module: ModuleType, config: Config, kind: Kind) -> None:
+    """With all of its shares on the options of a config, and with those options' numbers alone, a mixture computes what that
+    config's own net does with the same weights."""
+    import torch
+
+    tasks, shape = kind.built()
+    wide, net = (build(dict(config), shape).net for build in (module.relaxed, module.recipe))
+    generator = torch.Generator().manual_seed(0)
+    meta, own = wide.init(generator), net.init(generator)
+    other = sorted(key for key, value in own.items() if key not in meta or meta[key].shape != value.shape)
+    _equal(not other, f"the net of {config} has weights that its mixture has not, or in another shape: {', '.join(other[:3])}")
+    episodes = tasks.sample_episodes(1, split="train", shape=shape, generator=generator)
+    numbers = {path: dim.index(config[path]) for path, dim in module.SPACE.active(config)
+               if path in module.RELAXED and isinstance(dim, Choice)}
+    corner = {f"arch/{path}": torch.full_like(meta.get(f"arch/{path}", torch.zeros(n + 1)), -torch.inf).index_fill(
+        0, torch.tensor(n), 0.0) for path, n in numbers.items()}
+    with torch.no_grad():
+        right = net.apply({key: meta[key] for key in own}, episodes.support_x[0])
+        for how, arch in (("one-hot logits", corner), ("numbers for logits", {f"arch/{path}": n for path, n in numbers.items()})):
+            found = wide.apply({**meta, **arch}, episodes.support_x[0])
+            close = found.shape == right.shape and bool(torch.isfinite(found).all()) and torch.allclose(
+                found, right, rtol=1e-3, atol=1e-3 * float(right.abs().max()))
+            _equal(close, f"with {how} of {config}, relaxed computes something else than recipe: options must have one order in "
+                          "both, and only `arch/` keys of RELAXED may say what is mixed")
 
 
 def _vmap_error(recipe: Recipe, tasks: TaskDistribution, shape: TaskShape, *, double: bool) -> float:

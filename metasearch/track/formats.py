@@ -32,8 +32,9 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """One plain object a row, as `as_json` writes it."""
     found = []
     for record in frame.to_dict(orient="records"):
-        config = json.loads(record.pop("config"))
-        found.append({"config": config, **{str(k): _plain(v) for k, v in record.items() if not str(k).startswith("config/")}})
+        config, chosen = json.loads(record.pop("config")), _plain(record.pop("found"))
+        told = {"config": config, "found": None if chosen is None else json.loads(chosen)}
+        found.append({**told, **{str(k): _plain(v) for k, v in record.items() if not str(k).startswith("config/")}})
     return found
 
 
@@ -63,8 +64,8 @@ def save(content: str | bytes, path: Path) -> Path:
 
 def as_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
     """For a terminal (rich): accuracies in percent, errors positive, ± half of the 95 % interval, = for rows that cannot be told
-    from the first; of a config the dimensions in which the rows differ. Cells are text: a name out of a file is no markup and
-    steers no terminal. What else must be said stands in `captions`."""
+    from the first; of a config, or of what a one-shot search found, the dimensions in which the rows differ. Cells are text: a
+    name out of a file is no markup and steers no terminal. What else must be said stands in `captions`."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -78,12 +79,15 @@ def as_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
     }
     if any(row["unit"] in ERRORS for row in rows):
         columns["median"] = [_cell(row["median"]) for row in rows]
-    varied = _varied(rows)
-    columns["config"] = [_config(row["config"], varied) for row in rows]
+    configs = _trained(rows)
+    varied = _varied(configs)
+    columns["found" if any(row["found"] for row in rows) else "config"] = [_config(config, varied) for config in configs]
     if _costs_differ(rows):
         columns["front"] = ["*" if row["front"] else "" for row in rows]
     columns["params"] = [_short(row["params"]) for row in rows]
     columns["FLOPs"] = [_short(row["flops"]) for row in rows]
+    if frame.attrs.get("front") == "latency_ms":
+        columns["latency"] = ["" if row["latency_ms"] is None else f"{row['latency_ms']:.3g} ms" for row in rows]
     columns["time"] = [_clock(row["seconds"]) for row in rows]
     if len({row["step"] for row in rows if row["rank"] or row["status"] == "done"}) > 1:
         columns["step"] = [_cell(row["step"]) for row in rows]
@@ -91,10 +95,13 @@ def as_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
         columns["norm"] = [_cell(row["norm"]) for row in rows]
     if any(row["nets"] for row in rows):
         columns["nets"] = [_cell(row["nets"]) for row in rows]
+    if any(row["supernet"] is not None for row in rows):
+        columns["supernet"] = [_score({**row, "score": row["supernet"], "low": None, "status": ""}) for row in rows]
+        columns["ranks"] = ["" if row["rank_correlation"] is None else f"{row['rank_correlation']:.2f}" for row in rows]
 
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for head in columns:
-        right = head in ("#", "median", "params", "FLOPs", "time", "step")
+        right = head in ("#", "median", "params", "FLOPs", "latency", "time", "step", "supernet", "ranks")
         table.add_column(Text(head), justify="right" if right else "left", overflow="fold")
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*(Text(_printable(cell)) for cell in cells))
@@ -115,11 +122,18 @@ def captions(frame: pd.DataFrame) -> list[str]:
             f"± is a 95 % interval over {episodes} validation episodes; it covers neither seeds nor the choice of the best."
         )
     if frame.loc[frame["rank"].notna(), "params"].nunique() > 1:
-        said.append("* is on the front: no trial scores as high at a lower cost (in params, unless another was asked for).")
+        cost = {"latency_ms": "latency", "flops": "FLOPs", "seconds": "time"}.get(front := frame.attrs.get("front", ""), front)
+        said.append(f"* is on the front: no trial scores as high at a lower cost (in {cost or 'params'}).")
     if (frame["tied"].fillna(value=False) & (frame["rank"] != 1)).any():
         said.append("= cannot be told from the first: paired tests on the same episodes, 5 %, Holm.")
     if (frame["nets"] == "per task").any():
-        said.append("per task: every task chose an architecture for itself; params and FLOPs are means over those nets.")
+        said.append("per task: every task chose an architecture for itself; params and FLOPs are means over those nets. found is "
+                    "that of the meta-parameters.")
+    if (frame["found"].notna() & (frame["nets"] != "per task").fillna(value=True)).any():
+        said.append("found: what a search chose and then trained by itself; the score is that of this training.")
+    if frame["supernet"].notna().any():
+        said.append("supernet: the score with the weights of the search. ranks: how far these rank architectures as trainings by "
+                    "themselves do, from 1 (the same) over 0 (not at all) to -1.")
     if (frame["rank"].isna() & (frame["status"] == "done")).any():
         said.append("No rank: trained for fewer steps than the first.")
     units = list(dict.fromkeys(frame["unit"].dropna()))
@@ -151,10 +165,20 @@ def _score(row: Mapping[str, Any]) -> str:
     return f"{row['score'] * factor:.{digits}f}{half}{sign}"
 
 
-def _varied(rows: list[dict[str, Any]]) -> list[str]:
-    """The dimensions in which the rows differ; of a single row all."""
-    paths = list(dict.fromkeys(path for row in rows for path in row["config"]))
-    return [path for path in paths if len(rows) == 1 or len({json.dumps(row["config"].get(path)) for row in rows}) > 1]
+def _trained(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of every row what was trained: what a search found; nothing where a search found nothing."""
+    studies = {_study(row) for row in rows if row["found"]}
+    return [row["found"] or ({} if _study(row) in studies else row["config"]) for row in rows]
+
+
+def _study(row: Mapping[str, Any]) -> str:
+    return str(row["trial"]).rpartition("/")[0]
+
+
+def _varied(configs: list[dict[str, Any]]) -> list[str]:
+    """The dimensions in which they differ; of a single one all."""
+    paths = list(dict.fromkeys(path for config in configs for path in config))
+    return [path for path in paths if len(configs) == 1 or len({json.dumps(config.get(path)) for config in configs}) > 1]
 
 
 def _config(config: Mapping[str, Any], paths: list[str]) -> str:

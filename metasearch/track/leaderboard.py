@@ -38,9 +38,13 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 READING = 30  # seconds that a server may take for one page
-Cost = Literal["params", "flops", "seconds"]
-COSTS: tuple[Cost, ...] = ("params", "flops", "seconds")
-LAST = ("params", "flops", "seconds", "step", "status", "norm", "nets", "unit", "seed", "parent", "until", "reason")
+Cost = Literal["params", "flops", "latency_ms", "seconds"]
+COSTS: tuple[Cost, ...] = ("params", "flops", "latency_ms", "seconds")
+LAST = (
+    "params", "flops", "latency_ms", "seconds", "step", "status", "norm", "nets", "supernet", "rank_correlation", "unit", "seed",
+    "parent", "until", "reason",
+)
+LATENCY, SUPERNET, RANKS = "latency_ms", "supernet/score", "supernet/rank_correlation"  # metrics; in MLflow points of curves
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class Row:
     superseded: the trial that went on with this one's config and weights, or None. inherits: its study's trials are
     individuals, and `until` is no rung. nets: "per task" if every task has an architecture of its own; params and flops are
     then means.
+
+    found: of a one-shot search the architecture that it chose: the score is that of this one, and what `config` says in the
+    dimensions that were searched means nothing. supernet: its score with the weights of the search; rank_correlation: how far
+    those weights rank architectures as trainings by themselves do.
     """
 
     study: str
@@ -65,10 +73,14 @@ class Row:
     inherits: bool = False
     params: float | None = None
     flops: float | None = None
+    latency_ms: float | None = None
     seconds: float | None = None
     seed: int | None = None
     norm: str | None = None
     nets: str | None = None
+    found: Config | None = None
+    supernet: float | None = None
+    rank_correlation: float | None = None
     unit: str = "score"
     bank: str | None = None
     reason: str | None = None
@@ -104,7 +116,7 @@ class Row:
         return {
             "score": _times(sign, self.score if self.ranked else None), "low": _times(sign, low), "high": _times(sign, high),
             "median": _times(sign, median), "episodes": len(self.episodes) if self.episodes is not None and self.ranked else None,
-            **{name: getattr(self, name) for name in LAST},
+            **{name: getattr(self, name) for name in LAST}, "supernet": _times(sign, self.supernet),
         }
 
 
@@ -115,14 +127,15 @@ def leaderboard(
     rows: str | Iterable[Row] | None, *, where: str | None = None, sort: str | None = None, top: int | None = None,
     home: Path | None = None, uri: str | None = None, source: str = "mlflow", front: Cost = "params",
 ) -> pd.DataFrame:
-    """Ranked rows as a DataFrame: rank, trial, score, low, high, median, episodes, tied, front, config/<path>..., params, ...
+    """Ranked rows as a DataFrame: rank, trial, score, low, high, median, episodes, tied, front, config/<path>..., params, ...,
+    config and found (JSON).
 
     rows: rows, or a study's name (None: all studies of an MLflow), which is read from `source`, "mlflow" or "ledger".
     tied: cannot be told from the first of its study at 5 % (<NA>: not comparable: other episodes, or another length).
-    front: on the Pareto front of score and a cost ("params", "flops" or "seconds"), among the ranked rows of its study: none
-    of them scores as high at a lower cost, or higher at as low a one.
+    front: on the Pareto front of score and a cost ("params", "flops", "latency_ms" or "seconds"), among the ranked rows of its
+    study: none of them scores as high at a lower cost, or higher at as low a one.
     where: see where.py. sort: a column or a dimension, best or smallest first; "-params": largest first. top: so many rows.
-    Accuracies are fractions, errors are positive. attrs: rows (of the whole board), source, unseen (ledger rows
+    Accuracies are fractions, errors are positive. attrs: front, rows (of the whole board), source, unseen (ledger rows
     that MLflow has not seen; None: not known), damaged (of all studies the ledgers that cannot be read: {study: why}).
     Raises WhereError, ValueError for an unknown key, TrackingError if MLflow does not answer, LedgerError.
     """
@@ -137,7 +150,7 @@ def leaderboard(
         raise ValueError(f"a front is one of score and {', '.join(COSTS)}, but got {front!r:.80}")
     whole = _frame(ranked(rows), sort, front)
     found = whole if top is None else whole.head(top)
-    found.attrs = {**attrs, "rows": len(whole)}
+    found.attrs = {**attrs, "rows": len(whole), "front": front}
     return found
 
 
@@ -215,6 +228,7 @@ def _frame(entries: list[tuple[Row, int | None, bool | None]], sort: str | None,
     }
     frame = pd.DataFrame({name: _column(name, values) for name, values in columns.items()})
     frame["config"] = pd.Series([json.dumps(row.config) for row, _, _ in entries], dtype="str")
+    frame["found"] = pd.Series([None if row.found is None else json.dumps(row.found) for row, _, _ in entries], dtype="str")
     if sort is not None:
         frame = _sorted(frame, sort)
     return frame.reset_index(drop=True)
@@ -223,7 +237,8 @@ def _frame(entries: list[tuple[Row, int | None, bool | None]], sort: str | None,
 _TYPES = {
     **dict.fromkeys(("rank", "episodes", "step", "seed", "parent", "until"), "Int64"),
     **dict.fromkeys(("tied", "front"), "boolean"),
-    **dict.fromkeys(("score", "low", "high", "median", "params", "flops", "seconds"), "float64"),
+    **dict.fromkeys(("score", "low", "high", "median", "params", "flops", "latency_ms", "seconds"), "float64"),
+    **dict.fromkeys(("supernet", "rank_correlation"), "float64"),
     **dict.fromkeys(("trial", "status", "norm", "nets", "unit", "reason"), "str"),
 }
 
@@ -278,7 +293,8 @@ def rows_from_ledger(folder: Path, *, where: str | None = None) -> list[Row]:
             step=outcome.step if outcome else None, seconds=trial.seconds if outcome else None,
             params=metrics.get("params"), flops=metrics.get("flops"), norm=norm_mode(metrics), nets=nets_of(metrics),
             seed=proposal.seed, unit=named, bank=bank, reason=outcome.reason if outcome else None,
-            inherits=bool(about.get("inherits")),
+            inherits=bool(about.get("inherits")), found=trial.report.found if trial.report else None,
+            latency_ms=metrics.get(LATENCY), supernet=metrics.get(SUPERNET), rank_correlation=metrics.get(RANKS),
         ))
     rows = _superseded(rows)
     return rows if where is None else filtered(rows, where)
@@ -404,7 +420,7 @@ def _order_by(sort: str | None, dims: Mapping[str, set[str]], negated: bool) -> 
 def _row(run: Run) -> Row:
     tags, metrics = run.data.tags, run.data.metrics
     study, _, number = tags[tag("trial")].rpartition("/")
-    episodes, status = joined(tags, "episodes"), tags.get(tag("status"), "proposed")
+    episodes, found, status = joined(tags, "episodes"), joined(tags, "found"), tags.get(tag("status"), "proposed")
     return Row(
         study=study, trial=int(number), config=json.loads(joined(tags, "config") or "{}"), status=status,
         score=metrics.get("score") if status == "done" else None, episodes=None if episodes is None else scores_of(episodes),
@@ -412,7 +428,9 @@ def _row(run: Run) -> Row:
         superseded=_int(tags.get(tag("superseded"))), seed=_int(tags.get(tag("seed"))), params=metrics.get("params"),
         flops=metrics.get("flops"), seconds=metrics.get("seconds"), norm=tags.get(tag("norm")), nets=tags.get(tag("nets")),
         bank=tags.get(tag("bank_digest")), unit=tags.get(tag("unit"), "score"), reason=tags.get(tag("reason")),
-        inherits=tags.get(tag("inherits")) == "true",
+        inherits=tags.get(tag("inherits")) == "true", found=None if found is None else json.loads(found),
+        latency_ms=metrics.get(f"curve/{LATENCY}"), supernet=metrics.get(f"curve/{SUPERNET}"),
+        rank_correlation=metrics.get(f"curve/{RANKS}"),
     )
 
 

@@ -18,7 +18,7 @@ import forked
 import numpy as np
 import pandas as pd
 import pytest
-from made_ledgers import end, fill, make, propose, report, stop, study
+from made_ledgers import end, fill, make, one_shot, propose, report, stop, study
 
 from metasearch.driver.clean import clean
 from metasearch.ledger import Ledger
@@ -776,12 +776,21 @@ def test_every_page_is_read(sent: tuple[Path, str], monkeypatch: pytest.MonkeyPa
     assert sorted(row.trial for row in rows_from_mlflow("made", uri)) == list(range(1, 41))
 
 
+def test_what_a_one_shot_search_found_is_the_same_from_mlflow(tmp_path: Path, uri: str) -> None:
+    one_shot(tmp_path / "made", {"op": "held"}, {"op": "conv"})
+    assert outbox.follow(tmp_path / "made", uri, None)
+    board = leaderboard(rows_from_mlflow("made", uri))
+    assert json.loads(board["found"][0]) == {"op": "conv"}
+    assert (board["supernet"][0], board["rank_correlation"][0], board["latency_ms"][0]) == (0.4, -0.25, 0.5)
+    pd.testing.assert_frame_equal(board, leaderboard(rows_from_ledger(tmp_path / "made")))
+
+
 def test_a_leaderboard_by_name_says_where_it_comes_from(
     sent: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, uri = sent
     board = leaderboard("made", home=folder.parent, top=3)
-    assert board.attrs == {"source": f"MLflow at {uri}", "unseen": 0, "rows": 40}
+    assert board.attrs == {"source": f"MLflow at {uri}", "unseen": 0, "rows": 40, "front": "params"}
     assert len(board) == 3
     pd.testing.assert_frame_equal(board, leaderboard("made", home=folder.parent, source="ledger", top=3))
     pd.testing.assert_frame_equal(leaderboard(None, home=folder.parent, top=3), board)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_ledgers import config, end, make, propose, stop, study
+from made_ledgers import config, end, make, one_shot, propose, stop, study
 from rich.console import Console
 
 from metasearch.ledger import Ledger, LedgerError
@@ -378,5 +378,35 @@ def test_a_front_is_of_ranked_rows_of_one_study() -> None:
     board = leaderboard(rows).set_index("trial")
     assert board["front"].dropna().to_dict() == {"s/2": True, "s/1": True, "s/3": False, "other/1": True}
     assert "* is on the front" in text(leaderboard(rows[:3]))
-    with pytest.raises(ValueError, match="score and params, flops, seconds"):
+    with pytest.raises(ValueError, match="score and params, flops, latency_ms, seconds"):
         leaderboard(rows, front="size")  # type: ignore[arg-type]
+
+
+def test_a_front_may_be_of_latency() -> None:
+    rows = [row(i, score, params=9.0 - i, latency_ms=float(i)) for i, score in ((1, 0.5), (2, 0.6), (3, 0.4))]
+    board = leaderboard(rows, front="latency_ms")
+    assert board.set_index("trial")["front"].to_dict() == {"s/1": True, "s/2": True, "s/3": False}
+    assert "in latency" in text(board)
+    assert "2 ms" in text(board)
+    assert "in params" in text(leaderboard(rows))
+
+
+# -- what a search found --------------------------------------------------------------------------------------------------
+
+
+def test_the_row_of_a_one_shot_search_says_what_it_found_and_whether_sharing_told_the_truth(tmp_path: Path) -> None:
+    """What was proposed in the dimensions that are searched is nobody's choice."""
+    held = {"op": "held", "width": 3}
+    one_shot(tmp_path, held, {"op": "conv", "width": 3})
+    board = leaderboard(rows_from_ledger(tmp_path))
+    first, second = json.loads(as_json(board))
+    assert (first["found"], first["config"], second["found"]) == ({"op": "conv", "width": 3}, held, None)
+    assert [first[name] for name in ("supernet", "rank_correlation", "latency_ms")] == [0.4, -0.25, 0.5]
+    said = text(board)
+    assert "op=conv" in said
+    assert "held" not in said
+    for words in ("40.0 %", "-0.25", "found: what a search chose", "supernet: the score with the weights of the search"):
+        assert words in said
+    error = leaderboard([row(1, -0.5, unit="mse", supernet=-0.7, found={"lr": 1.0})])
+    assert error["supernet"].tolist() == [0.7]
+    assert "found" not in text(leaderboard([row(1, 0.5)]))

@@ -124,3 +124,39 @@ def test_darts_refuses_a_learner_without_a_loss_on_queries(tmp_path: Path, capsy
 ])
 def test_what_does_not_fit_is_refused_before_it_starts(override: str, said: str) -> None:
     assert said in " ".join(Study.from_text(STUDY, [override, "budget.top=1"]).problems())
+
+
+@pytest.mark.parametrize("method", ["darts", "enas", "random-sharing"])
+@pytest.mark.parametrize(("change", "said"), [
+    ("RELAXED = ('a', 'bb')", "names 'bb', which is no path of SPACE"),
+    ("RELAXED = ()", "must name the dimensions"),
+    ("RELAXED = 'a'", "must name the dimensions"),
+    ("RELAXED = ('a', 'b', 'lr')", "'lr', which is no Choice"),
+    ("RELAXED = ('a',)", "begins arch/b: name them in RELAXED"),
+    ("relaxed = recipe", "begins none for a, b"),
+    ("SPACE = Space({**SPACE.dims, 'a': Choice(('none', 'see'))})", "begins none for a."),
+])
+def test_a_mixture_that_does_not_fit_its_space_is_refused_before_it_is_trained(
+    tmp_path: Path, method: str, change: str, said: str
+) -> None:
+    """Otherwise a whole search is lost at its end, or an architecture is told that nobody chose."""
+    file = tmp_path / "changed.py"
+    file.write_text("from relaxed_space import RELAXED, SPACE, recipe, relaxed\nfrom metasearch.space import *\n"
+                    f"SPACE = Space({{**SPACE.dims, 'lr': Float(0.1, 1.0)}})\n{change}\n")
+    assert said in " ".join(Study.from_text(STUDY, [f"space={file}", f"method={{name='{method}'}}"]).problems())
+
+
+@pytest.mark.parametrize("method", ["darts", "auto-maml"])
+@pytest.mark.parametrize(("derive", "said"), [
+    ("{'a': 'see', 'b': 'sea'}", "'b' must be one of"),
+    ("{'a': 'see'}", "leaves out b"),
+    ("{}['c']", "KeyError: 'c'"),
+    ("{'a': 'see', 'b': 'dim'}", ""),
+])
+def test_a_derivation_that_makes_no_config_is_refused_before_the_search(
+    tmp_path: Path, method: str, derive: str, said: str
+) -> None:
+    file = tmp_path / "derived.py"
+    file.write_text(f"from relaxed_space import RELAXED, SPACE, recipe, relaxed\ndef derive(shares):\n    return {derive}\n")
+    found = " ".join(Study.from_text(STUDY, [f"space={file}", f"method={{name='{method}'}}"]).problems())
+    assert (said in found) if said else found == ""

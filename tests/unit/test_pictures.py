@@ -423,7 +423,10 @@ def test_show_prints_the_architecture_and_says_where_it_is_drawn(searched: Path,
 
 def test_show_draws_what_a_one_shot_search_found(searched: Path, capsys: Said) -> None:
     assert cli.call(["show", "cells/2", "--picture", str(searched / "mine.svg")]) == 0
-    assert "3  ← skip (0)  skip (1)  skip (2)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "3  ← skip (0)  skip (1)  skip (2)" in out
+    assert ["e10", "skip_connect", "nor_conv_3x3"] in [line.split() for line in out.splitlines()], "beside what was proposed"
+    assert ["flops", "2.5e+07"] in [line.split() for line in out.splitlines()], "all that was measured"
     assert (searched / "mine.svg").read_text().count(">skip<") == 6
     assert (searched / "mine-learning.svg").is_file()
     assert not (searched / "pictures").exists()

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import relaxed_space
 
 from metasearch import cli
 from metasearch.budget import Coverage
 from metasearch.driver.messages import Ending, Line
 from metasearch.driver.plan import Bought, Plan, Range, bought, plan, priced
-from metasearch.driver.smoke import _timed, _Whole
+from metasearch.driver.smoke import _timed, _Whole, smoke
 from metasearch.driver.study import Study
 
 LEARNERS = '''
@@ -120,6 +121,28 @@ def test_a_search_in_one_shot_counts_its_own_steps_too() -> None:
     pace, rest = _timed(lines, Ending(1, "done", seconds=9.5), _Whole(10, 3, before=(30, 3)))
     assert pace == 0.5, "the last step is followed by a validation"
     assert rest == pytest.approx(9.5 - 3 * 0.5 + 27 * 2.0)
+
+
+@pytest.mark.parametrize(("arguments", "steps"), [
+    ({"search_steps": 30}, 30), ({"search_steps": 30, "alone": True}, 20),
+])
+def test_a_search_with_an_architecture_for_every_task_is_tried_for_some_steps(arguments: dict[str, Any], steps: int) -> None:
+    """Not for a tenth of the search, until its first report; and its hours are known."""
+    study = Study.from_json({
+        "name": "s", "space": relaxed_space.__file__, "budget": {"trials": 2}, "train": {"steps": 20, "mode": "vmap"},
+        "method": {"name": "metanas", "inner_steps": 1, "test_steps": 1, **arguments}, "validation": {"episodes": 3},
+        "tasks": {"name": "blobs", "dimensions": 5, "train_classes": 20, "ways": 3, "shots": 2, "queries": 3},
+        "driver": {"kind": "local"},
+    })
+    assert study.problems() == []
+    proposal = study.strategy().ask()
+    assert proposal is not None
+    done = smoke(json.dumps(study.to_json()), proposal.config)
+    assert (done.status, done.steps) == ("done", steps)
+    assert done.pace is not None
+    assert done.rest is not None
+    assert done.rest > 0 < done.pace
+    assert done.parcel > 0
 
 
 def test_promotions_cost_only_the_steps_beyond_those_of_the_lower_rung() -> None:

@@ -16,6 +16,7 @@ from metasearch.learners.maml import MAML
 from metasearch.nets import Params
 from metasearch.nets.mlp import mlp
 from metasearch.objectives import Diverged, Mode, Trial, parcel
+from metasearch.objectives.episodic import mean_gradient
 from metasearch.objectives.one_shot import rank_correlation
 from metasearch.objectives.optimizer import adam, sgd
 from metasearch.objectives.recipe import Recipe
@@ -161,6 +162,17 @@ def test_first_order_is_xi_0() -> None:
     one = _after(replace(SEARCH, hypergradient="first"))
     other = _after(replace(SEARCH, hypergradient="exact", xi=0.0))
     torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_alpha_takes_its_step_before_the_weights_take_theirs() -> None:
+    """As in the authors' code: alpha at the present weights, on the one half; then the weights at the new alpha, on the other."""
+    after = _after(replace(SEARCH, hypergradient="first", arch=sgd(0.5)), optimizer=sgd(0.25))
+    made, both = SEARCH.supernet(CONFIG), _episodes(8)
+    meta = {k: v.double() for k, v in made.learner.init(made.net, Generator().manual_seed(0)).items()}
+    for half, lr, mine in ((slice(4, 8), 0.5, True), (slice(0, 4), 0.25, False)):
+        grads, _ = mean_gradient(made.learner, made.net, TASKS.loss, meta, both.select(half), "vmap", None)
+        meta = {k: v - lr * grads[k] if k.startswith("arch/") == mine else v for k, v in meta.items()}
+    torch.testing.assert_close(after, meta, rtol=1e-12, atol=1e-14)
 
 
 def test_the_weights_optimiser_never_touches_alpha_and_alphas_never_the_weights() -> None:

@@ -1,30 +1,33 @@
 """Weight sharing: one sampled net a step, the others' weights get nothing; a controller that learns; resume is bit-equal."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import relaxed_space
 import torch
 from torch import Generator, Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from metasearch.driver.study import Study
 from metasearch.methods.enas import Controlled
 from metasearch.nets import Params
 from metasearch.nets.nasbench import Cells
-from metasearch.objectives import Trial, parcel
+from metasearch.objectives import Infeasible, Trial, parcel
 from metasearch.objectives.episodic import mean_gradient
-from metasearch.objectives.optimizer import sgd
-from metasearch.objectives.shared import Shared, Uniform, narrowed, only
+from metasearch.objectives.optimizer import Optimizer, adam, sgd
+from metasearch.objectives.recipe import Recipe
+from metasearch.objectives.shared import Sampled, Shared, Uniform, narrowed, only
 from metasearch.objectives.train import Train
 from metasearch.records import Config, Proposal, Report
 from metasearch.space import Choice, Int, Repeat, Space
 from metasearch.strategies.reinforce import Reinforce
-from metasearch.tasks import TaskShape
+from metasearch.tasks import Episode, TaskShape
 from metasearch.tasks.blobs import Blobs
 from search_spaces import nasbench201
 
@@ -99,10 +102,15 @@ def test_a_step_of_the_controller_leaves_the_shared_weights_bit_identical() -> N
     assert not torch.equal(counts[0], counts[1])
 
 
-def test_a_fresh_architecture_every_step_and_the_weights_move_only_where_it_has_some() -> None:
+@pytest.mark.parametrize("optimizer", [sgd(0.1), sgd(0.1, momentum=0.9), adam(0.1)], ids=["sgd", "momentum", "adam"])
+def test_a_fresh_architecture_every_step_and_the_weights_move_only_where_it_has_some(optimizer: Optimizer) -> None:
+    """Not even by what they were moved before."""
     search = replace(RANDOM, train=TRAIN)
-    recipe, meta, state = _begun(search)
-    recipe = replace(recipe, optimizer=sgd(0.1))
+    recipe, meta, _ = _begun(search)
+    recipe = replace(recipe, optimizer=optimizer)
+    weights = {k: v for k, v in meta.items() if not k.startswith("arch/")}
+    state = {f"weights/{k}": v for k, v in optimizer.init(weights).items()}
+    state |= {f"sampler/{k}": v for k, v in search.started(7).tensors().items()}
     episodes = TASKS.sample_episodes(8, split="train", shape=SHAPE, generator=Generator().manual_seed(0))
     step, twin = search.step(recipe, "vmap", None, state, 7), search.started(7)
     seen = set()
@@ -114,6 +122,69 @@ def test_a_fresh_architecture_every_step_and_the_weights_move_only_where_it_has_
         assert moved <= {f"net/{p}/{config[p]}/{end}" for p in ("a", "b") for end in ("weight", "bias")}
         meta = after
     assert len(seen) > 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_step_of_the_shared_weights_costs_what_one_of_the_sampled_net_does(seed: int) -> None:
+    """At most 1.3 times as much is allowed; a mixture of five operations would cost several times as much. In processor time a
+    step with cells of DARTS is 1.05 to 1.25 of the net's own."""
+    tasks = Blobs(side=8, train_classes=20)
+    shape, design = tasks.shape(ways=3, shots=1, queries=2), Cells(2, 1)
+    config = nasbench201.SPACE.sample(np.random.default_rng(seed))
+    train = Train(partial(nasbench201.recipe, design=design), tasks, shape, validation_episodes=2, mode="loop", steps=10)
+    search = Shared(train=train, relaxed=partial(nasbench201.relaxed, design=design), space=nasbench201.SPACE,
+                    dims=nasbench201.RELAXED, steps=10, sampler=lambda space, seed: Always(config))
+    recipe = search.supernet(config)
+    meta = recipe.learner.init(recipe.net, Generator().manual_seed(0))
+    weights = {k: v for k, v in meta.items() if not k.startswith("arch/")}
+    state = {f"weights/{k}": v for k, v in recipe.optimizer.init(weights).items()} | {"sampler/count": torch.tensor(0.0)}
+    episodes = tasks.sample_episodes(8, split="train", shape=recipe.episode or shape, generator=Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as ours:
+        search.step(recipe, "loop", None, state, 0)(meta, state, episodes, 0.0)
+    own = train.built(config)
+    with FlopCounterMode(display=False) as alone:
+        mean_gradient(own.learner, own.net, tasks.loss, own.learner.init(own.net, Generator().manual_seed(0)),
+                      episodes.select(slice(0, 4)), "loop", None)
+    assert 0 < alone.get_total_flops() <= ours.get_total_flops() <= 1.3 * alone.get_total_flops()
+
+
+class Always(Uniform):
+    """One architecture, always."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(nasbench201.SPACE, 0)
+        self._config = config
+
+    def sample(self) -> Sampled:
+        return Sampled(self._config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(Shared):
+    """Keeps the pictures on which architectures are scored."""
+
+    seen: list[Tensor] = field(default_factory=list, compare=False)
+
+    def _score(self, recipe: Any, learner: Any, meta: Params, config: Config, episodes: Episode, mode: Any, chunk: Any) -> float:
+        self.seen.append(torch.cat([episodes.support_x.flatten(0, 1), episodes.query_x.flatten(0, 1)]))
+        return super()._score(recipe, learner, meta, config, episodes, mode, chunk)
+
+
+def test_rewards_and_candidates_are_of_classes_that_the_weights_have_not_seen() -> None:
+    far = Blobs(dimensions=5, separation=1000.0, train_classes=20, val_classes=10)
+
+    def classes(x: Tensor) -> set[int]:
+        return set(torch.cdist(x, far._centres["train"]).argmin(-1).tolist())
+
+    search = Watched(**{**vars(ENAS), "train": replace(TRAIN, tasks=far, steps=2), "share": 0.3, "steps": 4, "every": 1,
+                        "aggregate": 2, "candidates": 2})
+    _run(search, _trial())
+    drawn = far.part(0.3, 0).sample_episodes(50, split="train", shape=SHAPE, generator=Generator().manual_seed(0))
+    own = classes(drawn.query_x.flatten(0, 1))
+    assert len(own) == 6
+    assert not own & set.union(*(classes(x) for x in search.seen[:8])), "rewards"
+    assert search.seen[8:]
+    assert not own & set.union(*(classes(x) for x in search.seen[8:])), "candidates"
 
 
 def test_the_controller_learns_which_operations_see() -> None:
@@ -141,6 +212,48 @@ def test_what_is_found_is_trained_by_itself(search: Shared) -> None:
     alone = list(TRAIN(Proposal(last.found, seed=7), _trial()))[-1]
     assert (last.score, last.episodes, last.step) == (alone.score, alone.episodes, 30)
     assert last.metrics["supernet/candidates"] <= 20
+
+
+@pytest.mark.parametrize("search", [RANDOM, ENAS], ids=["random", "enas"])
+def test_a_search_keeps_the_studys_limits(search: Shared) -> None:
+    """"see" has five times the weights of "none"; what is searched is chosen among what the limit leaves."""
+    def sized(config: Config, shape: TaskShape) -> Recipe:
+        made, keys = relaxed_space.recipe(config, shape), {f"net/{p}/{config[p]}/" for p in relaxed_space.RELAXED}
+        own = partial(_only, made.net.init, keys)
+        return replace(made, net=made.net._replace(init=own))
+
+    tight = replace(TRAIN, recipe=sized, limits={"params": 24.0})  # one that sees, (5 + 1) * 4, and one that has no weights
+    last = _run(replace(search, train=tight), _trial())[-1]
+    assert last.found is not None
+    assert last.metrics["params"] <= 24
+    assert sorted((last.found["a"], last.found["b"]))[0] == "none" or "see" not in last.found.values()
+    with pytest.raises(Infeasible, match="keeps the study's limits"):
+        _run(replace(search, steps=2, train=replace(tight, limits={"flops": -1.0})), _trial())
+
+
+def _only(init: Callable[[Generator], Params], keys: set[str], generator: Generator) -> Params:
+    return {k: v for k, v in init(generator).items() if any(k.startswith(key) for key in keys)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blindfolded(Shared):
+    def within(self, sampled: Config) -> bool:
+        return "see" not in sampled.values()
+
+
+def test_for_the_controller_what_exceeds_a_limit_is_worst() -> None:
+    """Without the limit "see" is as good as "dim"."""
+    sampler = partial(Controlled, {**KNOBS, "batch": 8, "lr": 0.03})
+    search = Blindfolded(**{**vars(ENAS), "steps": 60, "every": 1, "aggregate": 8, "sampler": sampler})
+    recipe, meta, state = _begun(search)
+    step = search.step(recipe, "vmap", None, state, 7)
+    episodes = TASKS.sample_episodes(8 * 60, split="train", shape=SHAPE, generator=Generator().manual_seed(1))
+    for i in range(60):
+        meta, state, _ = step(meta, state, episodes.select(slice(8 * i, 8 * i + 8)), i / 60)
+    end = search.started(7, state)
+    drawn = [set(end.sample().config.values()) for _ in range(100)]
+    assert sum("see" in ops for ops in drawn) < 22, "uniform: 44, and three standard errors are 15"
+    assert sum("dim" in ops for ops in drawn) > 60
 
 
 @pytest.mark.parametrize("cut", [5, 20, 25])

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 
-from metasearch import space_file
+from metasearch import plugins, space_file
 from metasearch.plugins import UnknownName
 from metasearch.space import Choice, Int, Repeat, Space
 from metasearch.testing import spaces
@@ -94,6 +95,30 @@ def test_optional_names_are_checked_too(tmp_path: Path, more: str, said: str) ->
     found = broken(tmp_path, BODY + "\n" + more + "\n")
     assert len(found) == 1
     assert said in next(iter(found.values()))
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    ("", None),
+    ("SPACE = Space({k: Choice(d.values[::-1]) for k, d in SPACE.dims.items()})", "options must have one order in both"),
+    ("RELAXED = ('width',)\nSPACE = Space({**SPACE.dims, 'width': Int(1, 2)})", "'width', which is no Choice"),
+    ("relaxed = partial(nasbench201.relaxed, design=Cells(8, 1))", "in another shape: net/"),
+    ("def relaxed(config, shape):\n    made = mixed(config, shape)\n    return replace(made, net=made.net._replace("
+     "apply=lambda p, x: made.net.apply({**p, 'arch/e10': 0 * p['arch/e10']}, x)))", "relaxed computes something else"),
+])
+def test_a_mixture_with_one_option_left_is_the_net_of_that_option(tmp_path: Path, more: str, said: str | None) -> None:
+    body = (
+        "from dataclasses import replace\nfrom functools import partial\nfrom search_spaces import nasbench201\n"
+        "from search_spaces.nasbench201 import RELAXED, SPACE, Cells\nfrom metasearch.space import Choice, Int, Space\n"
+        "recipe, mixed = (partial(f, design=Cells(2, 1)) for f in (nasbench201.recipe, nasbench201.relaxed))\nrelaxed = mixed\n"
+    )
+    file = tmp_path / "mine.py"
+    file.write_text(f"{body}{more}\n")
+    law = spaces.optional_names_keep_their_contracts
+    if said is None:
+        law(plugins.loaded("spaces", str(file)))
+    else:
+        with pytest.raises(spaces.Broken, match=re.escape(said)):
+            law(plugins.loaded("spaces", str(file)))
 
 
 def test_some_infeasible_configs_are_no_mistake(tmp_path: Path) -> None:

@@ -182,6 +182,24 @@ def test_what_was_skipped_to_changes_what_follows() -> None:
     assert float((states[0] - states[1]).abs().max()) > 1e-3
 
 
+def test_what_follows_skips_reads_the_mean_of_a_learnt_vector_and_the_chosen_states() -> None:
+    """As in ENAS: the sum over the chosen anchors, divided by one more than there are."""
+    controller = Controller(SKIPS)
+    weights = wide(controller)
+    plan = controller.plan({
+        "net.count": 3, "net.0.op": "conv", "net.1.op": "pool", "net.1.skip_0": True, "net.2.op": "conv", "net.2.skip_0": True,
+        "net.2.skip_1": True, "head": "linear",
+    })
+    assert plan.mixes[-1] == (2, 4), "both earlier anchors, before the head is decided"
+    h = controller._states(weights, [plan], len(plan.inputs))[0]
+    states = controller._zeros(1)
+    for at in range(len(plan.inputs)):
+        x = weights["embedding"][plan.inputs[at]]
+        x = torch.stack([x, *(h[i] for i in plan.mixes[at])]).mean(0)
+        states = controller._stepped(weights, x[None], states)
+        assert h[at].tolist() == pytest.approx(states[-1][0][0].tolist(), abs=1e-12)
+
+
 def test_entropy_is_that_of_the_decisions_on_the_way() -> None:
     controller = Controller(Space({"x": Choice(("a", "b", "c"))}))
     weights = wide(controller)
