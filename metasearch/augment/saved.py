@@ -103,7 +103,7 @@ def _told(value: object) -> Any:
 
 def _built(told: Mapping[str, Any]) -> Any:
     name = told.get("kind", "")
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise ValueError(f"there is no kind of policy '{name}'.{plugins.did_you_mean(str(name), KINDS)}")
     return _made(KINDS[name], {k: v for k, v in told.items() if k != "kind"}, str(name))
 
