@@ -12,7 +12,7 @@ from pathlib import Path
 
 from metasearch.augment import Places, Policy, Schedule, Shared, Shuffled, Step, SubPolicies, find, fixed, saved
 from metasearch.driver.study import Study
-from metasearch.home import home_of, study_folder
+from metasearch.home import home_of, living_in, study_folder
 from metasearch.ledger import Ledger, TrialRow
 from metasearch.objectives import Infeasible
 from metasearch.objectives.train import Train
@@ -36,7 +36,8 @@ def of_trial(reference: str, *, home: Path | None = None) -> Places:
     study, trials = _opened(name, home)
     if int(number) not in trials:
         raise ValueError(f"there is no trial {reference}: '{name}' has trials 1 to {max(trials, default=0)}")
-    found = of_row(trials, int(number), places_of(study))
+    with living_in(home):
+        found = of_row(trials, int(number), places_of(study))
     if found is None:
         raise ValueError(f"{reference} augments nothing: no policy is in its config")
     return found
@@ -57,7 +58,13 @@ def joined(name: str, *, best: int = 5, home: Path | None = None) -> Places:
 def side_by_side(name: str, *, best: int = 5, home: Path | None = None) -> tuple[Places, list[int]]:
     """What `joined` returns, and the numbers of the trials of which it is made, best first: fewer than `best`, maybe."""
     study, trials = _opened(name, home)
-    of = places_of(study)
+    with living_in(home):
+        return _best(name, trials, places_of(study), best)
+
+
+def _best(
+    name: str, trials: Mapping[int, TrialRow], of: Callable[[Config], Places | None], best: int
+) -> tuple[Places, list[int]]:
     ranked = sorted((row for row in trials.values() if row.outcome is not None and row.outcome.status == "done"),
                     key=lambda row: -_score(row))
     first: tuple[Places, str, str] | None = None  # and its place and its ranges

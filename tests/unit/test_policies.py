@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Generator
 
+import metasearch
 from metasearch import augment, cli, policies
 from metasearch.augment import Places, Schedule, Shuffled, Step, SubPolicies, fixed
 from metasearch.cli import pictures
 from metasearch.driver import launch
 from metasearch.driver.study import Study
+from metasearch.driver.worker import work
+from metasearch.home import homes
 from metasearch.ledger import Ledger
 from metasearch.records import Config
 from metasearch.strategies.pba import Segment, lineage
@@ -87,6 +90,55 @@ def test_a_file_that_was_changed_is_noticed(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("rotate", "shear_x"))
     with pytest.raises(ValueError, match="was changed"):
         augment.named(name, home=tmp_path)
+
+
+NAMED = """
+from dataclasses import replace
+from metasearch.augment import named
+from metasearch.space import Choice, Space
+from search_spaces._policies import plain
+SPACE = Space({{"of": Choice(("pba/3",))}})
+SHOTS = named("{shots}").shot
+def recipe(config, shape): return replace(plain(shape), augment=replace(named(config["of"]), shot=SHOTS))
+"""
+
+
+def test_a_recipe_finds_what_it_names_where_its_study_lives_and_an_export_brings_it_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Named when a recipe is made, and when its file is read; no variable says where studies live."""
+    monkeypatch.delenv("METASEARCH_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    home, space = tmp_path / "home", tmp_path / "space.py"
+    augment.keep(Places(query=ROTATE), "pba/3", home=home)
+    space.write_text(NAMED.format(shots=augment.keep(Places(shot=FLIP), home=home)))
+    study = tmp_path / "study.toml"
+    study.write_text(STUDY)
+    words = ["name=again", f"space={space}", "method={name='random'}", "budget.trials=1", "track.pictures=0"]
+    assert cli.call(["run", str(study), *words, "--home", str(home)]) == 0
+    assert cli.call(["policy", "again/1", "--home", str(home)]) == 0
+    assert "rotate" in capsys.readouterr().out
+    places = Places(query=ROTATE, shot=FLIP)
+    assert policies.of_trial("again/1", home=home) == metasearch.load("again/1", home=home).augment == places
+    folder = metasearch.export("again/1", tmp_path / "exported", home=home)
+    home.rename(tmp_path / "elsewhere")
+    model = metasearch.load(folder, trust_code=True)
+    assert model.augment == places
+    assert model.built(7)[0].features == model.net.features  # the recipe is asked again
+    with pytest.raises(ValueError, match="no policy is kept as 'pba/3'"):
+        augment.named("pba/3")
+
+
+def test_a_worker_of_another_process_lives_where_its_study_is(tmp_path: Path) -> None:
+    seen: list[Path] = []
+
+    class Idle:
+        def next(self, ending: object, lines: object) -> None:
+            seen.append(homes()[0])
+
+    assert work(Idle(), lambda: pytest.fail("there is no trial"), tmp_path / "study")  # type: ignore[arg-type]
+    assert seen == [tmp_path]
+    assert tmp_path not in homes()
 
 
 # a whole study ----------------------------------------------------------------------------------------------------------------
