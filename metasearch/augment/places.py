@@ -99,14 +99,17 @@ class Places:
         return tuple(f"{place}: {name}" for place, policy in self.policies.items() for name in policy.idle(channels))
 
     def __call__(
-        self, episodes: Episode, generator: Generator, progress: float | Tensor = 0.0, moments: Moments | None = None
+        self, episodes: Episode, generator: Generator, progress: float | Tensor | None = None, moments: Moments | None = None
     ) -> Episode:
         """n episodes -> n * versions of them, the versions of one side by side.
 
-        progress: the point of training 0..1 of all, or of each [n]. moments: how the pictures are normalised, if they are.
+        progress: the point of training 0..1 of all, or of each [n]; only schedules need one. moments: how the pictures are
+        normalised, if they are.
         """
+        if progress is None and any(policy.changes for policy in self.policies.values()):
+            raise ValueError("a policy changes over training: say at which point of it the episodes are seen, progress=0..1")
         n = episodes.count
-        at = torch.as_tensor(progress, dtype=torch.float64).expand(n)
+        at = torch.as_tensor(0.0 if progress is None else progress, dtype=torch.float64).expand(n)
         if self.versions > 1:
             episodes = episodes.map(lambda t: t.repeat_interleave(self.versions, 0))
             at, n = at.repeat_interleave(self.versions), n * self.versions

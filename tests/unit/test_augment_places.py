@@ -219,6 +219,8 @@ def test_a_schedule_goes_by_the_progress_of_each_episode() -> None:
     each = e.query_x.repeat_interleave(2, 0)
     torch.testing.assert_close(found.query_x[:4], 1 - each[:4])
     torch.testing.assert_close(found.query_x[4:], each[4:].flip(-1))
+    with pytest.raises(ValueError, match="say at which point of it the episodes are seen"):
+        Places(query=Schedule((INVERT, FLIP)))(e, _generator())
 
 
 def test_versions_of_an_episode_are_side_by_side_and_differ() -> None:
