@@ -30,7 +30,7 @@ def policy(
 
     folder = home_of(home)
     name, _, number = what.partition("/")
-    stored(name, folder)
+    study = stored(name, folder)
     if output is not None and (output.exists() or not output.absolute().parent.is_dir()):
         raise Refused(f"--output needs a new file in a folder that is there, but got {printable(str(output))}")
     if number:
@@ -47,7 +47,7 @@ def policy(
     elif as_json:
         print(json.dumps(saved.to_json(found), allow_nan=False))
     else:
-        table(HEAD, policies.told(found))
+        table(HEAD, policies.told(found, study.tasks_distribution().input_shape[0]))
     if output is not None:
         talk(f"written: {saved.save(found, output)}. In Python: metasearch.augment.load_places({str(output)!r})")
         if len(found.policies) == 1 and not found.new_classes:

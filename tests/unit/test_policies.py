@@ -287,6 +287,9 @@ def test_a_policy_is_shown_exported_and_kept_from_the_command_line(searched: Pat
     one, best = policies.of_trial("subs/2", home=searched), policies.joined("subs", best=2, home=searched)
     assert cli.call(["policy", "subs/2", *home]) == 0
     assert capsys.readouterr().out.startswith("operation")
+    grey = next(n for n in range(1, 5) if policies.of_trial(f"subs/{n}", home=searched).idle(1))
+    assert cli.call(["policy", f"subs/{grey}", *home]) == 0
+    assert "nothing: the pictures are grey" in capsys.readouterr().out
     assert cli.call(["policy", "subs", "--best", "2", "--json", "-o", str(file), *home]) == 0
     out, said = capsys.readouterr()
     assert augment.saved.from_json(json.loads(out)) == augment.load_places(file) == best
