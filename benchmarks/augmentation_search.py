@@ -21,7 +21,9 @@ CIFAR-FS (5-way 1-shot; 100 pictures of each of 64 classes) and Omniglot (20-way
    augmentation included, beside that of "none", and the number of steps follows from it, so that schedules end with the time.
 3. It is scored once on --episodes of the sealed test split, the same for all rows and seeds. `ours` is the mean over seeds, its
    interval one over episodes; `lowest` and `highest` are of the seeds. `gain` is the mean difference to "none" on the same
-   episodes, `gain_error` half of its 95 % interval, `p` of a paired test. `found` says which share of pictures gets what.
+   episodes, `gain_error` half of its 95 % interval, `p` of a paired test: both are over episodes, for these trainings, and know
+   nothing of how trainings differ. `gain_lowest` and `gain_highest` do: of the seeds, each beside "none" by the same seed.
+   `found` says which share of pictures gets what.
 
 All minutes are processor time divided by threads, so that a busy machine changes little. The learner is in _augmented.py.
 Searches and seeds that have ended are kept under RESULTS/augmentation_search/, with their policies and weights; with --resume
@@ -196,12 +198,14 @@ class Contest(Parts):
         mean, half = percents(across(runs))
         each = [100 * statistics.fmean(run.scores) for run in runs]
         baseline = None if self.augmentation == BASELINE else self.baseline.all_tested(seeds)
-        gain: dict[str, Condition] = {"gain": None, "gain_error": None, "p": None}
+        gain: dict[str, Condition] = dict.fromkeys(("gain", "gain_error", "p", "gain_lowest", "gain_highest"))
         reference = None
         if baseline is not None:
             reference, (more, error) = percents(across(baseline))[0], percents(gains(runs, baseline))
             p = paired_p(across(runs), across(baseline))
-            gain = {"gain": round(more, 2), "gain_error": round(error, 2), "p": float(f"{p:.2g}")}
+            of_seeds = [percents(gains([run], [other]))[0] for run, other in zip(runs, baseline, strict=True)]
+            gain = {"gain": round(more, 2), "gain_error": round(error, 2), "p": float(f"{p:.2g}"),
+                    "gain_lowest": round(min(of_seeds), 2), "gain_highest": round(max(of_seeds), 2)}
         conditions: dict[str, Condition] = {
             "ways": DATA[self.data].ways, "shots": 1, "lowest": round(min(each), 2), "highest": round(max(each), 2), **gain,
             "validation": round(100 * statistics.fmean(run.validation for run in runs), 2),

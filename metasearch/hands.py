@@ -23,16 +23,18 @@ import torch
 from torch import Generator, Tensor
 
 from metasearch import __version__, examples, plugins
+from metasearch.augment import saved
 from metasearch.driver.study import Study
 from metasearch.examples import Array, Inputs, Labels
-from metasearch.home import home_of, study_folder
+from metasearch.home import home_of, living_in, study_folder
 from metasearch.learners import Learner, Loss, gradients
 from metasearch.ledger import Ledger
 from metasearch.nets import Net, NormMode, Params, learnt
 from metasearch.objectives import augmenting, parcel
 from metasearch.objectives.evaluation import predictions
-from metasearch.objectives.recipe import RecipeOf
+from metasearch.objectives.recipe import Recipe, RecipeOf
 from metasearch.objectives.train import Train
+from metasearch.records import Config
 from metasearch.tasks import Episode, Kind, TaskDistribution, TaskShape, _classes
 from metasearch.tasks._images import ImageTasks
 from metasearch.tasks._values import standard
@@ -203,13 +205,20 @@ def load(
     elif isinstance(where, Path) or folder.is_dir():
         raise ValueError(f"{folder} holds no exported model, no {CARD}. metasearch.export('STUDY/NUMBER', folder) writes one.")
     else:
-        model = _from_study(str(where), home)
+        with living_in(home):
+            model = _from_study(str(where), home)
     return _in_mode(model, transductive)
 
 
 def export(reference: str, folder: str | Path, *, home: Path | None = None) -> Path:
     """Writes a trial into a new folder that `load` reads on any machine with metasearch: weights.safetensors, model.json, and the
-    search space if it is a file of the user's own. No data are needed there, no study and no ledger."""
+    search space if it is a file of the user's own, with the policies that it names. No data are needed there, no study and no
+    ledger."""
+    with living_in(home):
+        return _export(reference, folder, home)
+
+
+def _export(reference: str, folder: str | Path, home: Path | None) -> Path:
     trained, study, folder = _restored(reference, home), _study(reference, home), Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} must be a new or an empty folder, but there is something in it")
@@ -232,7 +241,10 @@ def export(reference: str, folder: str | Path, *, home: Path | None = None) -> P
     }
     parcel.write(folder / WEIGHTS, trained.meta, {"trial": reference})
     (folder / CARD).write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", "utf-8")
-    again = _from_folder(folder, trust_code=True)  # what cannot be read back is no export
+    with saved.asked() as policies:
+        again = _from_folder(folder, trust_code=True)  # what cannot be read back is no export
+    for name, policy in policies.items():
+        saved.keep(policy, name if "/" in name else None, home=folder)
     if repr(again.learner) != repr(trained.learner.at_test()):
         raise ValueError(f"{reference} cannot be exported: its method changed what the search space builds")
     return folder
@@ -245,8 +257,8 @@ def _from_study(reference: str, home: Path | None) -> Loaded:
     recipe = train.recipe if isinstance(train, Train) else study.space_module().recipe
     return Loaded(
         reference, trained.net, trained.learner.at_test(), trained.meta, trained.tasks.kind, trained.shape,
-        _inputs(trained.tasks), trained.tasks.loss, trained.tasks.standardised, _builder(recipe, trained.config, trained.shape),
-        trained.augment,
+        _inputs(trained.tasks), trained.tasks.loss, trained.tasks.standardised,
+        _builder(_at_home(recipe, home), trained.config, trained.shape), trained.augment,
     )
 
 
@@ -284,7 +296,8 @@ def _from_folder(folder: Path, trust_code: bool) -> Loaded:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not describe an exported model: {type(error).__name__}: {error}") from error
     meta, _ = parcel.read(folder / WEIGHTS)
-    recipe = _recipe(folder, space, trust_code)
+    with living_in(folder):
+        recipe = _at_home(_recipe(folder, space, trust_code), folder)
     build = _builder(recipe, config, shape)
     try:
         net, learner = build(shape.ways)
@@ -307,6 +320,15 @@ def _recipe(folder: Path, space: Mapping[str, Any], trust_code: bool) -> RecipeO
     if code is not None and hashlib.sha256(code.read_bytes()).hexdigest() != space.get("sha256"):
         raise ValueError(f"{code} is not the file that was exported: its sha256 differs from that in {CARD}")
     found: RecipeOf = plugins.loaded("spaces", str(code or name)).recipe
+    return found
+
+
+def _at_home(recipe: RecipeOf, home: Path | None) -> RecipeOf:
+    """Which finds the policies that it names there."""
+    def found(config: Config, shape: TaskShape) -> Recipe:
+        with living_in(home):
+            return recipe(config, shape)
+
     return found
 
 

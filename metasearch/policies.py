@@ -12,14 +12,15 @@ from pathlib import Path
 
 from metasearch.augment import Places, Policy, Schedule, Shared, Shuffled, Step, SubPolicies, find, fixed, saved
 from metasearch.driver.study import Study
-from metasearch.home import home_of, study_folder
+from metasearch.home import home_of, living_in, study_folder
 from metasearch.ledger import Ledger, TrialRow
 from metasearch.objectives import Infeasible
 from metasearch.objectives.train import Train
 from metasearch.records import Config
 from metasearch.strategies.pba import Segment, lineage
 
-__all__ = ["joined", "keep", "of_row", "of_trial", "places_of", "schedule", "stages", "told"]
+__all__ = ["joined", "keep", "of_row", "of_trial", "places_of", "schedule", "side_by_side", "stages",
+           "told"]
 
 NOTHING = fixed(Step("identity"))
 
@@ -29,8 +30,14 @@ def of_trial(reference: str, *, home: Path | None = None) -> Places:
 
     Raises ValueError for a reference that names no trial, and for one without augmentation.
     """
-    study, trials, number = _opened(reference, home)
-    found = of_row(trials, number, places_of(study))
+    name, slash, number = reference.rpartition("/")
+    if not (slash and number.isascii() and number.isdecimal()):
+        raise ValueError(f"a trial is named STUDY/NUMBER, such as pba/112, but got {reference!r}")
+    study, trials = _opened(name, home)
+    if int(number) not in trials:
+        raise ValueError(f"there is no trial {reference}: '{name}' has trials 1 to {max(trials, default=0)}")
+    with living_in(home):
+        found = of_row(trials, int(number), places_of(study))
     if found is None:
         raise ValueError(f"{reference} augments nothing: no policy is in its config")
     return found
@@ -43,28 +50,49 @@ def keep(reference: str, *, home: Path | None = None) -> str:
 
 def joined(name: str, *, best: int = 5, home: Path | None = None) -> Places:
     """The sub-policies of the best trials of a study side by side, at the place of the best one, from each alike: what
-    AutoAugment ends with (five best policies of five sub-policies). Trials with another place are passed over."""
-    study, trials, _ = _opened(f"{name}/0", home)
-    of = places_of(study)
+    AutoAugment ends with (five best policies of five sub-policies). Trials with another place or other ranges are passed over,
+    and those with a policy that is there already."""
+    return side_by_side(name, best=best, home=home)[0]
+
+
+def side_by_side(name: str, *, best: int = 5, home: Path | None = None) -> tuple[Places, list[int]]:
+    """What `joined` returns, and the numbers of the trials of which it is made, best first: fewer than `best`, maybe."""
+    study, trials = _opened(name, home)
+    with living_in(home):
+        return _best(name, trials, places_of(study), best)
+
+
+def _best(
+    name: str, trials: Mapping[int, TrialRow], of: Callable[[Config], Places | None], best: int
+) -> tuple[Places, list[int]]:
     ranked = sorted((row for row in trials.values() if row.outcome is not None and row.outcome.status == "done"),
                     key=lambda row: -_score(row))
-    choices: list[tuple[Step, ...]] = []
-    first: Places | None = None
-    taken = 0
+    first: tuple[Places, str, str] | None = None  # and its place and its ranges
+    taken: dict[int, SubPolicies] = {}
     for row in ranked:
         places = of(_config(row))
-        if places is None or len(places.policies) != 1 or taken == best:
+        if places is None or len(places.policies) != 1:
             continue
         (place, policy), = places.policies.items()
-        if isinstance(policy, SubPolicies) and (first is None or place in first.policies):
-            first, taken = first or places, taken + 1
-            choices += policy.choices
+        if not isinstance(policy, SubPolicies) or policy in taken.values():
+            continue
+        first = first or (places, place, policy.ranges)
+        if (place, policy.ranges) == first[1:]:
+            taken[row.id] = policy
+        if len(taken) == best:
+            break
     if first is None:
         raise ValueError(f"no trial of '{name}' has sub-policies at one place, so that there is nothing to join. Name a "
                          f"trial instead: {name}/1, say")
-    (place, policy), = first.policies.items()
-    assert isinstance(policy, SubPolicies)
-    return replace(first, **{place: SubPolicies(tuple(choices), ranges=policy.ranges)})  # type: ignore[arg-type]
+    found, place, ranges = first
+    return replace(found, **{place: _together(list(taken.values()), ranges)}), list(taken)  # type: ignore[arg-type]
+
+
+def _together(policies: Sequence[SubPolicies], ranges: str) -> SubPolicies:
+    """Each policy as probable as another, however many sub-policies it has."""
+    weights = [w / sum(own) for one in policies for own in [one.weights or (1.0,) * len(one.choices)] for w in own]
+    alike = max(weights) - min(weights) < 1e-12
+    return SubPolicies(tuple(choice for one in policies for choice in one.choices), () if alike else tuple(weights), ranges)
 
 
 def of_row(trials: Mapping[int, TrialRow], number: int, of: Callable[[Config], Places | None]) -> Places | None:
@@ -118,15 +146,9 @@ def places_of(study: Study) -> Callable[[Config], Places | None]:
     return of
 
 
-def _opened(reference: str, home: Path | None) -> tuple[Study, dict[int, TrialRow], int]:
-    name, slash, number = reference.rpartition("/")
-    if not (slash and number.isascii() and number.isdecimal()):
-        raise ValueError(f"a trial is named STUDY/NUMBER, such as pba/112, but got {reference!r}")
+def _opened(name: str, home: Path | None) -> tuple[Study, dict[int, TrialRow]]:
     with Ledger.open(study_folder(name, home_of(home)) / "ledger.sqlite") as ledger:
-        study, trials = Study.from_json(ledger.study()["study"]), dict(ledger.trials())
-    if int(number) and int(number) not in trials:
-        raise ValueError(f"there is no trial {reference}: '{name}' has trials 1 to {max(trials, default=0)}")
-    return study, trials, int(number)
+        return Study.from_json(ledger.study()["study"]), dict(ledger.trials())
 
 
 def _config(row: TrialRow) -> Config:
@@ -144,8 +166,8 @@ def _score(row: TrialRow) -> float:
 
 def told(places: Places, channels: int = 3) -> list[list[str]]:
     """A row for every operation: [operation, place, probability, magnitude, when]. A magnitude is a level 0..1 of its range;
-    operations that have none, or are never applied, say so or are left out, and those that leave pictures of so many channels
-    as they are say so too."""
+    operations that have none say so, those that are never applied are left out (of a policy or sub-policy that applies none,
+    "nothing" is said), and those that leave pictures of so many channels as they are say so too."""
     found = []
     for place, policy in places.policies.items():
         idle = policy.idle(channels)
@@ -201,14 +223,17 @@ def _rows(policy: Policy, when: str) -> Iterator[tuple[str, str, str, str]]:
         weights = policy.weights or (1.0,) * len(policy.choices)
         for number, (choice, weight) in enumerate(zip(policy.choices, weights, strict=True), 1):
             share = f"sub-policy {number} ({weight / sum(weights):.0%})" if len(weights) > 1 else ""
-            yield from (_row(step, ", ".join(filter(None, (when, share)))) for step in choice if step.probability > 0)
+            yield from _applied(choice, ", ".join(filter(None, (when, share))))
     elif isinstance(policy, Shuffled):
-        shown = ", ".join(filter(None, (when, "in random order")))
-        yield from (_row(step, shown) for step in policy.steps if step.probability > 0)
+        yield from _applied(policy.steps, ", ".join(filter(None, (when, "in random order"))))
     elif isinstance(policy, Shared):
         yield from _rows(policy.policy, ", ".join(filter(None, (when, "the same for all pictures"))))
     else:
         yield ", ".join(policy.operations), "one as often as another", repr(policy).partition(", names=")[0] + ")", when
+
+
+def _applied(steps: Sequence[Step], when: str) -> list[tuple[str, str, str, str]]:
+    return [_row(step, when) for step in steps if step.probability > 0] or [("nothing", "-", "-", when)]
 
 
 def _row(step: Step, when: str) -> tuple[str, str, str, str]:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from metasearch.driver.folder import locked
 from metasearch.driver.study import Study
-from metasearch.home import home_of, parcel_path, study_folder
+from metasearch.home import home_of, living_in, parcel_path, study_folder
 from metasearch.learners import Learner
 from metasearch.ledger import Ledger, TrialRow
 from metasearch.nets import Net, Params, learnt
@@ -108,11 +108,13 @@ def restore(reference: str, *, home: Path | None = None) -> Trained:
     with Ledger.open(folder / "ledger.sqlite") as ledger:
         study = Study.from_json(ledger.study()["study"])
         row = _ended(reference, ledger.trials(), number)
-    objective = study.objective()
-    train = objective if isinstance(objective, Train) else getattr(objective, "train", None)  # what a search found, it trained
-    if not isinstance(train, Train):
-        raise ValueError(f"{reference} was not made by `train`, so it has no meta-learner to restore")
-    return _restored(reference, train, row, folder)
+    with living_in(folder.parent):
+        objective = study.objective()
+        # what a search found, it trained
+        train = objective if isinstance(objective, Train) else getattr(objective, "train", None)
+        if not isinstance(train, Train):
+            raise ValueError(f"{reference} was not made by `train`, so it has no meta-learner to restore")
+        return _restored(reference, train, row, folder)
 
 
 def evaluate(

@@ -22,7 +22,8 @@ def sample_pairing(images: Tensor, weight: Tensor, others: Tensor) -> Tensor:
 
 def cutmix(images: Tensor, magnitude: Tensor, noise: Tensor, others: Tensor) -> Tensor:
     """A box of another picture lies on this one; its area is uniform between 0 and `magnitude` of the picture's, its centre
-    anywhere. The label is mixed as the pixels are: see `cutmix_kept`."""
+    anywhere. The label is mixed as the pixels are: see `cutmix_kept`. One pixel or more stays: else a class of one support could
+    vanish from an episode."""
     return torch.where(_box(images, magnitude, noise), others, images)
 
 
@@ -57,7 +58,7 @@ def quarters(images: Tensor, count: Tensor) -> Tensor:
 def _box(images: Tensor, magnitude: Tensor, noise: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     side = (magnitude * noise[:, 2]).sqrt()[:, None]
-    return _inside(noise, side * width, side * height, images)
+    return _inside(noise, (side * width).clamp(max=width - 1), (side * height).clamp(max=height - 1), images)
 
 
 def _inside(noise: Tensor, width: Tensor, height: Tensor, images: Tensor) -> Tensor:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from numbers import Integral
 
 import torch
 from torch import Generator, Tensor
 
 from metasearch import plugins
 from metasearch.augment import _pieces as pieces
-from metasearch.augment.ops import find
+from metasearch.augment.ops import NOISE, find
 from metasearch.augment.plan import Moments, Plan, carry_out, joined
 from metasearch.augment.policy import Policy
 from metasearch.tasks import Episode, TaskShape
@@ -57,9 +58,9 @@ class Places:
         for place, policy in self.policies.items():
             if not isinstance(policy, Policy):
                 raise ValueError(f"{place} must be a policy, but is {policy!r}")
-        if self.copies < 1 or self.versions < 1:
-            raise ValueError(f"`copies >= 1` and `versions >= 1` must hold, but got (copies={self.copies}, "
-                             f"versions={self.versions})")
+        if any(not isinstance(n, Integral) or n < 1 for n in (self.copies, self.versions)):
+            raise ValueError(f"`copies >= 1` and `versions >= 1` must hold, for whole numbers, but got (copies={self.copies!r}, "
+                             f"versions={self.versions!r})")
         if not 0 <= self.new_classes <= 1:
             raise ValueError(f"new_classes is a probability between 0 and 1, but got {self.new_classes}")
         if self.fill is not None and not 0 <= self.fill <= 1:
@@ -85,6 +86,9 @@ class Places:
             raise ValueError(f"augmentation is for pictures [C, H, W], but the inputs of these tasks are {list(shape.x)}")
         for policy in self.policies.values():
             policy.check(steps)
+        if shape.x[0] > NOISE and any("channel_permutation" in policy.operations for policy in self.policies.values()):
+            raise ValueError(f"channel_permutation takes pictures of up to {NOISE} channels, but these have {shape.x[0]}. "
+                             f"Leave it away.")
         turning = self.new_classes > 0 or any("turn" in policy.operations for policy in self.policies.values())
         if turning and shape.x[1] != shape.x[2]:
             raise ValueError(f"only square pictures can be turned by 90 degrees, but these are {shape.x[1]} x {shape.x[2]}. "
@@ -95,14 +99,17 @@ class Places:
         return tuple(f"{place}: {name}" for place, policy in self.policies.items() for name in policy.idle(channels))
 
     def __call__(
-        self, episodes: Episode, generator: Generator, progress: float | Tensor = 0.0, moments: Moments | None = None
+        self, episodes: Episode, generator: Generator, progress: float | Tensor | None = None, moments: Moments | None = None
     ) -> Episode:
         """n episodes -> n * versions of them, the versions of one side by side.
 
-        progress: the point of training 0..1 of all, or of each [n]. moments: how the pictures are normalised, if they are.
+        progress: the point of training 0..1 of all, or of each [n]; only schedules need one. moments: how the pictures are
+        normalised, if they are.
         """
+        if progress is None and any(policy.changes for policy in self.policies.values()):
+            raise ValueError("a policy changes over training: say at which point of it the episodes are seen, progress=0..1")
         n = episodes.count
-        at = torch.as_tensor(progress, dtype=torch.float64).expand(n)
+        at = torch.as_tensor(0.0 if progress is None else progress, dtype=torch.float64).expand(n)
         if self.versions > 1:
             episodes = episodes.map(lambda t: t.repeat_interleave(self.versions, 0))
             at, n = at.repeat_interleave(self.versions), n * self.versions

@@ -67,6 +67,11 @@ def carry_out(
     """
     if images.dim() != 4:
         raise ValueError(f"pictures are [n, C, H, W], but got a tensor of shape {tuple(images.shape)}")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ValueError(f"pictures are uint8, or floats in 0..1, but these are {images.dtype}")
+    if labels is not None and (labels.dim() != 2 or len(labels) != len(images) or not labels.is_floating_point()):
+        raise ValueError(f"labels are floats [n, N], a row for each of {len(images)} pictures, but got {labels.dtype} of shape "
+                         f"{tuple(labels.shape)}. torch.nn.functional.one_hot(labels, N).float() makes them of numbers.")
     if len(images) != plan.count:
         raise ValueError(f"the plan is for {plan.count} pictures, but got {len(images)}")
     if group is not None and plan.count % max(group, 1):

@@ -10,9 +10,11 @@ AutoAugment, PBA, RandAugment, TrivialAugment, UniformAugment: see each class.
 """
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import overload
 
 import torch
@@ -54,25 +56,36 @@ class Policy(ABC):
         """The names of all operations that may be applied, each once."""
 
     @overload
-    def __call__(self, images: Tensor, generator: Generator, *, progress: float | Tensor = 0.0, group: int | None = None,
-                 fill: float | None = None, moments: Moments | None = None) -> Tensor: ...
+    def __call__(self, images: Tensor, generator: Generator, *, progress: float | Tensor | None = None,
+                 group: int | None = None, fill: float | None = None, moments: Moments | None = None) -> Tensor: ...
     @overload
-    def __call__(self, images: Tensor, generator: Generator, labels: Tensor, *, progress: float | Tensor = 0.0,
+    def __call__(self, images: Tensor, generator: Generator, labels: Tensor, *, progress: float | Tensor | None = None,
                  group: int | None = None, fill: float | None = None, moments: Moments | None = None,
                  ) -> tuple[Tensor, Tensor]: ...
 
     def __call__(
-        self, images: Tensor, generator: Generator, labels: Tensor | None = None, *, progress: float | Tensor = 0.0,
+        self, images: Tensor, generator: Generator, labels: Tensor | None = None, *, progress: float | Tensor | None = None,
         group: int | None = None, fill: float | None = None, moments: Moments | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Augmented pictures; (pictures, labels) if labels [n, N] are given. The other arguments are those of `carry_out`."""
-        plan = self.plan(len(images), generator, progress)
+        """Augmented pictures; (pictures, labels) if labels [n, N] are given. The other arguments are those of `carry_out`.
+
+        Raises ValueError for what is no such tensor, and where a policy that changes over training is not told the progress.
+        """
+        if progress is None and self.changes:
+            raise ValueError("the policy changes over training: say at which point of it the pictures are seen, progress=0..1")
+        _look(images, moments)
+        plan = self.plan(len(images), generator, 0.0 if progress is None else progress)
         found, mixed = carry_out(plan, images, labels, group=group, fill=fill, moments=moments)
         return found if mixed is None else (found, mixed)
 
     def idle(self, channels: int) -> tuple[str, ...]:
         """The operations that leave pictures of so many channels as they are: those about colour, of grey pictures."""
         return tuple(name for name in self.operations if find(name).colour) if channels == 1 else ()
+
+    @property
+    def changes(self) -> bool:
+        """Does it go by the progress of training?"""
+        return False
 
     def check(self, steps: int) -> None:  # noqa: B027  most policies are for any
         """Raises ValueError if the policy is not for a training of so many outer steps."""
@@ -94,7 +107,10 @@ class SubPolicies(Policy):
         tables.check(self.ranges)
         if not self.choices:
             raise ValueError("a policy needs one sub-policy or more, but got none")
-        if self.weights and (len(self.weights) != len(self.choices) or min(self.weights) < 0 or not sum(self.weights) > 0):
+        for choice in self.choices:
+            _steps(choice)
+        total = sum(self.weights)
+        if self.weights and (len(self.weights) != len(self.choices) or min(self.weights) < 0 or not 0 < total < math.inf):
             raise ValueError(f"weights must be one number >= 0 for each of {len(self.choices)} sub-policies, not all 0, "
                              f"but got {list(self.weights)}")
 
@@ -130,7 +146,8 @@ class Shuffled(Policy):
 
     def __post_init__(self) -> None:
         tables.check(self.ranges)
-        if not self.steps or len(self.counts) < 2 or min(self.counts) < 0 or abs(sum(self.counts) - 1) > 1e-6:
+        _steps(self.steps)
+        if not self.steps or len(self.counts) < 2 or min(self.counts) < 0 or not abs(sum(self.counts) - 1) < 1e-6:
             raise ValueError(f"a shuffled policy needs steps, and the probabilities of 0, 1, ... of them, which add to 1, but "
                              f"got {len(self.steps)} steps and {list(self.counts)}")
 
@@ -167,6 +184,7 @@ class RandAugment(Policy):
     def __post_init__(self) -> None:
         tables.check(self.ranges)
         _named(self.names)
+        _whole("n", self.n)
         if self.n < 1 or not 0 <= self.m <= 30:
             raise ValueError(f"`n >= 1` and `0 <= m <= 30` must hold, but got (n={self.n}, m={self.m})")
 
@@ -218,6 +236,7 @@ class UniformAugment(Policy):
         tables.check(self.ranges)
         _named(self.names)
         _share("the probability", self.probability)
+        _whole("n", self.n)
         if self.n < 1:
             raise ValueError(f"`n >= 1` must hold, but got n={self.n}")
 
@@ -246,9 +265,10 @@ class Schedule(Policy):
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.policies or any(isinstance(policy, Schedule) for policy in self.policies):
+        _policies("a schedule", self.policies)
+        if not self.policies or any(policy.changes for policy in self.policies):
             raise ValueError("a schedule needs one policy or more, none of them a schedule")
-        if self.lengths and (len(self.lengths) != len(self.policies) or min(self.lengths) <= 0):
+        if self.lengths and (len(self.lengths) != len(self.policies) or not all(0 < n < math.inf for n in self.lengths)):
             raise ValueError(f"lengths must be one number > 0 for each of {len(self.policies)} policies, but got "
                              f"{list(self.lengths)}")
 
@@ -256,11 +276,17 @@ class Schedule(Policy):
     def operations(self) -> tuple[str, ...]:
         return _once(name for policy in self.policies for name in policy.operations)
 
+    @property
+    def changes(self) -> bool:
+        return True
+
     def stage(self, progress: float | Tensor) -> Tensor:
-        """The number of the policy at each progress 0..1."""
+        """The number of the policy at each progress. Raises ValueError for one that is not in 0..1."""
         lengths = torch.tensor(self.lengths or (1.0,) * len(self.policies), dtype=torch.float64)
         ends = lengths.cumsum(0) / lengths.sum()
         at = torch.as_tensor(progress, dtype=torch.float64)
+        if at.numel() and not (at.min() >= 0 and at.max() <= 1 + 1e-6):
+            raise ValueError(f"progress is the share of training that is done, 0..1, but got {progress}")
         return torch.searchsorted(ends - 1e-7, at, right=True).clamp(max=len(ends) - 1)  # 1e-7: a progress may be a float32
 
     def at(self, progress: float) -> Policy:
@@ -286,6 +312,13 @@ class Shared(Policy):
     stay each picture's own."""
 
     policy: Policy
+
+    def __post_init__(self) -> None:
+        _policies("a draw for all pictures", (self.policy,))
+
+    @property
+    def changes(self) -> bool:
+        return self.policy.changes
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -333,6 +366,39 @@ def _named(names: Sequence[str]) -> None:
         raise ValueError("a policy needs one operation or more, but got none")
     for name in names:
         find(name)
+
+
+def _steps(steps: object) -> None:
+    if not isinstance(steps, Sequence) or not all(isinstance(step, Step) for step in steps):
+        raise ValueError(f"a sub-policy is a sequence of steps (operation, probability, magnitude), but got {steps!r}")
+
+
+def _policies(what: str, policies: Sequence[object]) -> None:
+    for policy in policies:
+        if not isinstance(policy, Policy):
+            raise ValueError(f"{what} is made of policies, but got {policy!r}")
+
+
+def _whole(what: str, value: float) -> None:
+    if not isinstance(value, Integral):
+        raise ValueError(f"{what} must be a whole number, but is {value!r}")
+
+
+def _look(images: object, moments: Moments | None) -> None:
+    """At the middle row of each picture: that is cheap, and tells 0..255 and normalised pictures."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"pictures are a tensor [n, C, H, W], but got {type(images).__name__}. torch.as_tensor makes one.")
+    if images.dim() != 4 or not images.numel():
+        return
+    if images.shape[3] <= NOISE < images.shape[1]:
+        raise ValueError(f"pictures are [n, C, H, W], but these look like [n, H, W, C]: {tuple(images.shape)}. "
+                         f"images.permute(0, 3, 1, 2) turns them.")
+    if moments is not None or not images.is_floating_point():
+        return
+    low, high = (float(v) for v in images[:, :, images.shape[2] // 2].aminmax())
+    if not (low >= -0.5 and high <= 1.5):
+        raise ValueError(f"pictures are floats in 0..1 or uint8, but these go from {low:.4g} to {high:.4g}. Divide them by 255, "
+                         f"or say how they are normalised: moments=(means, standard deviations)")
 
 
 def _share(what: str, value: float) -> None:

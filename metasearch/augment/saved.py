@@ -5,11 +5,13 @@
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -27,9 +29,9 @@ from metasearch.augment.policy import (
     TrivialAugment,
     UniformAugment,
 )
-from metasearch.home import home_of, study_folder
+from metasearch.home import home_of, homes, study_folder
 
-__all__ = ["content_hash", "from_json", "keep", "load", "load_places", "named", "save", "to_json"]
+__all__ = ["asked", "content_hash", "from_json", "keep", "load", "load_places", "named", "save", "to_json"]
 
 FORMAT = 1
 HASH = re.compile(r"[0-9a-f]{16}")
@@ -38,6 +40,7 @@ KINDS: dict[str, type[Policy] | type[Places]] = {
     "uniform-augment": UniformAugment, "schedule": Schedule, "shared": Shared, "places": Places,
 }
 NAMES = {kind: name for name, kind in KINDS.items()}
+_asked: ContextVar[dict[str, Policy | Places] | None] = ContextVar("asked", default=None)
 
 
 def to_json(policy: Policy | Places) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def _told(value: object) -> Any:
 
 def _built(told: Mapping[str, Any]) -> Any:
     name = told.get("kind", "")
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise ValueError(f"there is no kind of policy '{name}'.{plugins.did_you_mean(str(name), KINDS)}")
     return _made(KINDS[name], {k: v for k, v in told.items() if k != "kind"}, str(name))
 
@@ -151,17 +154,32 @@ def keep(policy: Policy | Places, trial: str | None = None, *, home: Path | None
 def named(name: str, *, home: Path | None = None) -> Policy | Places:
     """The policy that `keep` put under a content hash or a trial "STUDY/NUMBER", so that a config may say it in a word.
 
-    home: where studies live; None: METASEARCH_HOME, else ./studies. Raises ValueError for a name under which there is nothing,
-    and for a file that is not what the hash says.
+    home: where studies live; None: where the study lives whose recipe asks, or METASEARCH_HOME, else ./studies. Raises
+    ValueError for a name under which there is nothing, and for a file that is not what the hash says.
     """
-    path = _kept(name, home)
-    if not path.is_file():
-        raise ValueError(f"no policy is kept as '{name}' in {path.parent}. A trial's is kept by "
-                         f"metasearch.policies.keep('STUDY/NUMBER'), which returns its hash.")
+    paths = [_kept(name, each) for each in (homes() if home is None else (home,))]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise ValueError(f"no policy is kept as '{name}' in {' or '.join(str(path.parent) for path in paths)}. A trial's is kept "
+                         f"by metasearch.policies.keep('STUDY/NUMBER'), which returns its hash.")
     found = _read(path)
     if "/" not in name and content_hash(found) != name:
         raise ValueError(f"{path} was changed: its content has the hash {content_hash(found)}")
+    noted = _asked.get()
+    if noted is not None:
+        noted[name] = found
     return found
+
+
+@contextlib.contextmanager
+def asked() -> Iterator[dict[str, Policy | Places]]:
+    """What is asked for by name inside: name -> policy."""
+    noted: dict[str, Policy | Places] = {}
+    token = _asked.set(noted)
+    try:
+        yield noted
+    finally:
+        _asked.reset(token)
 
 
 def _kept(name: str, home: Path | None) -> Path:

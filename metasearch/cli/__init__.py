@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from contextvars import copy_context
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -83,7 +84,7 @@ def call(arguments: Sequence[str]) -> int:
     caught: list[int] = []
     try:
         with _signals(caught):
-            answer = app(list(arguments), standalone_mode=False)
+            answer = copy_context().run(app, list(arguments), standalone_mode=False)  # the home lived in ends with the command
         if answer == INTERRUPTED and caught:  # typer makes a number of KeyboardInterrupt
             return _stopped(caught[0])
         return answer if isinstance(answer, int) else OK

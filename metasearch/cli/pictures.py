@@ -148,6 +148,7 @@ def shown(places: Places, tasks: TaskDistribution) -> dict[str, Tensor]:
     import torch
     from torch import Generator
 
+    from metasearch.augment import carry_out
     from metasearch.objectives.augmenting import moments
 
     bare = replace(places, support=None, query=None, shot=None, task=None, new_classes=0.0, versions=1)
@@ -161,7 +162,7 @@ def shown(places: Places, tasks: TaskDistribution) -> dict[str, Tensor]:
             whole = replace(bare, task=policy)(episodes, drawn, 1.0, how).select(0)
             after = torch.cat([whole.support_x, whole.query_x])
         else:
-            after, _ = policy(x, drawn, labels, progress=1.0, fill=places.fill, moments=how)
+            after, _ = carry_out(policy.plan(len(x), drawn, 1.0), x, labels, fill=places.fill, moments=how)
         rows[place] = _shown(after, how)
     if places.new_classes:
         whole = replace(bare, new_classes=1.0)(episodes, drawn).select(0)

@@ -30,10 +30,15 @@ def policy(
 
     folder = home_of(home)
     name, _, number = what.partition("/")
-    stored(name, folder)
+    study = stored(name, folder)
     if output is not None and (output.exists() or not output.absolute().parent.is_dir()):
         raise Refused(f"--output needs a new file in a folder that is there, but got {printable(str(output))}")
-    found = policies.of_trial(what, home=folder) if number else policies.joined(name, best=best, home=folder)
+    if number:
+        found = policies.of_trial(what, home=folder)
+    else:
+        found, trials = policies.side_by_side(name, best=best, home=folder)
+        talk(f"side by side: {', '.join(f'{name}/{n}' for n in trials)}" + (
+            f"; no more than {len(trials)} trials have sub-policies at that place" if len(trials) < best else ""))
     if keep:
         kept = saved.keep(found, what if number else None, home=folder)
         print(kept)
@@ -42,6 +47,10 @@ def policy(
     elif as_json:
         print(json.dumps(saved.to_json(found), allow_nan=False))
     else:
-        table(HEAD, policies.told(found))
+        table(HEAD, policies.told(found, study.tasks_distribution().input_shape[0]))
     if output is not None:
         talk(f"written: {saved.save(found, output)}. In Python: metasearch.augment.load_places({str(output)!r})")
+        if len(found.policies) == 1 and not found.new_classes:
+            (only,) = found.policies.values()
+            told = "images, generator, progress=0..1" if only.changes else "images, generator"
+            talk(f"on pictures of your own: metasearch.augment.load({str(output)!r})({told})")

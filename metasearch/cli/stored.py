@@ -12,7 +12,7 @@ import typer
 from metasearch import plugins
 from metasearch.cli.failures import BAD_DATA, Refused, judged, talk
 from metasearch.cli.live import Unit
-from metasearch.home import study_folder
+from metasearch.home import live_in, study_folder
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from metasearch.driver.status import Status
     from metasearch.driver.study import Study
 
-Home = Annotated[Path | None, typer.Option(help="Where studies live.", envvar="METASEARCH_HOME", show_default="./studies")]
+
+
+def _lived_in(home: Path | None) -> Path | None:
+    """For the recipes of the command."""
+    live_in(home)
+    return home
+
+
+Home = Annotated[Path | None, typer.Option(
+    help="Where studies live.", envvar="METASEARCH_HOME", show_default="./studies", callback=_lived_in,
+)]
 Source = Literal["mlflow", "ledger"]
 Cost = Literal["params", "flops", "seconds"]
 T = TypeVar("T")

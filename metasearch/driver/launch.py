@@ -30,7 +30,7 @@ from metasearch.driver.messages import Lost
 from metasearch.driver.opening import StudyMismatch
 from metasearch.driver.status import Status
 from metasearch.driver.study import Study, StudyError
-from metasearch.home import home_of, study_folder
+from metasearch.home import home_of, living_in, study_folder
 from metasearch.ledger import Ledger, LedgerError, TrialRow
 
 if TYPE_CHECKING:
@@ -89,11 +89,13 @@ def run(study: Study, *, home: Path | None = None, show: Show | None = None) -> 
     folder = study_folder(study.name, home_of(home))
     if (folder / "ledger.sqlite").exists():
         raise StudyMismatch(f"a study '{study.name}' is in {folder} already. Resume it, or give the new one another name.")
-    problems = study.problems() or start.problems(study, folder.parent)
+    with living_in(folder.parent):
+        problems = study.problems() or start.problems(study, folder.parent)
     if problems:
         raise StudyError(problems, f"study '{study.name}'")
     start.fetch(study, folder.parent, folder)
-    return _work(study, folder, _about(study), show)
+    with living_in(folder.parent):
+        return _work(study, folder, _about(study), show)
 
 
 def resume(name: str, *, home: Path | None = None, show: Show | None = None, overrides: tuple[str, ...] = ()) -> Result:
@@ -105,7 +107,8 @@ def resume(name: str, *, home: Path | None = None, show: Show | None = None, ove
     folder = study_folder(name, home_of(home))
     with Ledger.open(folder / "ledger.sqlite") as ledger:
         study = _with_its_limits(ledger).with_(overrides)
-    return _work(study, folder, {}, show)
+    with living_in(folder.parent):
+        return _work(study, folder, {}, show)
 
 
 def status(name: str, *, home: Path | None = None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from metasearch.driver import letters
 from metasearch.driver.messages import Assignment, Ending, Line, Link, Lost, StorageFailure, Wait
+from metasearch.home import living_in
 from metasearch.objectives import Diverged, Infeasible, Mode, Objective, Trial
 from metasearch.objectives.memory import out_of_memory, release
 from metasearch.records import Report, Status
@@ -42,6 +43,14 @@ def work(
 ) -> bool:
     """Asks for trials and runs them until there are none. False: a trial ended in a way after which no other should run in
     this process (with go_on_after_error=False)."""
+    with living_in(folder.parent):
+        return _work(link, build, folder, devices, threads, timeout, go_on_after_error)
+
+
+def _work(
+    link: Link, build: Callable[[], Objective], folder: Path, devices: tuple[str, ...], threads: int, timeout: float | None,
+    go_on_after_error: bool,
+) -> bool:
     objective: Objective | None = None
     ending: Ending | None = None
     lines: tuple[Line, ...] = ()

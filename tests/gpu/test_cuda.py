@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from metasearch.augment import OPERATIONS, Places, RandAugment, Step, SubPolicies, TrivialAugment
 from metasearch.learners import Learner
 from metasearch.learners.maml import MAML
 from metasearch.learners.prototypical import Prototypical
@@ -64,3 +65,21 @@ def test_a_trial_trains_on_its_gpu_and_its_parcel_goes_on_anywhere(mode: Mode, t
     own = Trial(0, start=tmp_path / "10.safetensors", own=True, save=save)  # type: ignore[arg-type]
     on_cpu = list(train(Proposal({}, seed=0), own))[-1]
     assert on_cpu.score == pytest.approx(last.score, abs=0.05)
+
+
+def test_augmented_episodes_are_those_of_the_cpu() -> None:
+    """Every operation, at every place. A value at the edge of a level may fall to its other side."""
+    each = SubPolicies(tuple((Step(operation.name, 1.0, 0.7),) for operation in OPERATIONS))
+    alone = SubPolicies(tuple(choice for choice in each.choices if choice[0].operation not in ("cutmix", "sample_pairing")))
+    places = Places(each, each, RandAugment(), alone, copies=2, new_classes=0.5, versions=2)
+    drawn = Blobs(side=12).sample_episodes(6, split="train", shape=SHAPE, generator=Generator().manual_seed(0))
+    drawn = drawn._replace(support_x=drawn.support_x.sigmoid(), query_x=drawn.query_x.sigmoid())
+    for act in (lambda e: places(e, Generator().manual_seed(1)), places.tested):
+        ours, theirs = act(drawn.to("cuda")), act(drawn)
+        for a, b in zip(ours[:4], theirs[:4], strict=True):
+            assert a.is_cuda
+            assert a.shape == b.shape
+            assert float((a.cpu() - b).abs().mean()) < 1e-4
+    x = drawn.query_x[0].cuda()
+    assert float((TrivialAugment()(x, Generator().manual_seed(1)).cpu()
+                  - TrivialAugment()(x.cpu(), Generator().manual_seed(1))).abs().mean()) < 1e-4

@@ -425,6 +425,18 @@ def test_cutmix_mixes_a_label_by_exactly_the_pixels() -> None:
     assert float((1 - cutmix.kept(own, 0.3 * magnitude, noise)).max()) <= 0.35
 
 
+def test_cutmix_leaves_something_of_every_picture() -> None:
+    """A label without any weight has no prototype: where the largest box lay in the middle, it was 0 / 0."""
+    noise = torch.rand(2000, NOISE, generator=Generator().manual_seed(0))
+    noise[:, :2] = 0.5 + (noise[:, :2] - 0.5) / 20
+    noise[:1000, 2] = 1 - 1e-6
+    cutmix = find("cutmix")
+    assert cutmix.kept is not None
+    for side in (1, 2, 8, 28):
+        kept = cutmix.kept(torch.zeros(2000, 1, side, side), torch.ones(2000), noise)
+        assert 0 < float(kept.min()) <= 2 / side
+
+
 def test_a_hole_is_as_large_as_said_and_filled() -> None:
     x = torch.ones(1, 1, 32, 32)
     middle = torch.full((1, NOISE), 0.5)

@@ -219,6 +219,8 @@ def test_a_schedule_goes_by_the_progress_of_each_episode() -> None:
     each = e.query_x.repeat_interleave(2, 0)
     torch.testing.assert_close(found.query_x[:4], 1 - each[:4])
     torch.testing.assert_close(found.query_x[4:], each[4:].flip(-1))
+    with pytest.raises(ValueError, match="say at which point of it the episodes are seen"):
+        Places(query=Schedule((INVERT, FLIP)))(e, _generator())
 
 
 def test_versions_of_an_episode_are_side_by_side_and_differ() -> None:
@@ -262,6 +264,8 @@ def test_normalised_episodes_are_augmented_as_their_pictures_are() -> None:
     (lambda: Places(task=CUTMIX), r"cutmix mixes single pictures, so it cannot act on a whole class"),
     (lambda: Places(support="invert"), "support must be a policy, but is 'invert'"),  # type: ignore[arg-type]
     (lambda: Places(copies=0), "`copies >= 1` and `versions >= 1` must hold"),
+    (lambda: Places(versions=1.5), "for whole numbers, but got .copies=1, versions=1.5"),  # type: ignore[arg-type]
+    (lambda: Places(query=fixed(Step("channel_permutation"))).check(TaskShape((5, 8, 8), 3, 1, 1), 10), "but these have 5"),
     (lambda: Places(new_classes=1.5), "a probability between 0 and 1, but got 1.5"),
     (lambda: Places(fill=2.0), "a value between 0 and 1, but got 2.0"),
     (lambda: Places(query=INVERT).check(TaskShape((6,), 3, 1, 1), 10), r"pictures \[C, H, W\], but the inputs of these"),

@@ -262,7 +262,7 @@ def test_rounds_come_one_after_the_other_and_mix_what_the_last_one_left() -> Non
 
 def test_an_empty_batch_stays_empty() -> None:
     for policy in (fixed(INVERT), RandAugment(), TrivialAugment(), Schedule((fixed(INVERT),)), Shuffled((INVERT, FLIP))):
-        assert policy(_images(0), _generator()).shape == (0, 3, 12, 12)
+        assert policy(_images(0), _generator(), progress=0.5).shape == (0, 3, 12, 12)
 
 
 def test_whole_levels_come_back_as_whole_levels() -> None:
@@ -329,6 +329,16 @@ def test_plans_side_by_side_are_each_for_its_own() -> None:
     (lambda: TrivialAugment(names=()), "one operation or more"),
     (lambda: UniformAugment(probability=2), "between 0 and 1, but is 2"),
     (lambda: Shuffled((INVERT,), counts=(0.5, 0.4)), "which add to 1"),
+    (lambda: Shuffled((INVERT,), counts=(float("nan"), 1.0)), "which add to 1"),
+    (lambda: SubPolicies(((INVERT,), (FLIP,)), weights=(math.inf, 1.0)), "one number >= 0 for each of 2"),
+    (lambda: SubPolicies((INVERT,)), "a sub-policy is a sequence of steps .*, but got Step"),  # type: ignore[arg-type]
+    (lambda: SubPolicies((("rotate",),)), "a sub-policy is a sequence of steps"),  # type: ignore[arg-type]
+    (lambda: Shuffled(("rotate",)), "a sub-policy is a sequence of steps"),  # type: ignore[arg-type]
+    (lambda: Schedule(("rotate",)), "a schedule is made of policies, but got 'rotate'"),  # type: ignore[arg-type]
+    (lambda: Schedule((Shared(Schedule((fixed(INVERT),))),)), "none of them a schedule"),
+    (lambda: Schedule((fixed(INVERT),), (math.nan,)), "one number > 0 for each of 1"),
+    (lambda: Shared(INVERT), "is made of policies, but got Step"),  # type: ignore[arg-type]
+    (lambda: RandAugment(n=1.5), "n must be a whole number, but is 1.5"),  # type: ignore[arg-type]
 ])
 def test_what_cannot_be_is_refused_in_words(made: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -339,6 +349,55 @@ def test_what_cannot_be_is_refused_in_words(made: Any, said: str) -> None:
 def test_pictures_of_another_shape_are_refused(shape: tuple[int, ...], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         carry_out(fixed(INVERT).plan(2, _generator()), torch.zeros(shape))
+
+
+X = _images()
+
+
+@pytest.mark.parametrize(("pictures", "said"), [
+    (255 * X, "floats in 0..1 or uint8, but these go from .* to 25.*Divide them by 255"),
+    ((X - 0.5) / 0.2, "or say how they are normalised: moments="), (X * math.nan, "go from nan to nan"),
+    ((255 * X).long(), "uint8, or floats in 0..1, but these are torch.int64"), (X > 0.5, "these are torch.bool"),
+    (X.permute(0, 2, 3, 1), r"look like \[n, H, W, C\].*permute"), (X.numpy(), "a tensor .*, but got ndarray"),
+])
+def test_what_are_no_pictures_is_refused_instead_of_ruined(pictures: Any, said: str) -> None:
+    for policy in (RandAugment(), fixed(INVERT)):
+        with pytest.raises(ValueError, match=said):
+            policy(pictures, _generator())
+
+
+@pytest.mark.parametrize("labels", [torch.arange(32), torch.eye(32).long(), torch.eye(5)])
+def test_labels_that_could_not_be_mixed_are_refused(labels: Tensor) -> None:
+    """Whole numbers would be rounded to one of the two labels."""
+    with pytest.raises(ValueError, match=r"labels are floats \[n, N\].*one_hot"):
+        fixed(CUTMIX)(X, _generator(), labels)
+
+
+def test_a_schedule_on_ones_own_pictures_wants_to_know_the_progress() -> None:
+    """Without it, a schedule that begins with nothing would be nothing."""
+    schedule = Schedule((fixed(Step("identity")), fixed(INVERT)))
+    for policy in (schedule, Shared(schedule)):
+        with pytest.raises(ValueError, match=r"changes over training: say .* progress=0..1"):
+            policy(X, _generator())
+        torch.testing.assert_close(policy(X, _generator(), progress=0.5), 1 - X)
+    for progress in (-0.1, 30.0, math.nan):
+        with pytest.raises(ValueError, match=r"share of training that is done, 0\.\.1, but got"):
+            schedule(X, _generator(), progress=progress)
+
+
+# devices ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.name)
+def test_a_plan_of_the_cpu_is_carried_out_on_the_pictures_device(operation: augment.Operation) -> None:
+    """The device `meta` has no values, but refuses tensors of the CPU as a GPU does."""
+    x, y = X.to("meta"), torch.eye(32, device="meta")
+    plan = joined([fixed(Step(operation.name), INVERT).plan(20, _generator()), RandAugment().plan(12, _generator())])
+    pictures, labels = carry_out(plan, x, y, group=4, moments=([0.5] * 3, [0.2] * 3))
+    assert labels is not None
+    assert pictures.device.type == labels.device.type == "meta"
+    noise = torch.rand(32, NOISE, device="meta")
+    assert operation(x, noise[:, 0], noise).device.type == "meta"
 
 
 # JSON -------------------------------------------------------------------------------------------------------------------------
@@ -356,7 +415,7 @@ def test_a_policy_is_read_as_it_was_saved(policy: Policy, tmp_path: Path) -> Non
     again = augment.load(path)
     assert again == policy
     x = _images()
-    assert torch.equal(again(x, _generator()), policy(x, _generator()))
+    assert torch.equal(again(x, _generator(), progress=0.9), policy(x, _generator(), progress=0.9))
 
 
 def test_places_are_read_as_they_were_saved(tmp_path: Path) -> None:
@@ -378,6 +437,10 @@ def _told(**changed: Any) -> dict[str, Any]:
     (_told(format=2), "format must be 1, but is 2"),
     (_told(kind="rand-augmnt"), "no kind of policy 'rand-augmnt'. Did you mean 'rand-augment'"),
     (_told(mm=3), "has no 'mm'. Did you mean 'm'"),
+    (_told(kind=["rand-augment"]), "no kind of policy"),
+    (_told(n=1.5), "n must be a whole number, but is 1.5"),
+    ({"format": 1, "kind": "sub-policies", "choices": [{"operation": "rotate"}]}, "a sub-policy is a sequence of steps"),
+    ({"format": 1, "kind": "schedule", "policies": [{"operation": "rotate"}]}, "a schedule is made of policies"),
     (_told(m="9"), "the rand-augment is not as it should be"),
     ({"format": 1, "kind": "sub-policies"}, "missing 1 required"),
     ({"format": 1, "kind": "sub-policies", "choices": [[{"operation": "rotate", "prob": 1}]]}, "has no 'prob'"),

@@ -81,16 +81,17 @@ def test_the_spaces_mean_what_those_of_the_package_mean() -> None:
 def test_a_row_is_made_of_what_is_kept_and_laid_beside_no_augmentation(tmp_path: Path) -> None:
     """Nothing is trained: there are no pictures where this looks. The gain is paired: two seeds, four episodes."""
     policy = Places(query=fixed(Step("rotate", 0.5, 0.5)))
-    for name, more in (("pba", 0.1), ("none", 0.0)):
+    for name, more in (("pba", (0.1, 0.2)), ("none", (0.05, 0.05))):  # of each seed
         contest = _contest(tmp_path, name)
-        write(contest.found_file, benchmark.Found(benchmark.told(policy if more else None), 0.5, 80, 100, 29.0))
+        write(contest.found_file, benchmark.Found(benchmark.told(policy if name == "pba" else None), 0.5, 80, 100, 29.0))
         assert contest.all_tested(2) is None
         for seed in range(2):
-            write(contest.seed_file(seed), _tested([more + 0.1 * seed + level for level in (0.1, 0.3, 0.5, 0.7)]))
+            write(contest.seed_file(seed), _tested([more[seed] + level for level in (0.1, 0.3, 0.5, 0.7)]))
     row, = _contest(tmp_path).row(2)
     assert (row.ours, row.reference) == (pytest.approx(55.0), pytest.approx(45.0))
     assert (row.conditions["lowest"], row.conditions["highest"]) == (50.0, 60.0)
     assert (row.conditions["gain"], row.conditions["gain_error"]) == (10.0, 0.0)  # beside an interval of 25 of either row
+    assert (row.conditions["gain_lowest"], row.conditions["gain_highest"]) == (5.0, 15.0)  # what the seeds know
     assert row.error is not None
     assert row.error > 20
     assert row.conditions["found"] == "query: rotate 50%"

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Generator
 
+import metasearch
 from metasearch import augment, cli, policies
 from metasearch.augment import Places, Schedule, Shuffled, Step, SubPolicies, fixed
 from metasearch.cli import pictures
 from metasearch.driver import launch
 from metasearch.driver.study import Study
+from metasearch.driver.worker import work
+from metasearch.home import homes
 from metasearch.ledger import Ledger
 from metasearch.records import Config
 from metasearch.strategies.pba import Segment, lineage
@@ -89,6 +92,55 @@ def test_a_file_that_was_changed_is_noticed(tmp_path: Path) -> None:
         augment.named(name, home=tmp_path)
 
 
+NAMED = """
+from dataclasses import replace
+from metasearch.augment import named
+from metasearch.space import Choice, Space
+from search_spaces._policies import plain
+SPACE = Space({{"of": Choice(("pba/3",))}})
+SHOTS = named("{shots}").shot
+def recipe(config, shape): return replace(plain(shape), augment=replace(named(config["of"]), shot=SHOTS))
+"""
+
+
+def test_a_recipe_finds_what_it_names_where_its_study_lives_and_an_export_brings_it_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Named when a recipe is made, and when its file is read; no variable says where studies live."""
+    monkeypatch.delenv("METASEARCH_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    home, space = tmp_path / "home", tmp_path / "space.py"
+    augment.keep(Places(query=ROTATE), "pba/3", home=home)
+    space.write_text(NAMED.format(shots=augment.keep(Places(shot=FLIP), home=home)))
+    study = tmp_path / "study.toml"
+    study.write_text(STUDY)
+    words = ["name=again", f"space={space}", "method={name='random'}", "budget.trials=1", "track.pictures=0"]
+    assert cli.call(["run", str(study), *words, "--home", str(home)]) == 0
+    assert cli.call(["policy", "again/1", "--home", str(home)]) == 0
+    assert "rotate" in capsys.readouterr().out
+    places = Places(query=ROTATE, shot=FLIP)
+    assert policies.of_trial("again/1", home=home) == metasearch.load("again/1", home=home).augment == places
+    folder = metasearch.export("again/1", tmp_path / "exported", home=home)
+    home.rename(tmp_path / "elsewhere")
+    model = metasearch.load(folder, trust_code=True)
+    assert model.augment == places
+    assert model.built(7)[0].features == model.net.features  # the recipe is asked again
+    with pytest.raises(ValueError, match="no policy is kept as 'pba/3'"):
+        augment.named("pba/3")
+
+
+def test_a_worker_of_another_process_lives_where_its_study_is(tmp_path: Path) -> None:
+    seen: list[Path] = []
+
+    class Idle:
+        def next(self, ending: object, lines: object) -> None:
+            seen.append(homes()[0])
+
+    assert work(Idle(), lambda: pytest.fail("there is no trial"), tmp_path / "study")  # type: ignore[arg-type]
+    assert seen == [tmp_path]
+    assert tmp_path not in homes()
+
+
 # a whole study ----------------------------------------------------------------------------------------------------------------
 
 
@@ -142,11 +194,44 @@ def test_the_best_policies_side_by_side(tmp_path: Path) -> None:
     of = policies.places_of(study)
     there = [places for row in ranked if (places := of(row.proposal.config)) is not None and place in places.policies]
     assert ranked[0].proposal.config["place"] == place
+    at_place = [row.id for row in ranked if row.proposal.config["place"] == place]
+    assert policies.side_by_side("best", best=2, home=tmp_path)[1] == at_place[:2]
     expected = [choice for places in there[:2] for choice in places.policies[place].choices]  # type: ignore[attr-defined]
     assert list(policy.choices) == expected
     assert len(expected) in (5, 10)
     x, labels = torch.rand(4, 1, 8, 8), torch.eye(4)
     assert policy(x, Generator().manual_seed(0), labels)[0].shape == x.shape
+
+
+JOINED = """
+from dataclasses import replace
+from metasearch.augment import Places, Step, SubPolicies
+from metasearch.space import Choice, Space
+from search_spaces._policies import plain
+
+SPACE = Space({"which": Choice(("one", "same", "three", "wide", "place"))})
+FLIP, INVERT = (Step("flip"),), (Step("invert"),)
+FOUND = {"one": Places(query=SubPolicies((FLIP,))), "same": Places(query=SubPolicies((FLIP,))),
+         "three": Places(query=SubPolicies((INVERT, FLIP, INVERT), (1.0, 2.0, 1.0))),
+         "wide": Places(query=SubPolicies((FLIP,), ranges="wide")), "place": Places(support=SubPolicies((FLIP,)))}
+
+def recipe(config, shape):
+    return replace(plain(shape), augment=FOUND[config["which"]])
+"""
+
+
+def test_policies_are_joined_alike_and_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From each policy as many pictures, however many sub-policies it has; levels of another table mean something else."""
+    (tmp_path / "space.py").write_text(JOINED)
+    wanted = ["name=best", f"space={tmp_path / 'space.py'}", "method={name='grid'}", "budget.trials=5", "train.steps=1"]
+    launch.run(Study.from_text(STUDY, wanted), home=tmp_path)
+    order = ("one", "wide", "same", "place", "three")
+    monkeypatch.setattr(policies, "_score", lambda row: -order.index(row.proposal.config["which"]))
+    found, trials = policies.side_by_side("best", home=tmp_path)
+    with Ledger.open(tmp_path / "best" / "ledger.sqlite") as ledger:
+        assert [ledger.trials()[n].proposal.config["which"] for n in trials] == ["one", "three"]
+    flip, invert = (Step("flip"),), (Step("invert"),)
+    assert found == Places(query=SubPolicies((flip, invert, flip, invert), (1.0, 0.25, 0.5, 0.25)))
 
 
 # for people -------------------------------------------------------------------------------------------------------------------
@@ -162,6 +247,12 @@ def test_a_policy_is_told_as_a_table() -> None:
         ["rotate", "query", "0.8", "0.6", "sub-policy 1 (50%)"],
         ["flip", "query", "0.5", "-", "sub-policy 1 (50%)"],
         ["cutout", "query", "1", "0.1", "sub-policy 2 (50%)"],
+    ]
+    bare = Places(query=Schedule((SubPolicies(((Step("rotate", 0.0),), (Step("flip"),))), Shuffled((Step("flip", 0.0),)))))
+    assert policies.told(bare) == [
+        ["nothing", "query", "-", "-", "0-50 % of training, sub-policy 1 (50%)"],
+        ["flip", "query", "1", "-", "0-50 % of training, sub-policy 2 (50%)"],
+        ["nothing", "query", "-", "-", "50-100 % of training, in random order"],
     ]
     assert policies.told(Places(task=augment.RandAugment(2, 9)))[0][2:4] == ["one as often as another", "RandAugment(n=2, m=9)"]
 
@@ -196,8 +287,16 @@ def test_a_policy_is_shown_exported_and_kept_from_the_command_line(searched: Pat
     one, best = policies.of_trial("subs/2", home=searched), policies.joined("subs", best=2, home=searched)
     assert cli.call(["policy", "subs/2", *home]) == 0
     assert capsys.readouterr().out.startswith("operation")
+    grey = next(n for n in range(1, 5) if policies.of_trial(f"subs/{n}", home=searched).idle(1))
+    assert cli.call(["policy", f"subs/{grey}", *home]) == 0
+    assert "nothing: the pictures are grey" in capsys.readouterr().out
     assert cli.call(["policy", "subs", "--best", "2", "--json", "-o", str(file), *home]) == 0
-    assert augment.saved.from_json(json.loads(capsys.readouterr().out)) == augment.load_places(file) == best
+    out, said = capsys.readouterr()
+    assert augment.saved.from_json(json.loads(out)) == augment.load_places(file) == best
+    joined = policies.side_by_side("subs", best=2, home=searched)[1]
+    assert f"side by side: {', '.join(f'subs/{n}' for n in joined)}" in said
+    assert ("no more than 1 trials" in said) == (len(joined) == 1)
+    assert f"load('{file}')(images, generator)" in said.replace("\n", "")
     (policy,) = best.policies.values()
     assert isinstance(policy, SubPolicies)
     assert len(policy.choices) in (5, 10)  # the second best may be at another place
@@ -210,6 +309,7 @@ def test_a_policy_is_shown_exported_and_kept_from_the_command_line(searched: Pat
 
 @pytest.mark.parametrize(("words", "said"), [
     (["subs/9"], "there is no trial subs/9: 'subs' has trials 1 to 4"), (["sub"], "there is no study 'sub'"),
+    (["subs/0"], "there is no trial subs/0: 'subs' has trials 1 to 4"),
     (["subs/2", "-o", "nowhere/at/all.json"], "--output needs a new file in a folder that is there"),
     (["subs/x"], "a trial is named STUDY/NUMBER"),
 ])
