@@ -12,9 +12,10 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.main
 
 from metasearch import __version__
 from metasearch.cli import doctors, looks, names, plans, policy, runs, submits
@@ -48,6 +49,7 @@ app.add_typer(names.room("strategies", "What to try next"), name="strategies")
 app.add_typer(names.room("learners", "How one episode is learnt"), name="learners")
 app.add_typer(names.room("tasks", "What one problem is"), name="tasks")
 
+_NOT_MIRRORED = {"version", "help", "install_completion", "show_completion"}
 _verbose = False
 
 
@@ -83,7 +85,7 @@ def call(arguments: Sequence[str]) -> int:
     caught: list[int] = []
     try:
         with _signals(caught):
-            answer = app(list(arguments), standalone_mode=False)
+            answer = _mirrored(typer.main.get_command(app), "METASEARCH")(list(arguments), standalone_mode=False)
         if answer == INTERRUPTED and caught:  # typer makes a number of KeyboardInterrupt
             return _stopped(caught[0])
         return answer if isinstance(answer, int) else OK
@@ -106,6 +108,18 @@ def call(arguments: Sequence[str]) -> int:
             talk("".join(traceback.format_exception(error)), "error")
         talk(f"metasearch: {message}", "error", exit_code=code)
         return code
+
+
+def _mirrored(command: Any, prefix: str) -> Any:
+    """Every option is also a variable, named by the command and the option: `plan --gpu-hour` is METASEARCH_PLAN_GPU_HOUR. An
+    option comes first. Those that do something else than the command (--version, --help), or that are hidden, have none."""
+    for option in command.params:
+        if option.param_type_name == "option" and not option.hidden and option.name not in _NOT_MIRRORED and not option.envvar:
+            long = max(option.opts, key=len).lstrip("-")
+            option.envvar, option.show_envvar = f"{prefix}_{long}".upper().replace("-", "_"), True
+    for name, inner in getattr(command, "commands", {}).items():
+        _mirrored(inner, f"{prefix}_{name}")
+    return command
 
 
 def _misused(error: typer.TyperException) -> int:

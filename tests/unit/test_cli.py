@@ -7,9 +7,12 @@ import resource
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from metasearch import cli
 from metasearch.cli import failures, live
@@ -199,6 +202,42 @@ def test_what_a_space_file_prints_is_no_data(tmp_path: Path, capsys: Said) -> No
     out = capsys.readouterr()
     assert json.loads(out.out)["size"] is None
     assert "canary" in out.err
+
+
+# -- variables of the environment --------------------------------------------------------------------------------------
+
+
+def test_every_option_is_also_a_variable_and_the_option_comes_first(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    monkeypatch.setenv("METASEARCH_BUDGET_TOTAL", "1000")
+    monkeypatch.setenv("METASEARCH_BUDGET_JSON", "1")
+    assert cli.call(["budget"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"] == 1000
+    assert cli.call(["budget", "--total", "2000"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"] == 2000
+    monkeypatch.setenv("METASEARCH_BUDGET_TOTAL", "many")
+    assert cli.call(["budget"]) == 2
+    assert "whole number" in capsys.readouterr().err
+
+    def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        for option in command.params:
+            if option.param_type_name == "option" and not option.hidden and option.name not in cli._NOT_MIRRORED:
+                yield " ".join((*words, max(option.opts, key=len))), option.envvar
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, (*words, name))
+
+    found = dict(walk(cli._mirrored(get_command(cli.app), "METASEARCH"), ()))
+    assert found["plan --gpu-hour"] == "METASEARCH_PLAN_GPU_HOUR"
+    assert found["spaces check --json"] == "METASEARCH_SPACES_CHECK_JSON"
+    assert found["run --home"] == found["status --home"] == "METASEARCH_HOME", "those that all share keep their one name"
+    assert len(found) > 60
+    assert all(name.startswith(("METASEARCH_", "RAY_")) for name in found.values())
+
+
+def test_a_variable_that_only_sounds_like_an_option_disturbs_nothing(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    for name in ("VERSION", "RUN_SUBMITTED", "SUBMITTED", "HELP"):
+        monkeypatch.setenv(f"METASEARCH_{name}", "0.1.0")
+    assert cli.call(["budget"]) == 0
+    assert cli.call(["run", "sine", "--check"]) == 0
 
 
 # -- names that are taken ---------------------------------------------------------------------------------------------
