@@ -54,7 +54,7 @@ def status(
     if as_json:
         print(json.dumps(one.to_json(), allow_nan=False))
     else:
-        console().print(in_a_line(one, unit_of(name, folder_of_all)))
+        console().print(in_a_line(one, unit_of(one, folder_of_all)))
         talk(_state(one, folder_of_all))
 
 
@@ -357,7 +357,7 @@ def _flat(body: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _status_row(one: Status, home: Path) -> list[str]:
-    unit = unit_of(one.name, home)
+    unit = unit_of(one, home)
     planned = "" if one.planned is None else f"/{one.planned}"
     return [one.name, f"{one.used}{planned}", str(one.failed), unit.text(one.best_score, one.best_low, one.best_high),
             "-" if one.coverage is None else f"{one.coverage:.2f}", _state(one, home)]

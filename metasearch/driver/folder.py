@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["LockedError", "held_by", "lives", "lock", "locked", "logged"]
+__all__ = ["LockedError", "held_by", "lives", "lock", "locked", "logged", "runs_elsewhere"]
 
 PATIENCE = 15.0  # seconds for which the lock of a driver that is gone may be held by what it left behind
 
@@ -96,6 +96,12 @@ def held_by(folder: Path) -> str | None:
             holder = _read(file)
             return f"{holder.get('pid', '?')} on {holder.get('host', '?')}"
     return None
+
+
+def runs_elsewhere(folder: Path) -> str | None:
+    """Who works on the study now ("4711 on host"), if it is a process of another machine: then its ledger is not for this one."""
+    holder = held_by(folder)
+    return None if holder is None or holder.endswith((" on ?", f" on {socket.gethostname()}")) else holder
 
 
 def _read(file: IO[str]) -> dict[str, Any]:

@@ -318,6 +318,26 @@ def test_a_study_that_another_process_runs_is_exit_code_75(study: Path, capsys: 
         assert "to go on" not in said, "that is what was just refused"
 
 
+def test_a_ledger_that_another_machine_writes_is_not_opened_here(study: Path, capsys: Said) -> None:
+    """As on the login node of a Slurm cluster, while the study runs on another one."""
+    from metasearch.driver.folder import locked
+
+    folder = Path(os.environ["METASEARCH_HOME"]) / "first"
+    stored(study, folder.parent, "driver.kind=local")
+    (folder / "ledger.sqlite").write_bytes(b"this is not for you")
+    (folder / "status.json").write_text(json.dumps(status(name="first", unit="accuracy", host="other", pid=7).to_json()))
+    with locked(folder):
+        (folder / "driver.lock").write_text(json.dumps({"host": "other", "pid": 7, "since": "now"}))
+        for words in (["status"], ["status", "first"], ["status", "first", "--json"]):
+            assert cli.call(words) == 0, capsys.readouterr().err
+            said = capsys.readouterr()
+            assert "93.1" in said.out or json.loads(said.out)["best_score"] == 0.931
+        for words in (["show", "first"], ["leaderboard", "first", "--source", "ledger"], ["sync", "first"], ["resume", "first"]):
+            assert cli.call(words) == 75, words
+            assert "process 7 on other, and only that machine may open its ledger" in capsys.readouterr().err
+    assert cli.call(["show", "first"]) == 65, "when nobody runs it, it is for everybody"
+
+
 def test_a_service_that_is_away_is_exit_code_69(study: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:canary-secret@127.0.0.1:9")
     assert cli.call(["leaderboard", "first"]) == 69
