@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -309,7 +310,7 @@ class _Interrupts:
 
 
 def _about(study: Study) -> dict[str, Any]:
-    """Data, bank, versions and code: with the study itself, what determines its results."""
+    """Data, bank, versions, code and machine: with the study itself (its seed), what determines its results."""
     from metasearch.objectives.train import Train
 
     objective = study.objective()
@@ -321,7 +322,17 @@ def _about(study: Study) -> dict[str, Any]:
             "data_digest": objective.tasks.digest, "bank_digest": bank.digest, "bank_episodes": bank.episodes.count,
             "unit": objective.tasks.unit,
         }
-    return {**data, "versions": {"python": sys.version.split()[0], **_versions()}, "code": _code()}
+    return {**data, "versions": {"python": sys.version.split()[0], **_versions()}, "code": _code(), "machine": _machine()}
+
+
+def _machine() -> dict[str, Any]:
+    """The driver's, on which a study without a cluster runs as a whole; and whether torch was told to be deterministic."""
+    import torch
+
+    return {
+        "platform": platform.platform(), "cpus": os.cpu_count(), "gpus": torch.cuda.device_count(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 def _versions() -> dict[str, str]:
