@@ -18,7 +18,7 @@ import typer
 import typer.main
 
 from metasearch import __version__
-from metasearch.cli import doctors, looks, names, plans, policy, runs, submits
+from metasearch.cli import configs, doctors, looks, names, plans, policy, runs, stops, submits
 from metasearch.cli.failures import FAILURE, INTERRUPTED, IO_ERROR, OK, TERMINATED, Stopped, Voice, judged, talk
 from metasearch.cli.talking import Log, Quiet
 
@@ -30,11 +30,13 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 too many trials failed, 4 no trial succeeded, 65 bad data, "
            "69 service unavailable, 74 input/output, 75 try again, 130 interrupted, 143 terminated.",
 )
+app.command()(configs.init)
 app.command()(plans.plan)
 app.command()(doctors.doctor)
 app.command()(runs.run)
 app.command()(submits.submit)
 app.command()(runs.resume)
+app.command()(stops.stop)
 app.command()(looks.status)
 app.command()(looks.leaderboard)
 app.command()(looks.show)
@@ -44,6 +46,7 @@ app.command()(policy.policy)
 app.command()(looks.sync)
 app.command()(looks.clean)
 app.command()(names.budget)
+app.add_typer(configs.config, name="config")
 app.add_typer(names.spaces, name="spaces")
 app.add_typer(names.room("strategies", "What to try next"), name="strategies")
 app.add_typer(names.room("learners", "How one episode is learnt"), name="learners")

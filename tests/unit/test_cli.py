@@ -274,6 +274,41 @@ def test_another_study_of_the_same_name_is_refused(study: Path, capsys: Said) ->
     assert (home / "first" / "ledger.sqlite").read_bytes() == before
 
 
+# -- what a study is in full, and one to begin from -------------------------------------------------------------------
+
+
+def test_what_init_writes_is_a_study_that_can_run_and_is_never_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.call(["init", "mine"]) == 0
+    assert cli.call(["run", "mine/study.toml", "--check"]) == 0
+    assert "study 'mine': random over " in capsys.readouterr().err
+    before = (tmp_path / "mine" / "study.toml").read_bytes()
+    assert cli.call(["init", "mine"]) == 2
+    assert "exists already, and is left as it is" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "study.toml").read_bytes() == before
+    assert cli.call(["init", "-rf me"]) == 2
+    assert not (tmp_path / "-rf me").exists()
+
+
+def test_a_study_is_shown_with_its_defaults_and_with_where_each_key_was_said(study: Path, capsys: Said) -> None:
+    words = ["config", "show", str(study), "train.steps=7", "driver.trial_timeout=5"]
+    assert cli.call(words) == 0
+    shown = capsys.readouterr().out
+    assert Study.from_text(shown) == Study.from_toml(study, words[3:]), "what is shown is the study"
+    assert cli.call([*words, "--origin"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line in (f'tasks.shots = 10  # {study}:6', "train.steps = 7  # train.steps=7", "driver.cpus = 1.0  # default"):
+        assert line in lines
+    assert cli.call([*words, "--given", "--json"]) == 0
+    rows = {row["key"]: row["value"] for row in json.loads(capsys.readouterr().out)}
+    assert rows == {"name": "first", "space": "sine-mlp", "tasks.name": "sinusoid", "tasks.shots": 10, "train.steps": 7,
+                    "driver.trial_timeout": 5.0, "budget.trials": 3}
+    assert cli.call(["config", "show", str(study), "train.stepps=7"]) == 2
+    assert "did you mean" in capsys.readouterr().err.lower()
+
+
 # -- exit codes -------------------------------------------------------------------------------------------------------
 
 
