@@ -69,3 +69,22 @@ def test_the_study_of_the_readme_is_one_and_its_budget_says_what_it_says(capsys:
     (line,) = [line for line in commands(ROOT / "README.md") if line.startswith("budget")]
     assert cli.call(shlex.split(line)) == 0
     assert "trials needed" in capsys.readouterr().out
+
+
+def test_the_tests_that_the_table_of_faults_names_are_there() -> None:
+    """Of every row: in the files it names, a test whose name is the one that is quoted, `...` standing for what is left out."""
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    rows = re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", text, re.M)
+    assert [int(number) for number, _ in rows] == list(range(1, 21))
+    sources = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    named = 0
+    for number, cell in rows:
+        for part in cell.split(";"):
+            files, _, quoted = part.partition(":")
+            stems = re.findall(r"\btest_\w+", files)
+            assert set(stems) <= sources.keys() or "kill test" in part, f"row {number}: {stems}"
+            for quote in re.findall(r"`([^`]+)`", quoted):
+                pattern = r"^(?:async )?def test_" + re.escape(quote).replace(re.escape("..."), r"\w*") + r"\("
+                assert any(re.search(pattern, sources[stem], re.M) for stem in stems), f"row {number}: no {quote} in {stems}"
+                named += 1
+    assert named > 40
