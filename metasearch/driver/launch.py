@@ -28,7 +28,7 @@ from metasearch.driver import start
 from metasearch.driver.director import Director
 from metasearch.driver.folder import logged
 from metasearch.driver.messages import Lost
-from metasearch.driver.opening import StudyMismatch
+from metasearch.driver.opening import ACCEPT, StudyMismatch
 from metasearch.driver.status import Status
 from metasearch.driver.study import Study, StudyError
 from metasearch.home import home_of, study_folder
@@ -97,16 +97,20 @@ def run(study: Study, *, home: Path | None = None, show: Show | None = None) -> 
     return _work(study, folder, _about(study), show)
 
 
-def resume(name: str, *, home: Path | None = None, show: Show | None = None, overrides: tuple[str, ...] = ()) -> Result:
+def resume(
+    name: str, *, home: Path | None = None, show: Show | None = None, overrides: tuple[str, ...] = (),
+    accept_space_change: bool = False,
+) -> Result:
     """Goes on with a study: no trial that has ended runs again, none is lost. A finished study answers with its result.
 
     overrides: `key=value` for its budget, its driver and its tracking ("budget.trials=500", "driver.lanes=8"). The budget (and
-    driver.max_errors) holds for later sessions too, until another one is given.
+    driver.max_errors) holds for later sessions too, until another one is given. accept_space_change: its space's file may have
+    changed since, if all its trials are in the space as it is now; the ledger says so.
     """
     folder = study_folder(name, home_of(home))
     with Ledger.open(folder / "ledger.sqlite") as ledger:
         study = _with_its_limits(ledger).with_(overrides)
-    return _work(study, folder, {}, show)
+    return _work(study, folder, {ACCEPT: True} if accept_space_change else {}, show)
 
 
 def status(name: str, *, home: Path | None = None) -> dict[str, Any]:
