@@ -13,12 +13,13 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextvars import copy_context
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.main
 
 from metasearch import __version__
-from metasearch.cli import doctors, looks, names, plans, policy, runs, submits
+from metasearch.cli import configs, doctors, looks, names, plans, policy, runs, stops, submits
 from metasearch.cli.failures import FAILURE, INTERRUPTED, IO_ERROR, OK, TERMINATED, Stopped, Voice, judged, talk
 from metasearch.cli.talking import Log, Quiet
 
@@ -30,11 +31,13 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 too many trials failed, 4 no trial succeeded, 65 bad data, "
            "69 service unavailable, 74 input/output, 75 try again, 130 interrupted, 143 terminated.",
 )
+app.command()(configs.init)
 app.command()(plans.plan)
 app.command()(doctors.doctor)
 app.command()(runs.run)
 app.command()(submits.submit)
 app.command()(runs.resume)
+app.command()(stops.stop)
 app.command()(looks.status)
 app.command()(looks.leaderboard)
 app.command()(looks.show)
@@ -44,11 +47,13 @@ app.command()(policy.policy)
 app.command()(looks.sync)
 app.command()(looks.clean)
 app.command()(names.budget)
+app.add_typer(configs.config, name="config")
 app.add_typer(names.spaces, name="spaces")
 app.add_typer(names.room("strategies", "What to try next"), name="strategies")
 app.add_typer(names.room("learners", "How one episode is learnt"), name="learners")
 app.add_typer(names.room("tasks", "What one problem is"), name="tasks")
 
+_NOT_MIRRORED = {"version", "help", "install_completion", "show_completion"}
 _verbose = False
 
 
@@ -84,7 +89,9 @@ def call(arguments: Sequence[str]) -> int:
     caught: list[int] = []
     try:
         with _signals(caught):
-            answer = copy_context().run(app, list(arguments), standalone_mode=False)  # the home lived in ends with the command
+            command = _mirrored(typer.main.get_command(app), "METASEARCH")
+            # in a context of its own: the home lived in ends with the command
+            answer = copy_context().run(command, list(arguments), standalone_mode=False)
         if answer == INTERRUPTED and caught:  # typer makes a number of KeyboardInterrupt
             return _stopped(caught[0])
         return answer if isinstance(answer, int) else OK
@@ -107,6 +114,18 @@ def call(arguments: Sequence[str]) -> int:
             talk("".join(traceback.format_exception(error)), "error")
         talk(f"metasearch: {message}", "error", exit_code=code)
         return code
+
+
+def _mirrored(command: Any, prefix: str) -> Any:
+    """Every option is also a variable, named by the command and the option: `plan --gpu-hour` is METASEARCH_PLAN_GPU_HOUR. An
+    option comes first. Those that do something else than the command (--version, --help), or that are hidden, have none."""
+    for option in command.params:
+        if option.param_type_name == "option" and not option.hidden and option.name not in _NOT_MIRRORED and not option.envvar:
+            long = max(option.opts, key=len).lstrip("-")
+            option.envvar, option.show_envvar = f"{prefix}_{long}".upper().replace("-", "_"), True
+    for name, inner in getattr(command, "commands", {}).items():
+        _mirrored(inner, f"{prefix}_{name}")
+    return command
 
 
 def _misused(error: typer.TyperException) -> int:

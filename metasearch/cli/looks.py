@@ -54,7 +54,7 @@ def status(
     if as_json:
         print(json.dumps(one.to_json(), allow_nan=False))
     else:
-        console().print(in_a_line(one, unit_of(name, folder_of_all)))
+        console().print(in_a_line(one, unit_of(one, folder_of_all)))
         talk(_state(one, folder_of_all))
 
 
@@ -107,14 +107,14 @@ def leaderboard(
     front: Annotated[Cost, typer.Option(help="Marks the Pareto front of the score and this cost.")] = "params",
     source: Annotated[Source, typer.Option(help="Ask MLflow, or the study's ledger.")] = "mlflow",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")] = None,
-    home: Home = None,
+    home: Home = None, as_json: Json = False,
 ) -> None:
     """Trials, best first. With intervals, and which of them cannot be told from the first."""
     folder_of_all = home_of(home)
     if name is not None and source == "ledger":
         stored(name, folder_of_all)
     found = board_of(name, folder_of_all, source=source, top=top, where=where, sort=sort, front=front)
-    board.write(found, form, output)
+    board.write(found, "json" if as_json else form, output)
 
 
 def show(
@@ -193,25 +193,31 @@ def _doing() -> Iterator[Callable[[str], None]]:
 
 def sync(
     name: Annotated[str | None, typer.Argument(help="The study's name; all studies if it is left out.")] = None,
-    home: Home = None,
+    home: Home = None, as_json: Json = False,
 ) -> None:
     """Makes MLflow equal the ledger. Sends what is missing, mends what differs."""
     from metasearch.driver import launch
 
     folder_of_all = home_of(home)
+    done: list[dict[str, Any]] = []
 
     def sent(each: str) -> None:
         if name is None and not stored(each, folder_of_all).track.enabled:
             talk(f"{each}: not sent, since track.enabled is false. All the same: metasearch sync {each}")
             return
         found = launch.sync(each, home=folder_of_all)
+        done.append({"study": each, "rows": found.rows, "runs": found.runs, "mended": found.wrong})
         talk(f"{each}: MLflow has all {found.rows} rows of the ledger" + (f"; mended: {found.wrong}" if found.wrong else ""))
 
+    bad: list[str] = []
     if name is None:
-        complain(of_all(folder_of_all, sent)[1])
+        bad = of_all(folder_of_all, sent)[1]
     else:
         stored(name, folder_of_all)
         sent(name)
+    if as_json:
+        print(json.dumps(done))
+    complain(bad)
 
 
 def clean(
@@ -365,7 +371,7 @@ def _flat(body: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _status_row(one: Status, home: Path) -> list[str]:
-    unit = unit_of(one.name, home)
+    unit = unit_of(one, home)
     planned = "" if one.planned is None else f"/{one.planned}"
     return [one.name, f"{one.used}{planned}", str(one.failed), unit.text(one.best_score, one.best_low, one.best_high),
             "-" if one.coverage is None else f"{one.coverage:.2f}", _state(one, home)]

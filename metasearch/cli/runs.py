@@ -60,7 +60,7 @@ def run(
     if submitted:
         wanted, or_resume = _arrived(wanted, home), True
     if or_resume and (changes := to_go_on(wanted, folder_of_all)) is not None:
-        resume(wanted.name, changes, None, home, progress, as_json=as_json)
+        resume(wanted.name, changes, home=home, progress=progress, as_json=as_json)
         return
     by_itself = not words or "=" in words[0]
     named = any(word.startswith("name=") for word in words)
@@ -82,6 +82,9 @@ def resume(
     changes: Annotated[list[str] | None, typer.Argument(
         metavar="KEY=VALUE", help="New limits or another driver: budget.trials=500 driver.lanes=8",
     )] = None,
+    accept: Annotated[bool, typer.Option(
+        "--accept-space-change", help="Go on although the space's file has changed, if all trials are in it; the ledger says so.",
+    )] = False,
     address: Address = None, home: Home = None, progress: Progress = True, quiet: Quiet = False, log: Log = None,
     as_json: Json = False,
 ) -> None:
@@ -91,7 +94,8 @@ def resume(
     folder_of_all = home_of(home)
     wanted = stored(name, folder_of_all)
     with _shown(wanted, home, progress) as show:
-        result = launch.resume(name, home=folder_of_all, show=show, overrides=(*(changes or ()), *_addressed(address)))
+        words = (*(changes or ()), *_addressed(address))
+        result = launch.resume(name, home=folder_of_all, show=show, overrides=words, accept_space_change=accept)
     _concluded(wanted, result, folder_of_all, as_json)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from metasearch import plugins
-from metasearch.cli.failures import BAD_DATA, Refused, judged, talk
+from metasearch.cli.failures import BAD_DATA, TRY_AGAIN, Refused, judged, talk
 from metasearch.cli.live import Unit
 from metasearch.home import live_in, study_folder
 
@@ -69,13 +69,20 @@ def complain(bad: Sequence[str]) -> None:
 
 
 def stored(name: str, home: Path) -> Study:
-    """The study of a name. Raises Refused if there is none, LedgerError if it cannot be read."""
+    """The study of a name. Raises LedgerError if it cannot be read; Refused if there is none, or if another machine writes its
+    ledger now (in WAL mode a reader and the writer share memory, which two machines cannot)."""
+    from metasearch.driver.folder import runs_elsewhere
     from metasearch.driver.study import Study, StudyError
     from metasearch.ledger import Ledger
 
     path = study_folder(name, home) / "ledger.sqlite"
     if not path.parent.is_dir():
         raise Refused(f"there is no study '{name}' in {home}.{plugins.did_you_mean(name, names(home))}")
+    if (holder := runs_elsewhere(path.parent)) is not None:
+        raise Refused(
+            f"study '{name}' is being run by process {holder}, and only that machine may open its ledger. From here: metasearch "
+            f"status {name}, metasearch leaderboard {name} (from MLflow); or wait until it has stopped.", TRY_AGAIN,
+        )
     with Ledger.open(path) as ledger:
         body = ledger.study()["study"]
     try:
@@ -84,22 +91,28 @@ def stored(name: str, home: Path) -> Study:
         raise Refused(f"{path} holds a study that this version of metasearch does not understand: {error}", BAD_DATA) from error
 
 
-def unit_of(name: str, home: Path) -> Unit:
-    """What the scores of a study are called."""
+def unit_of(one: Status, home: Path) -> Unit:
+    """What the scores of a study are called: old ones say it in their ledger alone."""
     from metasearch.ledger import Ledger
     from metasearch.track.projection import unit
 
-    with Ledger.open(home / name / "ledger.sqlite") as ledger:
+    if one.away:
+        return Unit(one.unit)
+    with Ledger.open(home / one.name / "ledger.sqlite") as ledger:
         return Unit(unit(ledger.study()))
 
 
 def status_of(name: str, home: Path) -> Status:
-    """What its driver last said of it."""
+    """What its driver last said of it. The ledger must be whole too, unless it is on another machine that it is written."""
     from metasearch.driver import launch
     from metasearch.driver.status import Status
 
-    stored(name, home)
-    return Status.from_json(launch.status(name, home=home))
+    if not study_folder(name, home).is_dir():
+        stored(name, home)
+    one = Status.from_json(launch.status(name, home=home))
+    if not one.away:
+        stored(name, home)
+    return one
 
 
 def board_of(

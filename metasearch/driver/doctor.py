@@ -148,24 +148,23 @@ def _scratch(home: Path) -> Iterator[tuple[Path | None, str | None]]:
     """(a folder in the home with a file of the driver's in it, None), or (None, what went wrong); gone afterwards."""
     missing = [folder for folder in (home, *home.parents) if not folder.exists()]
     folder = home / f".doctor-{uuid.uuid4().hex[:12]}"
-    wrong: str | None = None
-    try:
-        folder.mkdir(parents=True)
-        _written(folder / "driver", folder.name)
-        with (folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield folder, None
-    except OSError as error:
-        if folder.is_dir() and (folder / "lock").exists():
-            raise
-        wrong = f"{error.strerror or error}"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for made in missing:  # the innermost first
-            with contextlib.suppress(OSError):
-                made.rmdir()
-    if wrong is not None:
-        yield None, wrong
+    with contextlib.ExitStack() as stack:
+        wrong: str | None = None
+        try:
+            stack.callback(_removed, folder, missing)
+            folder.mkdir(parents=True)
+            _written(folder / "driver", folder.name)
+            fcntl.flock(stack.enter_context((folder / "lock").open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            wrong = f"{error.strerror or error}" + (" (a lock)" if (folder / "lock").exists() else "")
+        yield None if wrong else folder, wrong
+
+
+def _removed(folder: Path, missing: list[Path]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    for made in missing:  # the innermost first
+        with contextlib.suppress(OSError):
+            made.rmdir()
 
 
 def _written(path: Path, text: str) -> None:
@@ -180,7 +179,8 @@ def _written(path: Path, text: str) -> None:
 
 def _storage(home: Path, wrong: str | None) -> Check:
     if wrong is not None:
-        return Check("home", "failed", f"{home} cannot be written: {wrong}", "Name another folder: METASEARCH_HOME, or --home.")
+        todo = "Name another folder: METASEARCH_HOME, or --home."
+        return Check("home", "failed", f"{home} cannot be written and locked: {wrong}", todo)
     return Check("home", "ok", f"{home} can be written, flushed, renamed in and locked")
 
 

@@ -9,11 +9,13 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["LockedError", "held_by", "lives", "lock", "locked", "logged"]
+__all__ = ["LockedError", "held_by", "lives", "lock", "locked", "logged", "runs_elsewhere"]
 
+LOG_BYTES, LOGS = 10_000_000, 3  # of one log file, and how many old ones are kept
 PATIENCE = 15.0  # seconds for which the lock of a driver that is gone may be held by what it left behind
 
 
@@ -63,8 +65,8 @@ def lock(folder: Path, *, owner: int | None = None) -> IO[str]:
 
 @contextlib.contextmanager
 def logged(folder: Path) -> Iterator[None]:
-    """What this process has to say about the study also goes to log.txt in its folder."""
-    handler = logging.FileHandler(folder / "log.txt", delay=True)
+    """What this process has to say about the study also goes to log.txt in its folder; what is old to log.txt.1 and so on."""
+    handler = RotatingFileHandler(folder / "log.txt", maxBytes=LOG_BYTES, backupCount=LOGS, delay=True)
     handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("metasearch")
     logger.addHandler(handler)
@@ -96,6 +98,12 @@ def held_by(folder: Path) -> str | None:
             holder = _read(file)
             return f"{holder.get('pid', '?')} on {holder.get('host', '?')}"
     return None
+
+
+def runs_elsewhere(folder: Path) -> str | None:
+    """Who works on the study now ("4711 on host"), if it is a process of another machine: then its ledger is not for this one."""
+    holder = held_by(folder)
+    return None if holder is None or holder.endswith((" on ?", f" on {socket.gethostname()}")) else holder
 
 
 def _read(file: IO[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from metasearch.driver import start
 from metasearch.driver.director import Director
 from metasearch.driver.folder import logged
 from metasearch.driver.messages import Lost
-from metasearch.driver.opening import StudyMismatch
+from metasearch.driver.opening import ACCEPT, StudyMismatch
 from metasearch.driver.status import Status
 from metasearch.driver.study import Study, StudyError
 from metasearch.home import home_of, living_in, study_folder
@@ -98,17 +99,21 @@ def run(study: Study, *, home: Path | None = None, show: Show | None = None) -> 
         return _work(study, folder, _about(study), show)
 
 
-def resume(name: str, *, home: Path | None = None, show: Show | None = None, overrides: tuple[str, ...] = ()) -> Result:
+def resume(
+    name: str, *, home: Path | None = None, show: Show | None = None, overrides: tuple[str, ...] = (),
+    accept_space_change: bool = False,
+) -> Result:
     """Goes on with a study: no trial that has ended runs again, none is lost. A finished study answers with its result.
 
     overrides: `key=value` for its budget, its driver and its tracking ("budget.trials=500", "driver.lanes=8"). The budget (and
-    driver.max_errors) holds for later sessions too, until another one is given.
+    driver.max_errors) holds for later sessions too, until another one is given. accept_space_change: its space's file may have
+    changed since, if all its trials are in the space as it is now; the ledger says so.
     """
     folder = study_folder(name, home_of(home))
     with Ledger.open(folder / "ledger.sqlite") as ledger:
         study = _with_its_limits(ledger).with_(overrides)
     with living_in(folder.parent):
-        return _work(study, folder, {}, show)
+        return _work(study, folder, {ACCEPT: True} if accept_space_change else {}, show)
 
 
 def status(name: str, *, home: Path | None = None) -> dict[str, Any]:
@@ -312,7 +317,7 @@ class _Interrupts:
 
 
 def _about(study: Study) -> dict[str, Any]:
-    """Data, bank, versions and code: with the study itself, what determines its results."""
+    """Data, bank, versions, code and machine: with the study itself (its seed), what determines its results."""
     from metasearch.objectives.train import Train
 
     objective = study.objective()
@@ -324,7 +329,17 @@ def _about(study: Study) -> dict[str, Any]:
             "data_digest": objective.tasks.digest, "bank_digest": bank.digest, "bank_episodes": bank.episodes.count,
             "unit": objective.tasks.unit,
         }
-    return {**data, "versions": {"python": sys.version.split()[0], **_versions()}, "code": _code()}
+    return {**data, "versions": {"python": sys.version.split()[0], **_versions()}, "code": _code(), "machine": _machine()}
+
+
+def _machine() -> dict[str, Any]:
+    """The driver's, on which a study without a cluster runs as a whole; and whether torch was told to be deterministic."""
+    import torch
+
+    return {
+        "platform": platform.platform(), "cpus": os.cpu_count(), "gpus": torch.cuda.device_count(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -15,7 +15,10 @@ from metasearch.ledger import Ledger, LedgerError
 from metasearch.space import Space
 from metasearch.strategies import Strategy
 
-__all__ = ["StudyMismatch", "opened", "what_it_means"]
+__all__ = ["ACCEPT", "StudyMismatch", "opened", "what_it_means"]
+
+
+ACCEPT = "accept_space_change"
 
 
 class StudyMismatch(ValueError):
@@ -23,8 +26,10 @@ class StudyMismatch(ValueError):
 
 
 def opened(folder: Path, study: Study, space: Space, strategy: Strategy, about: Mapping[str, Any]) -> tuple[Ledger, bool]:
-    """(the study's ledger, whether it is new). about: more for its first row. Raises StudyMismatch, LedgerError."""
+    """(the study's ledger, whether it is new). about: more for its first row; ACCEPT in it lets an old study go on in a space
+    that has changed, and its ledger says so. Raises StudyMismatch, LedgerError."""
     path = folder / "ledger.sqlite"
+    accept, about = bool(about.get(ACCEPT)), {key: value for key, value in about.items() if key != ACCEPT}
     facts = {
         "study": study.to_json(), "digest": study.digest,
         "space": space.to_json(), "space_digest": space.digest, "inherits": strategy.inherits,
@@ -38,11 +43,36 @@ def opened(folder: Path, study: Study, space: Space, strategy: Strategy, about: 
         return Ledger.create(path, {**about, **facts}), True
     ledger = Ledger.open(path, write=True)
     try:
-        _same_study(study, ledger.study(), facts, path)
+        then = {**ledger.study(), **_accepted(ledger)}
+        now = {**facts, "digest": _as_begun(study, then)}
+        if accept and any(then[key] != now[key] for key in ("digest", "space_digest")):
+            _accept(ledger, then, now, space)
+            (folder / "strategy.json").unlink(missing_ok=True)  # of the space that was
+        else:
+            _same_study(study, then, facts, path)
     except BaseException:
         ledger.close()
         raise
     return ledger, False
+
+
+def _accepted(ledger: Ledger) -> dict[str, Any]:
+    """The space in which the study goes on by somebody's word; nothing if it is the one in which it was begun."""
+    told = [row.body["accepted"] for row in ledger.rows(kinds=["note"]) if "accepted" in row.body]
+    return told[-1] if told else {}
+
+
+def _accept(ledger: Ledger, then: Mapping[str, Any], now: Mapping[str, Any], space: Space) -> None:
+    """Notes that the study goes on with what its files say now. Raises StudyMismatch if its trials are not in that space."""
+    for row in ledger.trials().values():
+        if wrong := space.problems(row.proposal.config):
+            raise StudyMismatch(
+                f"the changed space cannot be accepted: trial {row.id} is not in it ({wrong[0]}). Widen the space instead of "
+                f"narrowing it, or start a new study under another name."
+            )
+    changed = _difference(then["space"], now["space"]) or "a file that the study names"
+    body = {key: now[key] for key in ("space", "space_digest", "digest")}
+    ledger.append("note", {"what": f"gone on with although this has changed: {changed}", "accepted": body})
 
 
 def _same_study(study: Study, then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
@@ -50,15 +80,20 @@ def _same_study(study: Study, then: Mapping[str, Any], now: Mapping[str, Any], p
     if then["space_digest"] != now["space_digest"]:
         raise StudyMismatch(
             f"the search space of study '{study.name}' has changed since {path} was begun:\n"
-            f"{_difference(then['space'], now['space'])}\nUndo the change, or start a new study under another name."
+            f"{_difference(then['space'], now['space'])}\nUndo the change, start a new study under another name, or accept it, "
+            f"if no trial lies outside: metasearch resume {study.name} --accept-space-change"
         )
-    budget = type(study.budget).model_validate(then["study"]["budget"])
-    if then["digest"] != study.model_copy(update={"budget": budget}).digest:
+    if then["digest"] != _as_begun(study, then):
         old, new = ({k: v for k, v in s["study"].items() if k not in ("driver", "track", "budget")} for s in (then, now))
         raise StudyMismatch(
             f"a study '{study.name}' is in {path.parent} already, and it is another one:\n"
             f"{_difference(old, new) or 'a file that it names has changed'}\nGive this one another name."
         )
+
+
+def _as_begun(study: Study, then: Mapping[str, Any]) -> str:
+    """The study's digest with the budget with which it was begun."""
+    return study.model_copy(update={"budget": type(study.budget).model_validate(then["study"]["budget"])}).digest
 
 
 def _difference(then: Any, now: Any) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -43,6 +44,11 @@ class Status:
     random_part: bool = False  # `coverage` is that of the random draws among an adaptive strategy's proposals
     overdue: tuple[str, ...] = ()  # lanes that should have reported, or ended themselves, some time ago
     unit: str = "score"  # what scores are called
+
+    @property
+    def away(self) -> bool:
+        """Is it, as far as is known here, another machine that works on the study?"""
+        return self.reason is None and bool(self.host) and self.host != socket.gethostname()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -12,14 +12,14 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from metasearch import plugins
 from metasearch.driver.study import Study
 
-__all__ = ["kept", "packed", "toml"]
+__all__ = ["kept", "line", "packed", "toml"]
 
 MOST = 50_000_000  # bytes; Ray takes 100 MiB
 FILE = "study.toml"
@@ -110,6 +110,11 @@ def toml(table: Mapping[str, Any]) -> str:
     tables = {key: value for key, value in table.items() if isinstance(value, dict)}
     inner = [f"\n[{_key(key)}]\n{_rows(value)}" for key, value in tables.items()]
     return _rows({key: value for key, value in table.items() if key not in tables}) + "".join(inner)
+
+
+def line(path: Sequence[str], value: Any) -> str:
+    """One key with its tables: driver.cpus = 1."""
+    return f"{'.'.join(map(_key, path))} = {_value(value)}"
 
 
 def _rows(table: Mapping[str, Any]) -> str:

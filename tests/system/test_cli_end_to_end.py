@@ -104,12 +104,13 @@ def test_a_run_ends_in_a_leaderboard_and_says_the_coverage(place: Place) -> None
 
 
 def test_the_leaderboard_is_the_same_in_every_format_and_from_both_sources(place: Place) -> None:
-    place.ran("sync", "tiny")
+    (sent,) = json.loads(place.ran("sync", "tiny", "--json").stdout)
+    assert (sent["study"], sent["rows"], sent["runs"]) == ("tiny", len(place.rows("tiny")), TRIALS + 1)
     boards = {
         "csv": pd.read_csv(io.BytesIO(place.ran("leaderboard", "tiny", "--format", "csv").stdout)),
         "json": pd.DataFrame(json.loads(place.ran("leaderboard", "tiny", "--format", "json").stdout)),
         "parquet": pd.read_parquet(io.BytesIO(place.ran("leaderboard", "tiny", "--format", "parquet").stdout)),
-        "ledger": pd.DataFrame(json.loads(place.ran("leaderboard", "tiny", "--format", "json", "--source", "ledger").stdout)),
+        "ledger": pd.DataFrame(json.loads(place.ran("leaderboard", "tiny", "--json", "--source", "ledger").stdout)),
     }
     for board in boards.values():
         assert list(board["trial"]) == list(boards["ledger"]["trial"])
@@ -138,6 +139,9 @@ def test_a_trial_and_a_study_are_shown_from_the_ledger(place: Place) -> None:
     study = json.loads(place.ran("show", "tiny", "--json").stdout)
     assert study["study"]["seed"] == 3
     assert study["unit"] == "mse"
+    assert {"python", "torch", "ray", "mlflow", "metasearch"} <= set(study["versions"])
+    assert study["machine"]["deterministic"] is False
+    assert study["machine"]["cpus"] >= 1
     assert place.ran("show", "tiny").stdout
     assert b"inner_lr" in place.ran("show", "tiny/2").stdout
 

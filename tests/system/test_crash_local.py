@@ -126,10 +126,11 @@ def test_no_finished_trial_runs_again_by_what_it_leaves_behind(forks: Any, tmp_p
     assert problems(tmp_path / "t", effects=effects) == []
 
 
-def test_of_two_drivers_that_start_at_once_one_works(forks: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_of_two_drivers_that_start_at_once_one_works(forks: Any, tmp_path: Path, rounds: int) -> None:
     method = {"name": str(HERE / "counting.py"), "seconds": 0.05, "log": str(tmp_path / "log")}
     study = table(space="counting_space.py", method=method)
-    for round_ in range(4):
+    for round_ in range(rounds):
         home = tmp_path / str(round_)
         both = [forks.Process(target=run_or_resume, args=(study, str(home), None)) for _ in range(2)]
         for child in both:

@@ -1,6 +1,7 @@
 """What is right passes and every check can fail: on this machine, and on a real Ray whose second node has everything wrong."""
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sqlite3
@@ -69,6 +70,20 @@ def test_a_home_that_cannot_be_written_fails(tmp_path: Path) -> None:
     assert "METASEARCH_HOME" in check.todo
 
 
+def test_a_home_whose_locks_fail_is_said_and_stops_no_other_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where NFS has no lock service: what every study begins with, its lock, would fail."""
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(doctor.fcntl, "flock", fails)
+    checks = found(tmp_path / "studies")
+    assert checks["home"].state == "failed"
+    assert "No locks available (a lock)" in checks["home"].said
+    assert set(checks) == {"versions", "study", "data", "home", "disk", "mlflow", "ray", "lanes"}
+    assert not (tmp_path / "studies").exists()
+
+
 def test_a_disk_without_the_room_that_is_wanted_fails_and_one_that_is_nearly_full_warns(tmp_path: Path) -> None:
     assert found(tmp_path, disk=1e6)["disk"].state == "failed"
     free = shutil.disk_usage(tmp_path).free / 1e9
@@ -122,8 +137,22 @@ def test_one_line_a_check_and_exit_code_1_if_one_failed(tmp_path: Path, capsys: 
     assert "1 of 8 checks failed" in said.err
 
 
+def test_what_nodes_say_of_their_data_and_of_locks_is_judged() -> None:
+    fine, lost = ({"data": "/data", "data_there": there, "storage": ""} for there in (True, False))
+    unlocked = {**fine, "storage": "locks"}
+    nodes = [doctor._Node(name, {}, seen) for name, seen in (("one", fine), ("two", lost), ("three", unlocked))]
+    assert doctor._data_there(nodes[:1], None).state == "ok"
+    check = doctor._data_there(nodes, None)
+    assert (check.state, check.said) == ("failed", "two: METASEARCH_DATA = /data is no folder")
+    assert doctor._shared(nodes[:2], Path("/home/x")).state == "ok"
+    check = doctor._shared(nodes, Path("/home/x"))
+    assert (check.state, check.said) == ("warning", "locks in /home do not hold on three")
+    assert doctor._clocks([doctor._Node("n", {}, fine, skew=2.0)]).state == "warning"
+
+
 # -- a cluster -----------------------------------------------------------------------------------------------------------------
 
+STILLBORN = "import os, sys\nif any('default_worker' in word for word in sys.orig_argv):\n    os._exit(1)\n"
 ODD_CLOCK = "import time\n_time = time.time\ntime.time = lambda: _time() + 60.0\n"
 
 
@@ -133,7 +162,7 @@ class Told(NamedTuple):
 
 
 def told(words: list[str], env: dict[str, str], cwd: Path) -> Told:
-    done = metasearch("doctor", *words, "--json", env=env, cwd=cwd)
+    done = metasearch("doctor", *words, "--json", env=env, cwd=cwd, timeout=400)
     assert done.stdout, done.stderr
     return Told(done.returncode, {row["check"]: row for row in json.loads(done.stdout)})
 
@@ -146,12 +175,14 @@ class Reports(NamedTuple):
     well: Told
     sick: Told
     stranger: Told
+    silent: Told
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
     """A head on which all is well; then with a second node that has a folder of its own where the others share one, another
-    version, another clock and a GPU that is not there; then asked with a wrong token."""
+    version, another clock and a GPU that is not there; then asked with a wrong token; then with a third node whose workers die at
+    birth, and more room asked for than any disk has."""
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
         pytest.skip("no mount namespace can be made here (unshare)")
     place = tmp_path_factory.mktemp("cluster")
@@ -173,7 +204,12 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
         hidden = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs tmpfs {place / "shared"} && exec "$@"', "sh"]
         ray.worker(environment(TOKEN, PYTHONPATH=f"{odd}:{ROOT}"), "--num-gpus=1", inside=hidden)
         sick = told(words, env, place)
-        yield Reports(well, sick, told(words, environment("0" * 64, METASEARCH_HOME=str(home)), place))
+        stranger = told(words, environment("0" * 64, METASEARCH_HOME=str(home)), place)
+        (place / "broken").mkdir()
+        (place / "broken" / "sitecustomize.py").write_text(STILLBORN)
+        ray.worker(environment(TOKEN, PYTHONPATH=f"{place / 'broken'}:{ROOT}"))
+        silent = told([*words, "--disk", "1e6"], env, place)
+        yield Reports(well, sick, stranger, silent)
 
 
 @pytest.mark.slow
@@ -202,6 +238,16 @@ def test_a_node_that_is_not_like_the_others_fails(reports: Reports, name: str, s
     assert said in reports.sick.checks[name]["said"]
     assert reports.sick.checks[name]["todo"]
     assert reports.sick.code == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_node_that_does_not_answer_fails_and_so_do_full_disks_of_those_that_do(reports: Reports) -> None:
+    assert states(reports.silent)["ray"] == "failed"
+    assert "no answer from" in reports.silent.checks["ray"]["said"]
+    assert states(reports.silent)["nodes' disk"] == "failed"
+    assert states(reports.silent)["authentication"] == "ok", "the nodes that answer are looked at all the same"
+    assert reports.silent.code == 1
 
 
 @pytest.mark.slow

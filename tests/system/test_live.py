@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 import forked
 import pytest
 from killable import HERE
+
+from metasearch.driver.folder import locked
 
 STUDY = """
 name = "t"
@@ -170,6 +173,28 @@ def test_a_second_signal_ends_at_once_what_a_first_one_asked_to_stop(
     assert any("to go on: metasearch resume t" in event["message"] for event in events)
     assert events[-1]["exit_code"] == code
     assert events[-1]["level"] == "error"
+
+
+def test_a_study_is_stopped_from_another_terminal_and_one_that_nobody_runs_is_left_alone(place: Place) -> None:
+    study = place.start("run", place.study(0.2, 500))
+    wait_for(lambda: place.done() >= 1)
+    asked = place.start("stop", "t", "--json")
+    out, said = asked.communicate(timeout=120)
+    assert asked.returncode == 0, said
+    assert json.loads(out) == {"study": "t", "asked": f"{study.pid} on {socket.gethostname()}", "stopped": True}
+    assert b"to go on: metasearch resume t" in said
+    assert study.wait(60) == 143
+    again = place.start("stop", "t")
+    _, said = again.communicate(timeout=60)
+    assert (again.returncode, b"nobody runs 't'" in said) == (0, True)
+    missing = place.start("stop", "nosuch")
+    _, said = missing.communicate(timeout=60)
+    assert (missing.returncode, b"there is no study 'nosuch'" in said) == (2, True)
+    with locked(place.folder / "studies" / "t"):
+        (place.folder / "studies" / "t" / "driver.lock").write_text('{"host": "other", "pid": 1}')
+        far = place.start("stop", "t")
+        _, said = far.communicate(timeout=60)
+    assert (far.returncode, b"ray job stop metasearch-t" in said) == (75, True)
 
 
 def test_an_error_is_said_in_quiet_and_is_an_object_where_lines_are_objects(place: Place) -> None:

@@ -7,9 +7,12 @@ import resource
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from metasearch import cli
 from metasearch.cli import failures, live
@@ -201,6 +204,42 @@ def test_what_a_space_file_prints_is_no_data(tmp_path: Path, capsys: Said) -> No
     assert "canary" in out.err
 
 
+# -- variables of the environment --------------------------------------------------------------------------------------
+
+
+def test_every_option_is_also_a_variable_and_the_option_comes_first(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    monkeypatch.setenv("METASEARCH_BUDGET_TOTAL", "1000")
+    monkeypatch.setenv("METASEARCH_BUDGET_JSON", "1")
+    assert cli.call(["budget"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"] == 1000
+    assert cli.call(["budget", "--total", "2000"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"] == 2000
+    monkeypatch.setenv("METASEARCH_BUDGET_TOTAL", "many")
+    assert cli.call(["budget"]) == 2
+    assert "whole number" in capsys.readouterr().err
+
+    def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        for option in command.params:
+            if option.param_type_name == "option" and not option.hidden and option.name not in cli._NOT_MIRRORED:
+                yield " ".join((*words, max(option.opts, key=len))), option.envvar
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, (*words, name))
+
+    found = dict(walk(cli._mirrored(get_command(cli.app), "METASEARCH"), ()))
+    assert found["plan --gpu-hour"] == "METASEARCH_PLAN_GPU_HOUR"
+    assert found["spaces check --json"] == "METASEARCH_SPACES_CHECK_JSON"
+    assert found["run --home"] == found["status --home"] == "METASEARCH_HOME", "those that all share keep their one name"
+    assert len(found) > 60
+    assert all(name.startswith(("METASEARCH_", "RAY_")) for name in found.values())
+
+
+def test_a_variable_that_only_sounds_like_an_option_disturbs_nothing(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    for name in ("VERSION", "RUN_SUBMITTED", "SUBMITTED", "HELP"):
+        monkeypatch.setenv(f"METASEARCH_{name}", "0.1.0")
+    assert cli.call(["budget"]) == 0
+    assert cli.call(["run", "sine", "--check"]) == 0
+
+
 # -- names that are taken ---------------------------------------------------------------------------------------------
 
 
@@ -233,6 +272,41 @@ def test_another_study_of_the_same_name_is_refused(study: Path, capsys: Said) ->
     assert cli.call(["run", str(study), "seed=1"]) == 2
     assert "another study 'first'" in capsys.readouterr().err
     assert (home / "first" / "ledger.sqlite").read_bytes() == before
+
+
+# -- what a study is in full, and one to begin from -------------------------------------------------------------------
+
+
+def test_what_init_writes_is_a_study_that_can_run_and_is_never_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.call(["init", "mine"]) == 0
+    assert cli.call(["run", "mine/study.toml", "--check"]) == 0
+    assert "study 'mine': random over " in capsys.readouterr().err
+    before = (tmp_path / "mine" / "study.toml").read_bytes()
+    assert cli.call(["init", "mine"]) == 2
+    assert "exists already, and is left as it is" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "study.toml").read_bytes() == before
+    assert cli.call(["init", "-rf me"]) == 2
+    assert not (tmp_path / "-rf me").exists()
+
+
+def test_a_study_is_shown_with_its_defaults_and_with_where_each_key_was_said(study: Path, capsys: Said) -> None:
+    words = ["config", "show", str(study), "train.steps=7", "driver.trial_timeout=5"]
+    assert cli.call(words) == 0
+    shown = capsys.readouterr().out
+    assert Study.from_text(shown) == Study.from_toml(study, words[3:]), "what is shown is the study"
+    assert cli.call([*words, "--origin"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line in (f'tasks.shots = 10  # {study}:6', "train.steps = 7  # train.steps=7", "driver.cpus = 1.0  # default"):
+        assert line in lines
+    assert cli.call([*words, "--given", "--json"]) == 0
+    rows = {row["key"]: row["value"] for row in json.loads(capsys.readouterr().out)}
+    assert rows == {"name": "first", "space": "sine-mlp", "tasks.name": "sinusoid", "tasks.shots": 10, "train.steps": 7,
+                    "driver.trial_timeout": 5.0, "budget.trials": 3}
+    assert cli.call(["config", "show", str(study), "train.stepps=7"]) == 2
+    assert "did you mean" in capsys.readouterr().err.lower()
 
 
 # -- exit codes -------------------------------------------------------------------------------------------------------
@@ -277,6 +351,26 @@ def test_a_study_that_another_process_runs_is_exit_code_75(study: Path, capsys: 
         said = capsys.readouterr().err
         assert str(os.getpid()) in said
         assert "to go on" not in said, "that is what was just refused"
+
+
+def test_a_ledger_that_another_machine_writes_is_not_opened_here(study: Path, capsys: Said) -> None:
+    """As on the login node of a Slurm cluster, while the study runs on another one."""
+    from metasearch.driver.folder import locked
+
+    folder = Path(os.environ["METASEARCH_HOME"]) / "first"
+    stored(study, folder.parent, "driver.kind=local")
+    (folder / "ledger.sqlite").write_bytes(b"this is not for you")
+    (folder / "status.json").write_text(json.dumps(status(name="first", unit="accuracy", host="other", pid=7).to_json()))
+    with locked(folder):
+        (folder / "driver.lock").write_text(json.dumps({"host": "other", "pid": 7, "since": "now"}))
+        for words in (["status"], ["status", "first"], ["status", "first", "--json"]):
+            assert cli.call(words) == 0, capsys.readouterr().err
+            said = capsys.readouterr()
+            assert "93.1" in said.out or json.loads(said.out)["best_score"] == 0.931
+        for words in (["show", "first"], ["leaderboard", "first", "--source", "ledger"], ["sync", "first"], ["resume", "first"]):
+            assert cli.call(words) == 75, words
+            assert "process 7 on other, and only that machine may open its ledger" in capsys.readouterr().err
+    assert cli.call(["show", "first"]) == 65, "when nobody runs it, it is for everybody"
 
 
 def test_a_service_that_is_away_is_exit_code_69(study: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:

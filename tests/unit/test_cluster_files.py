@@ -244,6 +244,7 @@ def test_the_job_and_the_cluster_that_stays_are_the_same_ray() -> None:
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert cluster["workerGroupSpecs"][0]["minReplicas"] >= 1
     assert job["shutdownAfterJobFinishes"] is True
+    assert job["preRunningDeadlineSeconds"] < job["activeDeadlineSeconds"], "machines that never come are not waited for"
 
 
 def test_no_pod_is_root_or_could_become_it_and_memory_is_not_overcommitted() -> None:
@@ -391,6 +392,23 @@ def test_an_image_is_pinned_runs_as_nobody_special_and_takes_its_package_index_f
               for word in [w for w in line.split()[1:] if not w.startswith("--")][:-1]}
     assert copied == kept, "what an image copies and what its build may see are the same"
     assert all((ROOT / name).exists() for name in copied)
+
+
+@pytest.mark.parametrize("path", DOCKERFILES[:2], ids=lambda path: path.name)
+def test_an_image_is_tried_by_the_doctor_when_it_is_built_and_while_it_runs(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very words of the file, here; a home as in a new image, to which nobody has written."""
+    text = path.read_text().replace("\\\n", " ")
+    commands = [json.loads(line) for line in re.findall(r"^(?:RUN|HEALTHCHECK .* CMD) (\[.*\])$", text, re.M)]
+    built, alive = [words for words in commands if "doctor" in words]
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for words in (built, alive):
+        monkeypatch.setenv("METASEARCH_HOME", str(tmp_path / "studies"))
+        assert cli.call(words[words.index("doctor"):]) == 0
+        monkeypatch.setenv("METASEARCH_HOME", "/proc/studies")
+        assert cli.call(words[words.index("doctor"):]) == 1, "a home that cannot be written"
+    assert {"MLFLOW_TRACKING_URI", "RAY_ADDRESS"} < set(alive), "what is away elsewhere makes no container sick"
 
 
 def test_a_login_shell_finds_ray_in_the_images_since_ray_up_runs_all_its_commands_in_one() -> None:

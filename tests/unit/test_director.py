@@ -383,3 +383,20 @@ def test_an_interval_comes_with_the_best_score(folder: Path) -> None:
     assert status.best_low is not None
     assert status.best_high is not None
     assert status.best_low < status.best_score < status.best_high
+
+
+def test_a_log_does_not_grow_for_ever_and_what_is_said_of_a_trial_names_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metasearch.driver import folder as folders
+
+    monkeypatch.setattr(folders, "LOG_BYTES", 2_000)
+    director = Director(study(2), folder)
+    with folders.logged(folder):
+        for number in range(300):
+            director.note(1, f"note {number}")
+    director.close()
+    kept = sorted(path.name for path in folder.glob("log.txt*"))
+    assert kept == ["log.txt", "log.txt.1", "log.txt.2", "log.txt.3"]
+    assert sum((folder / name).stat().st_size for name in kept) <= 4 * 2_000
+    assert "trial 1: note 299" in (folder / "log.txt").read_text().splitlines()[-1]

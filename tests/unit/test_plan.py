@@ -201,3 +201,55 @@ def test_hours_alone_say_how_many_trials_there_is_time_for(tmp_path: Path) -> No
 def test_a_share_that_no_machine_has_is_an_error_in_words(change: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.call(["plan", "sine", change, "--smoke", "0", "--samples", "1"]) == 2
     assert said in capsys.readouterr().err
+
+
+ODD = '''
+from metasearch.learners.maml import MAML
+from metasearch.nets.mlp import mlp
+from metasearch.objectives import Infeasible
+from metasearch.objectives.optimizer import adam
+from metasearch.objectives.recipe import Recipe
+from metasearch.space import Choice, Space
+
+SPACE = Space({"width": Choice((4, 8))})
+
+
+def recipe(config, shape):
+    if INFEASIBLE:
+        raise Infeasible("too wide for this world")
+    return Recipe(mlp(shape.x, shape.ways, hidden=[4]), MAML(1e30, 2), adam(1e-2), 2, steps=50)
+'''
+OWN = """
+from metasearch import strategies
+from metasearch.records import Report
+
+
+def method(study):
+    return strategies.build("random", study.space(), {}, seed=study.seed), objective
+
+
+def objective(proposal, trial):
+    yield Report(1, {}, score=1.0)
+"""
+
+
+def test_a_space_that_means_nothing_here_and_one_that_diverges_at_once_are_said(tmp_path: Path) -> None:
+    for infeasible, said in ((True, "none of 3 configurations that were drawn means"), (False, "smoke runs diverged")):
+        space = tmp_path / f"odd_{infeasible}.py"
+        space.write_text(ODD.replace("INFEASIBLE", str(infeasible)))
+        found = plan(sine(space=str(space)), home=tmp_path, samples=3, smokes=1)
+        assert [words for words in found.warnings if said in words], found
+        assert found.hours is None, "hours of trials that do not train are none"
+        assert (found.infeasible == 3) == infeasible
+
+
+def test_hours_that_only_an_objective_of_the_users_own_knows_are_not_invented(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    study = Study.from_json({
+        "name": "s", "space": "sine-mlp", "method": {"name": str(tmp_path / "own.py")}, "budget": {"trials": 3},
+        "driver": {"kind": "local"},
+    })  # fmt: skip
+    found = plan(study, home=tmp_path, samples=3, smokes=1)
+    assert [one.status for one in found.smokes] == ["done"]
+    assert (found.hours, found.cost) == (None, None)
+    assert any("known to its own objective alone" in words for words in found.warnings)

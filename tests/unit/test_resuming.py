@@ -18,7 +18,7 @@ from metasearch.driver import letters
 from metasearch.driver.director import CHUNK, Director
 from metasearch.driver.folder import LockedError
 from metasearch.driver.messages import Assignment, Ending, Lost
-from metasearch.driver.opening import StudyMismatch
+from metasearch.driver.opening import ACCEPT, StudyMismatch
 from metasearch.driver.snapshot import load_snapshot
 from metasearch.driver.study import Study
 from metasearch.ledger import LedgerError
@@ -124,6 +124,37 @@ def test_another_study_of_the_same_name_is_refused_with_the_difference(folder: P
         del sys.modules[name]
     with pytest.raises(StudyMismatch, match=r"(?s)space.*changed.*99.*98"):
         Director(study(2, space=changed), tmp_path / "s")
+
+
+def test_a_space_that_has_changed_is_gone_on_with_by_somebodys_word_alone_and_the_ledger_says_so(tmp_path: Path) -> None:
+    folder, space = tmp_path / "s", tmp_path / "space.py"
+
+    def now(high: int) -> Study:
+        space.write_text((HERE / "counting_space.py").read_text().replace("Int(0, 99)", f"Int(0, {high})"))
+        for name in [n for n in sys.modules if n.startswith("metasearch_user_space")]:
+            del sys.modules[name]
+        return study(4, space=space)
+
+    director = Director(now(99).model_copy(update={"budget": study(2).budget}), folder)
+    to_the_end(director)
+    director.close()
+    before = results(folder)
+    with pytest.raises(StudyMismatch, match=r"(?s)99.*200.*--accept-space-change"):
+        Director(now(200), folder)
+    with pytest.raises(StudyMismatch, match=r"trial 1 is not in it .*Widen"):
+        Director(now(1), folder, about={ACCEPT: True})
+    assert rows(folder, "note") == []
+    director = Director(now(200), folder, about={ACCEPT: True})
+    to_the_end(director, process="2")
+    director.close()
+    assert {number: results(folder)[number] for number in before} == before, "a trial was lost, or is another one"
+    said = [row.body["what"] for row in rows(folder, "note")]
+    assert "although this has changed" in said[0]
+    assert "200" in said[0]
+    assert sum("accepted" in row.body for row in rows(folder, "note")) == 1
+    Director(now(200), folder).close()
+    with pytest.raises(StudyMismatch, match=r"(?s)200.*99"):
+        Director(now(99), folder)
 
 
 def test_only_one_driver_works_on_a_study_and_the_other_is_told_who(folder: Path) -> None:
