@@ -38,7 +38,7 @@ from metasearch.tasks import Episode
 __all__ = ["Drawn", "Sampler", "Shared", "Uniform", "narrowed", "only"]
 
 WEIGHTS, SAMPLER = "weights/", "sampler/"
-CANDIDATE_EPISODES = 20
+CANDIDATE_EPISODES, FURTHER_EPISODES = 20, 80  # of every candidate, and of the best quarter
 TRIES = 100  # samples for every candidate, where limits leave few
 
 
@@ -211,19 +211,25 @@ class Shared(OneShot):
         return step
 
     def chosen(self, recipe: Recipe, proposal: Proposal, trial: Trial, last: Last) -> tuple[Config, dict[str, float]]:
-        """The best of some samples on episodes of the other classes, which the weights have not seen."""
+        """The best of some samples on episodes of the other classes, which the weights have not seen. What is among the best
+        quarter by few episodes is looked at on more: the best of many by few would be the luckiest."""
         seed, shape = proposal.seed or 0, recipe.episode or self.train.shape
-        episodes = self.train.tasks.part(self.share, 1).sample_episodes(
-            CANDIDATE_EPISODES, split="train", shape=shape, generator=generator(seed, "candidates")
-        )
-        episodes = augmenting.tested(recipe.augment, episodes, augmenting.moments(self.train.tasks))
         sampler, meta = self.started(seed, last.state), to(last.meta, self.train.tasks.device)
-        drawn = self._candidates(sampler)
-        found = {
-            key: self._score(recipe, recipe.learner.at(1.0), meta, config, episodes, self.mode(recipe), trial.chunk)
-            for key, config in drawn.items()
-        }
-        best = max(found, key=lambda key: found[key])
+        drawn, noise = self._candidates(sampler), generator(seed, "candidates")
+        tasks = self.train.tasks.part(self.share, 1)
+
+        def looked_at(keys: Collection[str], count: int) -> dict[str, float]:
+            episodes = tasks.sample_episodes(count, split="train", shape=shape, generator=noise)
+            episodes = augmenting.tested(recipe.augment, episodes, augmenting.moments(self.train.tasks))
+            learner, mode = recipe.learner.at(1.0), self.mode(recipe)
+            return {key: self._score(recipe, learner, meta, drawn[key], episodes, mode, trial.chunk) for key in keys}
+
+        found = looked_at(drawn, CANDIDATE_EPISODES)
+        finalists = sorted(found, key=lambda key: -found[key])[: max(1, len(found) // 4)]
+        if len(finalists) > 1:
+            again, few, more = looked_at(finalists, FURTHER_EPISODES), CANDIDATE_EPISODES, FURTHER_EPISODES
+            found |= {key: (few * found[key] + more * again[key]) / (few + more) for key in finalists}
+        best = max(finalists, key=lambda key: found[key])
         told = {"candidates": float(len(found))} | ({"candidate_score": found[best]} if math.isfinite(found[best]) else {})
         return self.space.normal({**proposal.config, **drawn[best]}), told
 

@@ -22,7 +22,7 @@ from metasearch.objectives import Infeasible, Trial, parcel
 from metasearch.objectives.episodic import mean_gradient
 from metasearch.objectives.optimizer import Optimizer, adam, sgd
 from metasearch.objectives.recipe import Recipe
-from metasearch.objectives.shared import Sampled, Shared, Uniform, narrowed, only
+from metasearch.objectives.shared import CANDIDATE_EPISODES, FURTHER_EPISODES, Sampled, Shared, Uniform, narrowed, only
 from metasearch.objectives.train import Train
 from metasearch.records import Config, Proposal, Report
 from metasearch.space import Choice, Int, Repeat, Space
@@ -212,6 +212,28 @@ def test_what_is_found_is_trained_by_itself(search: Shared) -> None:
     alone = list(TRAIN(Proposal(last.found, seed=7), _trial()))[-1]
     assert (last.score, last.episodes, last.step) == (alone.score, alone.episodes, 30)
     assert last.metrics["supernet/candidates"] <= 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lucky(Shared):
+    """One candidate is the best on few episodes, another one on many."""
+
+    counts: list[int] = field(default_factory=list, compare=False)
+
+    def _score(self, recipe: Any, learner: Any, meta: Params, config: Config, episodes: Episode, mode: Any, chunk: Any) -> float:
+        self.counts.append(episodes.count)
+        few = episodes.count < 50
+        return {("see", "none"): 0.9 if few else 0.2, ("none", "see"): 0.8}.get((str(config["a"]), str(config["b"])), 0.1)
+
+
+def test_of_candidates_the_luckiest_on_few_episodes_is_not_taken() -> None:
+    search = Lucky(**{**vars(RANDOM), "steps": 1, "candidates": 60, "train": replace(TRAIN, steps=1)})
+    last = _run(search, _trial())[-1]
+    assert last.found is not None
+    assert (last.found["a"], last.found["b"]) == ("none", "see")
+    assert last.metrics["supernet/candidate_score"] == pytest.approx(0.8)
+    count = int(last.metrics["supernet/candidates"])
+    assert search.counts == [CANDIDATE_EPISODES] * count + [FURTHER_EPISODES] * (count // 4)
 
 
 @pytest.mark.parametrize("search", [RANDOM, ENAS], ids=["random", "enas"])
