@@ -141,8 +141,12 @@ def content_hash(policy: Policy | Places) -> str:
 
 def keep(policy: Policy | Places, trial: str | None = None, *, home: Path | None = None) -> str:
     """Puts a policy where `named` finds it: under its content hash, which is returned, and under the trial "STUDY/NUMBER" that
-    holds it, if one is given."""
+    holds it, if one is given. Raises ValueError if another policy is kept under that trial's name: configs may mean it."""
     name = content_hash(policy)
+    there = None if trial is None else _kept(trial, home)
+    if there is not None and there.is_file() and content_hash(_read(there)) != name:
+        raise ValueError(f"another policy is kept as '{trial}' (hash {content_hash(_read(there))}), which configs may mean. Remove "
+                         f"{there}, or keep this one without a trial: it is named by its hash {name} then.")
     for each in (name, *([trial] if trial else [])):
         path = _kept(each, home)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -73,6 +73,15 @@ def test_a_kept_policy_is_found_by_hash_and_by_trial(tmp_path: Path) -> None:
     assert augment.named(name, home=tmp_path) == augment.named("pba/12", home=tmp_path) == places
     assert name == augment.content_hash(Places(query=Schedule((ROTATE, FLIP), (1.0, 2.0))))
     assert name != augment.content_hash(Places(query=Schedule((ROTATE, FLIP), (1.0, 3.0))))
+    assert augment.keep(places, "pba/12", home=tmp_path) == name, "again"
+
+
+def test_a_name_that_configs_may_say_never_comes_to_mean_another_policy(tmp_path: Path) -> None:
+    first = augment.keep(Places(query=ROTATE), "pba/12", home=tmp_path)
+    with pytest.raises(ValueError, match=f"another policy is kept as 'pba/12' .hash {first}."):
+        augment.keep(Places(query=FLIP), "pba/12", home=tmp_path)
+    assert augment.named("pba/12", home=tmp_path) == Places(query=ROTATE)
+    assert augment.named(augment.keep(Places(query=FLIP), home=tmp_path), home=tmp_path) == Places(query=FLIP)
 
 
 @pytest.mark.parametrize(("name", "said"), [
