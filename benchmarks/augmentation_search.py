@@ -11,12 +11,14 @@ CIFAR-FS (5-way 1-shot; 100 pictures of each of 64 classes) and Omniglot (20-way
                       CIFAR-FS (Ni et al. 2021), where a turned picture may be of the same class
     randaugment       n = 2, m = 9, every support and query by itself
     trivialaugment    the same, wide
-    autoaugment, pba, dada    a study on the local driver searches for --search-minutes; what it found is trained
+    random-policies, autoaugment, pba, dada
+                      a study on the local driver searches for --search-minutes; what it found is trained
     support, query, shot, task    one mild policy of each data set, at this place; shots are doubled at test time too
 
-1. autoaugment trains policies for as many steps as let about 48 fit, and ends with the five best side by side. pba trains a
-   population of 8 in 10 segments; its schedule is the lineage of the best that trained to the end. dada searches four times,
-   each time at a place that it draws, and keeps what scores best after a short training.
+1. autoaugment trains policies for as many steps as let about 48 fit, and ends with the five best side by side; random-policies
+   does the same without a controller, in the same space: what searching is worth beyond trying. pba trains a population of 8
+   in 10 segments; its schedule is the lineage of the best that trained to the end. dada searches four times, each time at a
+   place that it draws, and keeps what scores best after a short training.
 2. The policy is used in a training from the beginning, for --minutes, with --seeds seeds. Its speed is measured first,
    augmentation included, beside that of "none", and the number of steps follows from it, so that schedules end with the time.
 3. It is scored once on --episodes of the sealed test split, the same for all rows and seeds. `ours` is the mean over seeds, its
@@ -65,13 +67,15 @@ BASELINE = "none"
 SUB_POLICIES, NUMBERS = "_augmented.py", "_augmented_numbers.py"
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {  # the space, and what a study's [method] says
     # published settings are for 15,000 policies; these are for 48
+    "random-policies": (SUB_POLICIES, {"name": "random"}),
     "autoaugment": (SUB_POLICIES, {"name": "autoaugment", "batch": 4, "lr": 0.01}),
     "pba": (NUMBERS, {"name": "pba", "population": 8, "synchronous": True}),
     # Adam's rate of 1e-3 would look no way ahead, and the published 0.1 doubles the loss of these nets instead of lowering it
     "dada": (SUB_POLICIES, {"name": "dada", "xi": 0.005}),
 }
 ROWS = (BASELINE, "rotation-classes", "randaugment", "trivialaugment", *SEARCHES, *augment.PLACES)
-TRIALS, BEST = 48, 5  # of autoaugment: that should fit, and that are used in the end
+JOINED = ("random-policies", "autoaugment")
+TRIALS, BEST = 48, 5  # of these: that should fit, and that are used in the end
 SEGMENTS = 10  # of pba
 TIMES = 4  # dada
 VALIDATION = 60  # episodes
@@ -266,7 +270,7 @@ class Contest(Parts):
         if not ended:
             raise ValueError(f"the search in {self.folder} found nothing")
         best = max(ended, key=lambda n: ended[n])
-        if self.augmentation == "autoaugment":
+        if self.augmentation in JOINED:
             places: Places | None = policies.joined(self.name, best=BEST, home=self.home)
         else:
             places = policies.of_row(trials, best, policies.places_of(study))
@@ -286,7 +290,7 @@ class Contest(Parts):
             return metasearch.Study.from_json({
                 **table, "train": {**table["train"], "steps": steps}, "method": {**table["method"], **knobs}, "budget": budget})
 
-        if self.augmentation == "autoaugment":
+        if self.augmentation in JOINED:
             return made(steps_in(seconds / TRIALS - once), {"hours": self.search_minutes / 60})
         if self.augmentation == "pba":
             population = int(table["method"]["population"])

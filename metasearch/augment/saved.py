@@ -145,8 +145,8 @@ def keep(policy: Policy | Places, trial: str | None = None, *, home: Path | None
     name = content_hash(policy)
     there = None if trial is None else _kept(trial, home)
     if there is not None and there.is_file() and content_hash(_read(there)) != name:
-        raise ValueError(f"another policy is kept as '{trial}' (hash {content_hash(_read(there))}), which configs may mean. Remove "
-                         f"{there}, or keep this one without a trial: it is named by its hash {name} then.")
+        raise ValueError(f"another policy is kept as '{trial}' (hash {content_hash(_read(there))}), which configs may mean. "
+                         f"Remove {there}, or keep this one without a trial: it is named by its hash {name} then.")
     for each in (name, *([trial] if trial else [])):
         path = _kept(each, home)
         path.parent.mkdir(parents=True, exist_ok=True)
