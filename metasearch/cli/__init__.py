@@ -19,7 +19,7 @@ import typer
 import typer.main
 
 from metasearch import __version__
-from metasearch.cli import configs, doctors, looks, names, plans, policy, runs, stops, submits
+from metasearch.cli import compares, configs, doctors, looks, names, plans, policy, runs, stops, submits
 from metasearch.cli.failures import FAILURE, INTERRUPTED, IO_ERROR, OK, TERMINATED, Stopped, Voice, judged, talk
 from metasearch.cli.talking import Log, Quiet
 
@@ -41,6 +41,7 @@ app.command()(stops.stop)
 app.command()(looks.status)
 app.command()(looks.leaderboard)
 app.command()(looks.show)
+app.command()(compares.compare)
 app.command()(looks.evaluate)
 app.command()(looks.export)
 app.command()(policy.policy)

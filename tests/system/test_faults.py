@@ -450,7 +450,7 @@ def test_a_hostile_name_is_refused_wherever_it_is_said_and_leaves_nothing(
         ["run", study, f"tasks.name={word}"], ["run", study, f"train.start={json.dumps(name + '/1')}"], ["run", "--", name],
         ["resume", "--", name], ["status", "--", name], ["leaderboard", "--source", "ledger", "--", name], ["show", "--", name],
         ["evaluate", "--", f"{name}/1"], ["export", "--", f"{name}/1", "out"], ["clean", "--yes", "--", name],
-        ["sync", "--", name], ["stop", "--", name],
+        ["sync", "--", name], ["stop", "--", name], ["compare", "--", name, name],
     ):
         assert cli.call(words) == 2, words
         said = capsys.readouterr().err

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import made_ledgers
 import pytest
+from made_ledgers import make
 from typer.main import get_command
 
 from metasearch import cli
@@ -307,6 +309,39 @@ def test_a_study_is_shown_with_its_defaults_and_with_where_each_key_was_said(stu
                     "driver.trial_timeout": 5.0, "budget.trials": 3}
     assert cli.call(["config", "show", str(study), "train.stepps=7"]) == 2
     assert "did you mean" in capsys.readouterr().err.lower()
+
+
+# -- two trials in pairs ----------------------------------------------------------------------------------------------
+
+
+def test_two_trials_are_compared_episode_by_episode_as_a_paired_t_test_does(capsys: Said) -> None:
+    from scipy.stats import ttest_rel
+
+    home = Path(os.environ["METASEARCH_HOME"])
+    for at, name in enumerate(("one", "two")):
+        make(home / name, 8, seed=at)
+    with Ledger.open(home / "one" / "ledger.sqlite") as a, Ledger.open(home / "two" / "ledger.sqlite") as b:
+        ours, theirs = (ledger.trials()[number].episodes for ledger, number in ((a, 3), (b, 5)))
+    assert ours is not None
+    assert theirs is not None
+    assert cli.call(["compare", "one/3", "two/5", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    wanted = ttest_rel(ours.astype("f8"), theirs.astype("f8"))
+    assert said["p"] == pytest.approx(wanted.pvalue, rel=1e-6)
+    assert said["difference"] == pytest.approx(float(ours.mean() - theirs.mean()), abs=1e-6)
+    assert said["low"] < said["difference"] < said["high"]
+    assert cli.call(["compare", "one/3", "one/3"]) == 0
+    assert "they cannot be told apart" in capsys.readouterr().out
+    assert cli.call(["compare", "one", "two"]) == 0
+    assert "flatter" in capsys.readouterr().err
+    assert cli.call(["compare", "one/3", "two/99"]) == 2
+    assert "there is no trial two/99 that is done" in capsys.readouterr().err
+    other = made_ledgers.study("three")
+    other["bank_digest"] = "c" * 16
+    with Ledger.create(home / "three" / "ledger.sqlite", other) as ledger:
+        made_ledgers.fill(ledger, range(1, 3))
+    assert cli.call(["compare", "one/3", "three/1"]) == 2
+    assert "not scored on the same episodes" in capsys.readouterr().err
 
 
 # -- exit codes -------------------------------------------------------------------------------------------------------
