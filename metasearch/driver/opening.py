@@ -47,7 +47,6 @@ def opened(folder: Path, study: Study, space: Space, strategy: Strategy, about: 
         now = {**facts, "digest": _as_begun(study, then)}
         if accept and any(then[key] != now[key] for key in ("digest", "space_digest")):
             _accept(ledger, then, now, space)
-            (folder / "strategy.json").unlink(missing_ok=True)  # of the space that was
         else:
             _same_study(study, then, facts, path)
     except BaseException:

@@ -1,6 +1,7 @@
 """A strategy's state every so many outcomes, so that a long study comes back without replaying all of it. No pickle.
 
-It is a cache: a snapshot that cannot be read, or that is of another strategy, is left alone, and the whole ledger is replayed.
+It is a cache: a snapshot that cannot be read, or that is of another strategy or of another space, is left alone, and the whole
+ledger is replayed.
 """
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def save_snapshot(folder: Path, strategy: Strategy, seq: int) -> None:
     if state is None:
         return
     tensors: dict[str, Any] = {}
-    body = {"strategy": _name(strategy), "seq": seq, "state": _plain(state, tensors)}
+    body = {"strategy": _name(strategy), "space": _space(strategy), "seq": seq, "state": _plain(state, tensors)}
     if tensors:
         from safetensors.torch import save
 
@@ -40,7 +41,7 @@ def load_snapshot(folder: Path, strategy: Strategy) -> int:
         return 0
     try:
         body = json.loads(_path(folder).read_text())
-        if body["strategy"] != _name(strategy):
+        if (body["strategy"], body.get("space")) != (_name(strategy), _space(strategy)):
             return 0
         tensors: dict[str, Any] = {}
         if "tensors" in body:
@@ -61,6 +62,11 @@ def _path(folder: Path) -> Path:
 
 def _name(strategy: Strategy) -> str:
     return f"{type(strategy).__module__}.{type(strategy).__qualname__}"
+
+
+def _space(strategy: Strategy) -> str | None:
+    space = getattr(strategy, "space", None)
+    return None if space is None else str(space.digest)
 
 
 def _plain(value: Any, tensors: dict[str, Any]) -> Any:

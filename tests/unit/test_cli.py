@@ -521,7 +521,8 @@ def test_many_changes_are_few_lines(capsys: Said) -> None:
 
 def test_on_a_terminal_the_region_is_live_and_leaves_one_line() -> None:
     code = (
-        "import time\nfrom tests.unit.test_cli import status\nfrom metasearch.cli.live import Live, Unit\n"
+        "import sys, time\nsys.path.insert(0, 'tests')\nfrom tests.unit.test_cli import status\n"
+        "from metasearch.cli.live import Live, Unit\n"
         "with Live(Unit('accuracy')) as show:\n    assert show._live is not None\n    show(status())\n    time.sleep(0.6)\n"
     )
     out = on_a_terminal([sys.executable, "-c", code], TERM="xterm-256color")
@@ -577,9 +578,11 @@ def test_what_a_table_shows_steers_no_terminal(capsys: Said) -> None:
 def test_missing_numbers_are_null_in_json() -> None:
     import pandas as pd
 
-    board = pd.DataFrame({"score": [0.5, float("nan")], "config": ['{"a": 1}', '{"a": 2}'], "trial": ["x/1", "x/2"]})
+    board = pd.DataFrame({"score": [0.5, float("nan")], "config": ['{"a": 1}', '{"a": 2}'], "trial": ["x/1", "x/2"],
+                          "found": [None, '{"a": 3}']})
     assert records(board) == [
-        {"score": 0.5, "config": {"a": 1}, "trial": "x/1"}, {"score": None, "config": {"a": 2}, "trial": "x/2"},
+        {"score": 0.5, "config": {"a": 1}, "found": None, "trial": "x/1"},
+        {"score": None, "config": {"a": 2}, "found": {"a": 3}, "trial": "x/2"},
     ]
 
 

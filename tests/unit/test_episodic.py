@@ -156,6 +156,7 @@ def test_loop_vmap_and_compiled_take_the_same_steps() -> None:
             torch.testing.assert_close(ends[mode][k], v, rtol=1e-3, atol=1e-5)  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_another_inner_rate_hits_the_compiled_program() -> None:
     """Rates are tensors for the compiler: three trials, one compilation."""
     torch._dynamo.reset()
