@@ -93,7 +93,7 @@ class Data:
 DATA = {
     "omniglot": Data({"name": "omniglot", "root": "omniglot", "split": "vinyals", "rotations": "new-classes"}, 20, 5, 30),
     "cifar": Data(
-        {"name": "class-arrays", "path": "cifar/cifar100_100.npz", "split": "cifarfs_split", "normalise": "train"}, 5, 15, 60
+        {"name": "class-arrays", "path": "cifar/cifar100_100.npz", "split": "cifarfs_split", "normalise": "train"}, 5, 15, 200
     ),
 }
 
@@ -237,11 +237,15 @@ class Contest(Parts):
             return metasearch.Study.from_json({**table, "budget": {"hours": self.search_minutes / 60}})
         known = {f.name for f in fields(plugins.module("methods", plain.method.name).Hyperparameters)}
 
-        def with_knobs(**knobs: int) -> dict[str, Any]:
+        def with_knobs(**knobs: float) -> dict[str, Any]:
             return {**table, "method": {**table["method"], **{k: v for k, v in knobs.items() if k in known}}}
 
         often = {**table["train"], "report_every": MEASURED["every"]}
-        endless = metasearch.Study.from_json({**with_knobs(search_steps=10**6), "train": often})
+
+        def paced(**knobs: float) -> float:
+            endless = metasearch.Study.from_json({**with_knobs(search_steps=10**6, **knobs), "train": often})
+            return pace(endless.objective(), middle(endless), self.threads, **MEASURED)
+
         checked = max(MIN_STEPS, short // 2)
         rest = ENOUGH * seconds - (once + short * each)  # what is found is trained once
         if "check" in known:  # CHECKED others are trained and scored with shared weights
@@ -249,7 +253,12 @@ class Contest(Parts):
         else:  # the tasks' own nets are looked at
             shortest = metasearch.Study.from_json({**with_knobs(search_steps=1), "train": {**table["train"], "steps": 1}})
             rest -= spent(shortest.objective(), middle(shortest), self.threads) - once
-        steps = max(MIN_STEPS, int(rest / pace(endless.objective(), middle(endless), self.threads, **MEASURED)))
+        if "warm_up" in known:  # a share of the steps, in which the architecture stays: they cost less
+            share = plugins.module("methods", plain.method.name).Hyperparameters(**plain.method.arguments).warm_up
+            a_step = share * paced(warm_up=1.0) + (1 - share) * paced(warm_up=0.0)
+        else:
+            a_step = paced()
+        steps = max(MIN_STEPS, int(rest / a_step))
         knobs = with_knobs(search_steps=steps, check=CHECKED, check_steps=checked)
         return metasearch.Study.from_json({**knobs, "budget": {"trials": 1}})  # no hours: a busy machine would cut it short
 
