@@ -93,7 +93,7 @@ class Data:
 DATA = {
     "omniglot": Data({"name": "omniglot", "root": "omniglot", "split": "vinyals", "rotations": "new-classes"}, 20, 5, 30),
     "cifar": Data(
-        {"name": "class-arrays", "path": "cifar/cifar100_100.npz", "split": "cifarfs_split", "normalise": "train"}, 5, 15, 200
+        {"name": "class-arrays", "path": "cifar/cifar100_100.npz", "split": "cifarfs_split", "normalise": "train"}, 5, 15, 120
     ),
 }
 
