@@ -27,11 +27,14 @@ from metasearch.driver.study_file import StudyError
 from metasearch.home import study_name
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
+
     from metasearch.budget import Coverage
     from metasearch.objectives import Objective
     from metasearch.objectives.train import Train as TrainObjective
+    from metasearch.records import Config
     from metasearch.space import Space
-    from metasearch.strategies import Strategy
+    from metasearch.strategies import Mutate, Strategy
     from metasearch.tasks import TaskDistribution, TaskShape
 
 __all__ = ["Budget", "Driver", "Method", "Study", "StudyError", "Tasks", "Track", "Train", "Validation"]
@@ -286,8 +289,26 @@ class Study(_Table):
         if self.has_own_method:
             return self.pair()[0]
         strategy = strategies.build(self.method.name, self.space(), self.method.arguments, seed=self.seed)
-        strategy.mutate = getattr(self.space_module(), "mutations", strategy.mutate)
+        own = getattr(self.space_module(), "mutations", None)
+        if own is not None:
+            strategy.mutate = self._checked(own)
         return strategy
+
+    def _checked(self, mutations: Mutate) -> Mutate:
+        """The space file's own mutation; what it raises is a ValueError with its line and the config. What is no config of the
+        space is left to the director, which answers it."""
+
+        def mutate(config: Config, rng: Generator) -> tuple[Config, dict[str, str]]:
+            where = f"mutations(config, rng) of space '{self.space_name}'"
+            try:
+                found: Any = mutations(dict(config), rng)
+            except Exception as error:
+                raise ValueError(f"{where} fails on {config}: {plugins.reason(error, self.space_name)}") from error
+            if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Mapping) for part in found)):
+                raise ValueError(f"{where} must return (config, moved), but returned {found!r:.80}")
+            return dict(found[0]), dict(found[1])
+
+        return mutate
 
     def objective(self) -> Objective:
         """What one trial does; built by every worker from the study's JSON."""

@@ -16,9 +16,12 @@ from optuna.samplers import BaseSampler, NSGAIISampler
 from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
 from optuna.trial import FrozenTrial, TrialState
 
+from metasearch.plugins import did_you_mean
 from metasearch.space import Space
 from metasearch.strategies._optuna import ByColumn, OptunaStrategy
 
+MEASURED = ("score", "params", "flops", "episode_flops", "latency_ms", "synflow", "naswot", "train_loss", "train_score",
+            "train_seconds")  # of every trial
 SPREAD = 20.0  # distribution index of both operators, as in the paper's section IV
 
 
@@ -48,6 +51,10 @@ class NsgaII(OptunaStrategy):
             said = []
             if not names or not all(names) or len(set(names)) < len(names):
                 said.append(f"`objectives` must be different metrics, such as ('score', '-params'), but got {self.objectives}")
+            said += [
+                f"objectives has {name!r}.{hint}"
+                for name in names if name and name not in MEASURED and "Did you mean" in (hint := did_you_mean(name, MEASURED))
+            ]
             if self.population < 2:
                 said.append(f"`population >= 2` must hold, but got {self.population}")
             if not 0 <= self.crossover <= 1:

@@ -158,8 +158,10 @@ def test_a_minus_in_front_of_an_objective_minimises_it() -> None:
 
 
 def test_a_missing_objective_is_told_in_words() -> None:
-    strategy = build("nsga-ii", SQUARE, {"objectives": ("score", "-prams")}, seed=0)
-    with pytest.raises(ValueError, match=r"trial 7 reports no prams\. It reports flops, params, score"):
+    with pytest.raises(ValueError, match=r"objectives has 'prams'\. Did you mean 'params'\?"):
+        build("nsga-ii", SQUARE, {"objectives": ("score", "-prams")}, seed=0)
+    strategy = build("nsga-ii", SQUARE, {"objectives": ("score", "-joules")}, seed=0)
+    with pytest.raises(ValueError, match=r"trial 7 reports no joules\. It reports flops, params, score"):
         strategy.tell(Outcome(7, ask(strategy), 0.5, {"params": 3.0, "flops": 4.0}, "done"))
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -385,6 +386,27 @@ def test_a_bad_space_file_is_one_problem_with_its_own_line(tmp_path: Path, body:
     problems = Study.from_text(GOOD, [f"space={file}"]).problems()
     assert said in "\n".join(problems)
     assert (Path.cwd(), sys.path) == (folder, path)
+
+
+MUTATIONS = "from search_spaces.sine_mlp import SPACE, recipe\n\n\ndef mutations(config, rng):\n"
+
+
+@pytest.mark.parametrize(("body", "said"), [
+    ("    return config['boom'], {}", "mine.py:5: KeyError: 'boom'"),
+    ("    return None", "must return (config, moved), but returned None"),
+    ("    return {**config, 'nobody': 1}, {}", "makes what is no config of"),
+    ("    return SPACE.mutate(config, rng)", None),
+])
+def test_a_mutation_of_a_space_files_own_is_tried_before_the_study_is(tmp_path: Path, body: str, said: str | None) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(MUTATIONS + body + "\n")
+    study = Study.from_text(GOOD, [f"space={file}", "method.name=regularized-evolution"])
+    found = study.problems()
+    assert len(found) == (said is not None)
+    assert (said or "") in "".join(found)
+    if said is not None and "Error" in said:
+        with pytest.raises(ValueError, match=r"fails on \{.*Error"):
+            study.strategy().mutate(study.space().sample(np.random.default_rng(0)), np.random.default_rng(0))
 
 
 def test_a_users_method_is_a_pair_and_needs_no_tasks(tmp_path: Path) -> None:
