@@ -201,4 +201,7 @@ def test_a_study_hands_the_spaces_own_mutations_to_its_strategy() -> None:
         "name": "grow", "space": "evolving-nets", "tasks": {"name": "blobs", "side": 28}, "budget": {"trials": 4},
         "method": {"name": "large-scale-evolution", "steps": 5, "evaluations": 40, "population": 4},
     })
-    assert study.strategy().mutate is evolving_nets.mutations
+    parent = evolving_nets.SPACE.sample(np.random.default_rng(0))
+    for seed in range(5):
+        ours, wanted = (f(parent, np.random.default_rng(seed)) for f in (study.strategy().mutate, evolving_nets.mutations))
+        assert ours == wanted
