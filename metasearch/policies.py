@@ -19,8 +19,7 @@ from metasearch.objectives.train import Train
 from metasearch.records import Config
 from metasearch.strategies.pba import Segment, lineage
 
-__all__ = ["joined", "keep", "of_row", "of_trial", "places_of", "schedule", "side_by_side", "stages",
-           "told"]
+__all__ = ["joined", "keep", "of_row", "of_trial", "places_of", "schedule", "side_by_side", "stages", "told"]
 
 NOTHING = fixed(Step("identity"))
 

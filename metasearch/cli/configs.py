@@ -63,7 +63,7 @@ def show(
 
     source = runs.source(list(study or []), address)
     wanted = Study.from_source(source).to_json()
-    rows = [(path, value, source.at(path) if _given(source.table, path) else "default") for path, value in _flat(wanted)]
+    rows = [(path, value, source.at(path) if _given(source.table, path) else "default") for path, value in flat(wanted)]
     rows = [row for row in rows if resolved or row[2] != "default"]
     if as_json:
         print(json.dumps([{"key": ".".join(path), "value": value, "origin": said} for path, value, said in rows]))
@@ -96,10 +96,10 @@ def init(
     talk(f"wrote {folder / 'study.toml'} and {folder / 'my_space.py'}. Next: metasearch plan {folder / 'study.toml'}")
 
 
-def _flat(table: Mapping[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def flat(table: Mapping[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in table.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, (*before, key))
+            yield from flat(value, (*before, key))
         else:
             yield (*before, key), value
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metasearch.cli import board, pictures, policy
+from metasearch.cli.configs import flat
 from metasearch.cli.failures import FAILURE, Refused, talk
 from metasearch.cli.live import Live, Unit, clock, in_a_line
 from metasearch.cli.show import Json, console, printable, table
@@ -340,12 +341,12 @@ def _show_study(study: Study, ledger: Any, as_json: bool) -> None:
         said = [{"at": r.at, "kind": r.kind, "trial": r.trial, **r.body} for r in events]
         print(json.dumps({**first, "digest": study.digest, "events": said}, allow_nan=False))
         return
-    rows = [[key, str(value)] for key, value in _flat(first["study"]) if value is not None]
+    rows = [[".".join(path), str(value)] for path, value in flat(first["study"]) if value not in (None, {})]
     table(["key", "value"], rows, title=f"study '{study.name}'")
     modes = Counter(row.body["mode"] for row in ledger.rows(kinds=["mode"]))
     facts = {key: value for key, value in first.items() if key not in ("study", "space")}
     facts["modes"] = ", ".join(f"{mode}: {count} nets" for mode, count in modes.items()) or None
-    rows = [[key, str(value)] for key, value in _flat(facts) if value is not None]
+    rows = [[".".join(path), str(value)] for path, value in flat(facts) if value not in (None, {})]
     table(["fact", "value"], rows)
     if events:
         table(["event", "trial", ""], [[r.kind, "" if r.trial is None else str(r.trial), _event(r)] for r in events])
@@ -360,14 +361,6 @@ def _show_study(study: Study, ledger: Any, as_json: bool) -> None:
 
 def _event(row: Any) -> str:
     return ", ".join(f"{key} {value}" for key, value in row.body.items() if not isinstance(value, (list, dict)))
-
-
-def _flat(body: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in body.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _status_row(one: Status, home: Path) -> list[str]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from metasearch.driver.study import Study
 
 
-
 def _lived_in(home: Path | None) -> Path | None:
     """For the recipes of the command."""
     live_in(home)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from metasearch.objectives.recipe import Recipe
     from metasearch.records import Config
     from metasearch.space import Space
-    from metasearch.strategies import Strategy
+    from metasearch.strategies import Mutate
     from metasearch.tasks import TaskDistribution
 
 __all__ = ["checked", "loaded", "problems"]
@@ -109,9 +109,9 @@ def _method(study: Study, space: Space | None, found: list[str]) -> tuple[bool, 
         found += wrong
         pair = _try(found, where, study.pair, name) if space is not None and not wrong else None
         return (True, None) if pair is None else (pair[0].uniform, pair[1])
-    from metasearch.strategies import Strategy as AStrategy
+    from metasearch.strategies import Strategy
 
-    kind = _try(found, where, lambda: plugins.find("strategies", name, AStrategy), name)
+    kind = _try(found, where, lambda: plugins.find("strategies", name, Strategy), name)
     if kind is None:
         known = [*plugins.names("strategies"), *plugins.names("methods")]
         if name.replace("_", "-") not in plugins.names("strategies"):
@@ -122,17 +122,17 @@ def _method(study: Study, space: Space | None, found: list[str]) -> tuple[bool, 
     if space is not None and not wrong:
         strategy = _try(found, where, study.strategy, name)
         if strategy is not None and hasattr(study.space_module(), "mutations"):
-            _try(found, f"space = '{study.space_name}'", partial(_mutated, strategy, space))
+            _try(found, f"space = '{study.space_name}'", partial(_mutated, strategy.mutate, space))
         return strategy is None or bool(strategy.uniform), None
     return bool(kind.uniform), None
 
 
-def _mutated(strategy: Strategy, space: Space, times: int = 5) -> None:
+def _mutated(mutate: Mutate, space: Space, times: int = 5) -> None:
     """Raises ValueError if the space file's own mutation fails, or makes what is no config of the space."""
     rng = np.random.default_rng(0)
     for _ in range(times):
         parent = space.sample(rng)
-        child, _ = strategy.mutate(parent, rng)
+        child, _ = mutate(parent, rng)
         if wrong := space.problems(child):
             raise ValueError(f"mutations(config, rng) makes what is no config of {parent}: {'; '.join(wrong)}")
 

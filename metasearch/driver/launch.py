@@ -91,11 +91,9 @@ def run(study: Study, *, home: Path | None = None, show: Show | None = None) -> 
     if (folder / "ledger.sqlite").exists():
         raise StudyMismatch(f"a study '{study.name}' is in {folder} already. Resume it, or give the new one another name.")
     with living_in(folder.parent):
-        problems = study.problems() or start.problems(study, folder.parent)
-    if problems:
-        raise StudyError(problems, f"study '{study.name}'")
-    start.fetch(study, folder.parent, folder)
-    with living_in(folder.parent):
+        if problems := study.problems() or start.problems(study, folder.parent):
+            raise StudyError(problems, f"study '{study.name}'")
+        start.fetch(study, folder.parent, folder)
         return _work(study, folder, _about(study), show)
 
 

@@ -146,21 +146,17 @@ def _first_line(error: Exception) -> str:
     if why and lines[0].startswith("API request"):
         return f"no answer ({why[0]})"
     refused = re.search(r"failed with error code (401|403)\b|^(401|403) Client Error", lines[0])
-    return _REFUSED[refused[1] or refused[2]]() if refused else lines[0][:500]
+    return _refused(refused[1] or refused[2]) if refused else lines[0][:500]
 
 
-def _unknown() -> str:
-    return ("the server does not know this user or password. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-            "MLFLOW_TRACKING_TOKEN")
-
-
-def _not_allowed() -> str:
+def _refused(code: str) -> str:
+    """Who was refused, and the way out."""
+    if code == "401":
+        return ("the server does not know this user or password. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+                "MLFLOW_TRACKING_TOKEN")
     user = os.environ.get("MLFLOW_TRACKING_USERNAME") or "this user"
     return (f"{user} may not do that there. An administrator of the server can grant READ (leaderboards) or EDIT (also writing) "
             "of the experiment, which has the study's name; a study of another name makes one of its own")
-
-
-_REFUSED = {"401": _unknown, "403": _not_allowed}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from made_ledgers import make
 from test_mlflow import closed_port
-from test_mlflow_teams import answers, missing, postgres  # noqa: F401
+from test_mlflow_teams import answers, postgres  # noqa: F401
 
 from metasearch.driver.doctor import examine
 from metasearch.ledger import Ledger
@@ -33,8 +33,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def server(postgres: str) -> Iterator[str]:  # noqa: F811
-    if (why := missing()) is not None:
-        pytest.skip(why)
     import sqlalchemy as sql
 
     engine = sql.create_engine(postgres.replace("metasearch:of-a-test@", "admin@"), isolation_level="AUTOCOMMIT")
