@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.metasearch-installed
 
+# Set-up compiles no module, so whoever imports one first must keep what it compiled: without that every process of the tests
+# (there are hundreds) compiles torch, Ray and MLflow for itself.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: search test test-slow lint setup clean
 .DEFAULT_GOAL := setup
 

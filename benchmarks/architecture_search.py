@@ -10,8 +10,9 @@ A row is one method on Omniglot (20-way 1-shot; Vinyals' split, turned character
 1. A study on the local driver searches for --search-minutes. Methods search in _block_nets.py, whose members all have at most
    as many parameters as Conv-4 at its usual width, which is the study's limit too; the baseline "conv4" tunes Conv-4 by random
    search (_conv4_tuned.py). Methods that train one architecture after the other train each for as many steps as let about 32
-   of a middling size fit. One-shot methods train their supernet in the time that is left when what they found, and 8
-   architectures drawn at random, have been trained for a while too: the rank correlation of these 8 with the scores that they
+   of a middling size fit.
+   One-shot methods train their supernet in the time that is left when five finalists (of which the best by itself is taken) and
+   8 architectures drawn at random have been trained for as many steps: the rank correlation of these 8 with the scores that they
    have with shared weights says whether sharing told the truth. "random" is what the space gives without a method.
 2. What was found is trained from the beginning for --train-minutes, with --seeds seeds. Its speed is measured first, beside that
    of a Conv-4, and the number of steps follows from it, so that schedules end with the time: a slow net gets fewer steps.
@@ -60,14 +61,17 @@ METHODS: dict[str, dict[str, Any]] = {  # what a study's [method] says
     "random": {"name": "random"},
     "regularized-evolution": {"name": "regularized-evolution", "population": 10, "sample": 5},
     "reinforce": {"name": "reinforce", "batch": 1, "lr": 0.01},  # the published batch and rate are for 12,800 trainings
-    "enas": {"name": "enas", "every": 4, "aggregate": 5, "candidates": 20},
-    "random-sharing": {"name": "random-sharing", "candidates": 50},
-    # minutes are no 50 epochs: 3e-4, as published, would leave every mixture nearly even
-    "darts-first": {"name": "darts", "hypergradient": "first", "arch_lr": 3e-3},
+    # in minutes no supernet learns enough to be left the last choice
+    "enas": {"name": "enas", "every": 4, "aggregate": 5, "candidates": 40, "finalists": 5},
+    "random-sharing": {"name": "random-sharing", "candidates": 40, "finalists": 5},
+    # minutes are no 50 epochs: 3e-4, as published, would leave every mixture nearly even, and weights that know nothing yet would
+    # prefer what has none
+    "darts-first": {"name": "darts", "hypergradient": "first", "arch_lr": 1e-2, "warm_up": 0.5, "finalists": 5},
     # differences of gradients say little where ReLU and max pooling have kinks between the two points
-    "darts-second": {"name": "darts", "hypergradient": "exact", "arch_lr": 3e-3},
-    # the tasks' own nets are no row of this table; rates as published for Omniglot
-    "metanas": {"name": "metanas", "alone": True, "inner_lr": 5e-3, "arch_lr": 5e-3, "test_steps": 2},
+    "darts-second": {"name": "darts", "hypergradient": "exact", "arch_lr": 1e-2, "warm_up": 0.5, "finalists": 5},
+    # the tasks' own nets are no row of this table; inner rates as published for Omniglot, the outer one is for hundreds of steps
+    "metanas": {"name": "metanas", "alone": True, "inner_lr": 5e-3, "arch_lr": 5e-3, "meta_lr": 0.2, "test_steps": 2,
+                "finalists": 5},
 }
 TRIALS = 32  # that should fit into a search
 CHECKED = 8  # architectures that are trained by themselves to see whether a supernet ranks them rightly
@@ -246,12 +250,13 @@ class Contest(Parts):
             endless = metasearch.Study.from_json({**with_knobs(search_steps=10**6, **knobs), "train": often})
             return pace(endless.objective(), middle(endless), self.threads, **MEASURED)
 
-        checked = max(MIN_STEPS, short // 2)
         rest = ENOUGH * seconds - (once + short * each)  # what is found is trained once
         if "check" in known:  # CHECKED others are trained and scored with shared weights
-            rest -= CHECKED * (1.5 * once + checked * each) + 5 * once  # for a mixture a validation and the like cost more
-        else:  # the tasks' own nets are looked at
-            shortest = metasearch.Study.from_json({**with_knobs(search_steps=1), "train": {**table["train"], "steps": 1}})
+            rest -= CHECKED * (1.5 * once + short * each) + 5 * once  # for a mixture a validation and the like cost more
+            rest -= plain.method.arguments.get("finalists", 0) * (once + short * each)
+        if "alone" in known:  # the tasks' own nets are looked at
+            brief = {**table["train"], "steps": 1}
+            shortest = metasearch.Study.from_json({**with_knobs(search_steps=1, check=0, finalists=1), "train": brief})
             rest -= spent(shortest.objective(), middle(shortest), self.threads) - once
         if "warm_up" in known:  # a share of the steps, in which the architecture stays: they cost less
             share = plugins.module("methods", plain.method.name).Hyperparameters(**plain.method.arguments).warm_up
@@ -259,7 +264,7 @@ class Contest(Parts):
         else:
             a_step = paced()
         steps = max(MIN_STEPS, int(rest / a_step))
-        knobs = with_knobs(search_steps=steps, check=CHECKED, check_steps=checked)
+        knobs = with_knobs(search_steps=steps, check=CHECKED, check_steps=short)
         return metasearch.Study.from_json({**knobs, "budget": {"trials": 1}})  # no hours: a busy machine would cut it short
 
     @cached_property

@@ -19,7 +19,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 @dataclass(frozen=True)
 class Inputs:
     """What a net was trained on. shape: of one input; pictures: bytes 0..255 (or floats 0..1), less `mean`, over `std`, channel
-    by channel (empty: as they are)."""
+    by channel (empty: as they are). Of other inputs these say what had been taken off by whoever gave them."""
 
     shape: tuple[int, ...]
     pictures: bool = False
@@ -40,7 +40,7 @@ class Inputs:
         if len(wrong):
             raise ValueError(f"{what} must be finite numbers, but {len(wrong)} of {len(z)} rows are not, first row {wrong[0]}")
         for moment, f in ((self.mean, torch.sub), (self.std, torch.div)):
-            if moment:
+            if moment and self.pictures:
                 z = f(z, torch.tensor(list(moment)).view(-1, *(1 for _ in self.shape[1:])))
         return z
 

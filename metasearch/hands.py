@@ -356,10 +356,8 @@ def _in_mode(model: Loaded, transductive: bool) -> Loaded:
 
 
 def _inputs(tasks: TaskDistribution) -> Inputs:
-    if not isinstance(tasks, ImageTasks):
-        return Inputs(tasks.input_shape)
-    mean, std = tasks.moments
-    return Inputs(tasks.input_shape, True, mean, std)
+    mean, std = augmenting.moments(tasks) or ((), ())
+    return Inputs(tasks.input_shape, isinstance(tasks, ImageTasks), list(mean), list(std))
 
 
 def _loss(kind: Kind) -> Loss:

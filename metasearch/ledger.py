@@ -1,8 +1,13 @@
 """WHAT HAPPENED: one append-only SQLite file is the only truth about a study; all else can be rebuilt from it.
 
 A row is written, and is on the disk, before anything else is told. Order is by `seq` alone: clocks jump, `at` is for people.
-One process writes (the director, under driver.lock); readers on the same machine may look at any time. WAL needs a local
-file system: other machines read MLflow or status.json, never this file.
+One process writes: the director, under driver.lock, and in every transaction its fencing number must be the last one given.
+Readers on the same machine may look at any time.
+
+On a disk SQLite keeps a write-ahead log (WAL), whose readers and writer share memory: other machines must not open such a file
+while somebody writes it (`only_here`). Where a folder may lie on several machines (mounts.py) it keeps a rollback journal, which
+needs locks and nothing else, so that any machine may read at any time: https://sqlite.org/wal.html,
+https://sqlite.org/lockingv3.html. Whoever opens a ledger for writing turns it into what its place needs.
 """
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metasearch.crashpoint import KINDS, crashpoint
+from metasearch.mounts import network_filesystem
 from metasearch.records import Outcome, Proposal, Report
 
 SCHEMA = 1
 PATIENCE = 20.0  # seconds for which a lock that another process holds on the file is waited for
+LEASE = 100.0  # and by a writer over a network: NFS 4 keeps the locks of a machine that is gone for 90
+PAGE = 1000  # rows that are read at once: while a reader is in the middle of it, a writer with a rollback journal waits
 APPLICATION = 0x6D657461  # "meta": SQLite's application_id, so that no other database is taken for a ledger
 _TABLE = """
 CREATE TABLE rows (
@@ -42,12 +50,17 @@ class LedgerError(Exception):
     """A ledger that cannot be trusted; says the file, what is wrong with it and what to do. Nothing is started afresh."""
 
 
+class Overtaken(Exception):
+    """Another process has opened the ledger for writing since this one did: nothing of what this one says counts any more."""
+
+
 class Row(NamedTuple):
     """One line of history. Kinds and their bodies:
 
     study      {study, space_digest, ..., versions, code}: the first row, and the only one of its kind
     proposed   Proposal
-    started    {lane, process, attempt, start, own, cause, chunk?}: cause is "new", "lane" (the lane died), "oom", "resume"
+    started    {lane, process, attempt, start, own, cause, chunk?, deadline?}: deadline: seconds without a report, as far as they
+               followed from the reports of the study until then; cause is "new", "lane" (the lane died), "oom", "resume"
                or "infrastructure" (its machine was lost: nothing counts against the trial); chunk: see retry
     report     {step, metrics, score, checkpoint, seconds, found?}
     retry      {cause, chunk, reason, step, seconds}: an attempt ran out of memory (cause "oom"); the next, its last, has at most
@@ -117,6 +130,7 @@ class Ledger:
         self._folded = 0  # seq of the last row in _trials
         last = connection.execute("SELECT max(seq) FROM rows").fetchone()[0]
         self._last = int(last or 0)
+        self._number = self._fenced() if writable else 0
 
     # -- making and opening -------------------------------------------------------------------------------------------
 
@@ -127,7 +141,13 @@ class Ledger:
         if path.exists():
             raise LedgerError(f"{path} exists already: resume that study, or give the new one another name")
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in (path.with_name(path.name + ".new"), Path(f"{path}.new-wal"), Path(f"{path}.new-shm")):
+        for orphan in (Path(f"{path}-wal"), Path(f"{path}-journal")):
+            if orphan.exists() and orphan.stat().st_size:  # SQLite would take it for the new file's
+                raise LedgerError(
+                    f"{path} is missing, but {orphan} holds writes of it. Nothing was started. Put the ledger back from a "
+                    f"backup, or move the folder {path.parent} away to start afresh."
+                )
+        for leftover in (path.with_name(path.name + ".new"), *(Path(f"{path}.new-{part}") for part in ("wal", "shm", "journal"))):
             leftover.unlink(missing_ok=True)
         new = path.with_name(path.name + ".new")  # gets its name when its first row is on the disk: a ledger is never half made
         db = _connect(new, write=True)
@@ -141,6 +161,7 @@ class Ledger:
             db.execute("INSERT INTO rows VALUES (1, ?, 'study', NULL, ?, NULL)", (time.time(), _dumps(study)))
             crashpoint("ledger.commit")
         db.close()  # the last connection: the WAL is folded into the file
+        Path(f"{new}-journal").unlink(missing_ok=True)
         os.rename(new, path)
         _sync_folder(path.parent)
         crashpoint("ledger.committed")
@@ -183,13 +204,26 @@ class Ledger:
         except (sqlite3.DatabaseError, LedgerError) as error:
             if db is not None:
                 db.close()
-            if isinstance(error, LedgerError) or (isinstance(error, sqlite3.OperationalError) and "locked" in str(error)):
+            if isinstance(error, LedgerError) or (meaning := _meaning(path, error)) is error:
                 raise
-            words = ("full", "readonly", "unable to open")
-            if isinstance(error, sqlite3.OperationalError) and any(word in str(error) for word in words):
-                raise OSError(f"{path} cannot be opened: {error}. Nothing was started or changed.") from error
-            raise _damaged(path, str(error)) from error
+            raise meaning from error
         return cls(path, db, writable=write)
+
+    def _fenced(self) -> int:
+        """This writer's number, one more than that of the last: whoever has a lower one is refused from now on."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("CREATE TABLE IF NOT EXISTS fence AS SELECT 0 AS number")
+            self._db.execute("UPDATE fence SET number = number + 1")
+        return self._fence()
+
+    def _fence(self) -> int:
+        return int(self._db.execute("SELECT number FROM fence").fetchone()[0])
+
+    @property
+    def overtaken(self) -> bool:
+        """Has another process opened it for writing since this one did?"""
+        return self.writable and self._fence() != self._number
 
     def close(self) -> None:
         self._db.close()
@@ -242,6 +276,8 @@ class Ledger:
         self._db.execute("BEGIN IMMEDIATE")
         self._depth = 1
         try:
+            if self.overtaken:
+                raise Overtaken(f"another driver has taken {self.path} over since this one began")
             yield
             crashpoint("ledger.commit")
             self._db.execute("COMMIT")
@@ -272,17 +308,25 @@ class Ledger:
                 yield Row(seq, at, kind, number, self._loads(body), blob)
 
     def _select(self, after: int, kinds: Collection[str] | None = None, trial: int | None = None) -> Iterator[tuple[Any, ...]]:
-        where, given = "seq > ?", [after]  # type: tuple[str, list[Any]]
+        where, given = "seq > ?", []  # type: tuple[str, list[Any]]
         if kinds is not None:
             where += f" AND kind IN ({', '.join('?' * len(kinds))})"
             given += kinds
         if trial is not None:
             where += " AND trial = ?"
             given.append(trial)
-        try:
-            yield from self._db.execute(f"SELECT seq, at, kind, trial, body, blob FROM rows WHERE {where} ORDER BY seq", given)
-        except sqlite3.DatabaseError as error:
-            raise _damaged(self.path, str(error)) from error
+        select = f"SELECT seq, at, kind, trial, body, blob FROM rows WHERE {where} ORDER BY seq LIMIT {PAGE}"
+        page: list[tuple[Any, ...]] = []
+        while True:  # whoever is slow with a row holds up no writer: between two pages the file is not locked
+            try:
+                page = self._db.execute(select, [page[-1][0] if page else after, *given]).fetchall()
+            except sqlite3.DatabaseError as error:
+                if (meaning := _meaning(self.path, error)) is error:
+                    raise
+                raise meaning from error
+            yield from page
+            if len(page) < PAGE:
+                return
 
     def _loads(self, body: str) -> dict[str, Any]:
         try:
@@ -402,21 +446,80 @@ def _dumps(body: Mapping[str, Any]) -> str:
     return json.dumps(body, allow_nan=False, separators=(",", ":"))
 
 
+def only_here(path: Path) -> bool:
+    """Must no other machine open this ledger while somebody writes it? Yes, unless byte 18 of the file says that it has no WAL
+    (https://sqlite.org/fileformat2.html). Not for a process that writes it: to close any handle of a file drops its locks."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(20)[18:19] != b"\1"
+    return True
+
+
+def half_written(path: Path) -> bool:
+    """Is there a rollback journal with something in it? It is of a write that goes on, or of one whose process was killed."""
+    with suppress(OSError), Path(f"{path}-journal").open("rb") as file:  # opened, so that NFS asks its server
+        return bool(file.read(1).strip(b"\0"))
+    return False
+
+
 def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
+    remote = network_filesystem(path) is not None
+    half_written(path)  # SQLite only asks for its size, which NFS may have from a minute ago
+    patience = max(PATIENCE, LEASE) if write and remote else PATIENCE
+    foreign = write and remote and path.exists() and only_here(path)
     # isolation_level=None: transactions begin where the code says BEGIN
-    db = sqlite3.connect(f"{path.as_uri()}?mode={'rwc' if write else 'ro'}", uri=True, isolation_level=None, timeout=PATIENCE)
+    db = sqlite3.connect(f"{path.as_uri()}?mode={'rwc' if write else 'ro'}", uri=True, isolation_level=None, timeout=patience)
     if write:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA wal_autocheckpoint = 1000")
+        try:
+            _journal(db, remote, foreign)
+        except BaseException:
+            db.close()
+            raise
     return db
+
+
+def _journal(db: sqlite3.Connection, remote: bool, foreign: bool) -> None:
+    """WAL on a disk, a rollback journal over a network; an old ledger is turned into it, with all that its old journal holds.
+
+    foreign: it has a WAL, and came to the network from a disk.
+    """
+    if foreign:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")  # read without shared memory
+    if remote:
+        # not DELETE: that a file has appeared another machine may not know for a minute, what is in a file it asks at once
+        (mode,) = db.execute("PRAGMA journal_mode = TRUNCATE").fetchone()
+    else:
+        (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != ("truncate" if remote else "wal"):
+        raise sqlite3.OperationalError(f"database is locked: its journal stays '{mode}' while other processes read it")
+    if foreign:
+        db.execute("PRAGMA locking_mode = NORMAL")
+        db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # gives the exclusive lock back
+    db.execute("PRAGMA synchronous = FULL")  # also flushes the journal's end, which is the commit
+    db.execute("PRAGMA wal_autocheckpoint = 1000")
+
+
+def _meaning(path: Path, error: sqlite3.DatabaseError) -> Exception:
+    """An error of reading as what it is: the very one, if a lock was held too long."""
+    said = str(error)
+    if isinstance(error, sqlite3.OperationalError):
+        if "locked" in said:
+            return error
+        if "readonly" in said and half_written(path):
+            return LedgerError(
+                f"the process that wrote {path} was killed in the middle of a write, and a reader cannot take that half back. "
+                f"Whoever goes on with the study does: metasearch resume {path.parent.name}. Every row that was finished is "
+                f"there."
+            )
+        if any(word in said for word in ("full", "readonly", "unable to open")):
+            return OSError(f"{path} cannot be opened: {said}. Nothing was started or changed.")
+    return _damaged(path, said)
 
 
 def _damaged(path: Path, what: str) -> LedgerError:
     return LedgerError(
         f"the ledger {path} cannot be read: {what}. Nothing was started or changed. Copy the folder {path.parent}, then try "
         f"`sqlite3 {path} .recover | sqlite3 {path.with_name('recovered.sqlite')}` and put the recovered file in its place; "
-        f"or restore the file (with its -wal, if there is one) from a backup"
+        f"or restore the file (with its -wal or -journal, if there is one) from a backup"
     )
 
 

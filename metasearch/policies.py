@@ -19,15 +19,16 @@ from metasearch.objectives.train import Train
 from metasearch.records import Config
 from metasearch.strategies.pba import Segment, lineage
 
-__all__ = ["joined", "keep", "of_row", "of_trial", "places_of", "schedule", "side_by_side", "stages", "told"]
+__all__ = ["joined", "keep", "of_row", "of_trial", "places_of", "schedule", "searches", "side_by_side", "stages", "told"]
 
 NOTHING = fixed(Step("identity"))
 
 
-def of_trial(reference: str, *, home: Path | None = None) -> Places:
+def of_trial(reference: str, *, home: Path | None = None, ended: bool = False) -> Places:
     """What the training episodes of the trial "STUDY/NUMBER" went through, from the first step of its lineage on.
 
-    Raises ValueError for a reference that names no trial, and for one without augmentation.
+    Raises ValueError for a reference that names no trial, for one without augmentation (or that searches for one, and has not
+    found it), and, where it must have `ended`, for one that has not, or not well.
     """
     name, slash, number = reference.rpartition("/")
     if not (slash and number.isascii() and number.isdecimal()):
@@ -35,16 +36,23 @@ def of_trial(reference: str, *, home: Path | None = None) -> Places:
     study, trials = _opened(name, home)
     if int(number) not in trials:
         raise ValueError(f"there is no trial {reference}: '{name}' has trials 1 to {max(trials, default=0)}")
+    status = trials[int(number)].status
+    if ended and status not in ("done", "reused"):
+        raise ValueError(f"what recipes name must come from a trial that ended well, but {reference} is '{status}'. To name its "
+                         f"policy all the same: metasearch.augment.keep(metasearch.policies.of_trial({reference!r}))")
     with living_in(home):
-        found = of_row(trials, int(number), places_of(study))
+        searching = searches(study)
+        found = of_row(trials, int(number), places_of(study), searching=searching)
     if found is None:
-        raise ValueError(f"{reference} augments nothing: no policy is in its config")
+        raise ValueError(f"{reference} is '{status}' and has found no policy yet" if searching else
+                         f"{reference} augments nothing: no policy is in its config")
     return found
 
 
 def keep(reference: str, *, home: Path | None = None) -> str:
-    """Keeps the policy of a trial where recipes find it by name (metasearch.augment.named); returns its content hash."""
-    return saved.keep(of_trial(reference, home=home), reference, home=home)
+    """Keeps the policy of a trial where recipes find it by name (metasearch.augment.named); returns its content hash. Raises
+    ValueError as `of_trial`, and for a trial that has not ended well."""
+    return saved.keep(of_trial(reference, home=home, ended=True), reference, home=home)
 
 
 def joined(name: str, *, best: int = 5, home: Path | None = None) -> Places:
@@ -81,8 +89,10 @@ def _best(
         if len(taken) == best:
             break
     if first is None:
-        raise ValueError(f"no trial of '{name}' has sub-policies at one place, so that there is nothing to join. Name a "
-                         f"trial instead: {name}/1, say")
+        done = max(ranked, key=lambda row: (row.outcome.step if row.outcome else 0, _score(row)), default=None)
+        raise ValueError(f"no trial of '{name}' has sub-policies at one place, so that there is nothing to join. " + (
+            "None has ended well" if done is None else
+            f"Name a trial instead: {name}/{done.id} is the best of those that trained longest"))
     found, place, ranges = first
     return replace(found, **{place: _together(list(taken.values()), ranges)}), list(taken)  # type: ignore[arg-type]
 
@@ -94,9 +104,18 @@ def _together(policies: Sequence[SubPolicies], ranges: str) -> SubPolicies:
     return SubPolicies(tuple(choice for one in policies for choice in one.choices), () if alike else tuple(weights), ranges)
 
 
-def of_row(trials: Mapping[int, TrialRow], number: int, of: Callable[[Config], Places | None]) -> Places | None:
-    """Of a trial among its study's; None: it augments nothing."""
+def searches(study: Study) -> bool:
+    """Does each trial find a policy of its own, as those of dada do? Before it has, what was proposed means nothing."""
+    return study.has_own_method and not isinstance(study.objective(), Train)
+
+
+def of_row(
+    trials: Mapping[int, TrialRow], number: int, of: Callable[[Config], Places | None], *, searching: bool = False
+) -> Places | None:
+    """Of a trial among its study's; None: it augments nothing, or is searching for what it will be (see `searches`)."""
     row = trials[number]
+    if searching and (row.report is None or row.report.found is None):
+        return None
     if row.proposal.parent is None:
         return of(_config(row))
     return schedule(lineage({n: one.proposal for n, one in trials.items()}, number), of)

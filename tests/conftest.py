@@ -1,6 +1,7 @@
 """What holds for all tests: no network, one thread, studies and caches under a temporary folder."""
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import socket
@@ -31,6 +32,18 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Thousands of tests and all modules live until the end: no garbage collector has to look at them again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -66,6 +79,15 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METASEARCH_HOME", str(tmp_path / "studies"))
+
+
+@pytest.fixture
+def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's folder lies on NFS, as far as the system tells this process; a child is told by mounts.MOUNTS = this."""
+    told = tmp_path.with_name(f"{tmp_path.name}.mountinfo")
+    told.write_text(f"1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:50 / {tmp_path} rw,relatime - nfs4 server:/export rw\n")
+    monkeypatch.setattr("metasearch.mounts.MOUNTS", told)
+    return told
 
 
 @pytest.fixture(scope="session", autouse=True)

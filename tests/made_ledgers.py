@@ -91,9 +91,10 @@ def stop(ledger: Ledger) -> None:
 
 
 def one_shot(folder: Path, held: dict[str, Any], found: dict[str, Any]) -> None:
-    """A study of two searches, of which the second failed."""
+    """A study of two searches, of which the second failed; a trial decides what is not the same in `held` and `found`."""
+    decides = sorted(key for key in held if held[key] != found[key])
     metrics = {"latency_ms": 0.5, "supernet/score": 0.4, "supernet/rank_correlation": -0.25}
-    with Ledger.create(folder / "ledger.sqlite", study(folder.name)) as ledger:
+    with Ledger.create(folder / "ledger.sqlite", {**study(folder.name), "held": decides}) as ledger:
         first = propose(ledger, 1, held)
         ledger.append("report", {"step": 5, "metrics": metrics, "score": 0.5, "found": found, "checkpoint": None}, trial=1)
         end(ledger, 1, first, np.linspace(0.4, 0.6, 100).astype("<f4"), step=5, metrics=metrics)

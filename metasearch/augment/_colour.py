@@ -19,33 +19,40 @@ def luma(images: Tensor) -> Tensor:
     if images.shape[1] != 3:
         return images if images.shape[1] == 1 else images.mean(1, keepdim=True)
     red, green, blue = LUMA
-    return (images[:, :1] * red).add(images[:, 1:2], alpha=green).add(images[:, 2:], alpha=blue)
+    return (images[:, :1] * red).add_(images[:, 1:2], alpha=green).add_(images[:, 2:], alpha=blue)
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """factor 0: black, 1: the picture, above: brighter."""
-    return (images * _each(factor)).clamp(0, 1)
+    return _clipped(images * _each(factor))
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """factor 0: all grey, of the picture's mean luma."""
-    return _away_from(luma(images.mean((2, 3), keepdim=True)), images, factor)
+    grey = luma(images.mean((2, 3), keepdim=True))
+    return _clipped((images * _each(factor)).add_(grey * _each(1 - factor)))
 
 
 def color(images: Tensor, factor: Tensor) -> Tensor:
     """factor 0: the grey picture. Of one channel every factor gives the picture itself, as in pillow."""
-    return images if images.shape[1] == 1 else _away_from(luma(images), images, factor)
+    if images.shape[1] == 1:
+        return images
+    return _clipped(torch.addcmul(luma(images) * _each(1 - factor), images, _each(factor)))
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """factor 0: smoothed by pillow's SMOOTH, the mean of nine pixels of which the middle one counts five times; the outermost
     pixels stay as they are."""
-    if min(images.shape[-2:]) < 3:
+    height, width = images.shape[-2:]
+    if min(height, width) < 3 or not images.numel():
         return images
-    rows = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
-    nine = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    edges = F.pad(torch.sub(images[..., 1:-1, 1:-1], nine, alpha=1 / 9), (1, 1, 1, 1))  # 13 / 9 of picture - smoothed
-    return torch.addcmul(images, edges, (_each(factor) - 1) * (9 / 13)).clamp(0, 1)
+    row = images.flatten()  # of all pixels: torch is faster along one; what goes over a picture's border weighs nothing below
+    nine = (row[:-2 * width] + row[width:-width]).add_(row[2 * width:])
+    nine = (nine[:-2] + nine[1:-1]).add_(nine[2:])
+    edges = row.clone()
+    edges[width + 1:-width - 1].sub_(nine, alpha=1 / 9)  # 13 / 9 of picture - smoothed
+    weight = F.pad(images.new_full((height - 2, width - 2), 9 / 13), (1, 1, 1, 1)) * _each(factor - 1)
+    return _clipped(torch.addcmul(images, edges.view(images.shape), weight))
 
 
 def invert(images: Tensor) -> Tensor:
@@ -54,7 +61,7 @@ def invert(images: Tensor) -> Tensor:
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Inverts what is at or above a grey level; threshold 0..256: at 256 nothing is."""
-    side = (images - _each(threshold - ALMOST) / 255).sign()  # comparing and choosing would take ten times as long
+    side = (images - _each(threshold - ALMOST) / 255).sign_()  # comparing and choosing would take ten times as long
     return torch.addcmul(side.clamp(min=0), side, images, value=-1)
 
 
@@ -70,21 +77,22 @@ def autocontrast(images: Tensor) -> Tensor:
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     flat = high <= low
     low, high = torch.where(flat, 0.0, low), torch.where(flat, 1.0, high)
-    return (images - low) / (high - low)
+    return (images - low).div_(high - low)
 
 
 def equalize(images: Tensor) -> Tensor:
     """Every channel's levels spread to be about equally frequent, by pillow's integer arithmetic: to the level the same."""
-    level = (images.detach().flatten(2) * 255).round().clamp(0, 255)  # [B, C, H*W]
+    level = (images.detach().flatten(2) * 255).round_()  # [B, C, H*W]
+    level = torch.fmax(level, level.new_zeros(())).clamp_max_(255)  # fmax: what is no number is a level too, 0
     top, level = level.amax(2, keepdim=True).long(), level.long()
     one = torch.ones(1, dtype=images.dtype, device=images.device)  # counts are exact in float32 up to 4096 x 4096 pixels
     counts = torch.zeros(*level.shape[:2], 256, dtype=images.dtype, device=images.device)
     counts = counts.scatter_add(2, level, one.expand(level.shape))
     step = torch.div(level.shape[2] - counts.gather(2, top), 255, rounding_mode="floor")
-    below = counts.cumsum(2) - counts + torch.div(step, 2, rounding_mode="floor")
-    table = (below / step.clamp(min=1)).floor().clamp(max=255)
+    below = (counts.cumsum(2) - counts).add_(torch.div(step, 2, rounding_mode="floor"))
+    table = below.div_(step.clamp(min=1)).floor_().clamp_max_(255)
     same = torch.arange(256, dtype=images.dtype, device=images.device).expand(table.shape)
-    return (torch.lerp(table, same, (step == 0).to(images.dtype)) / 255).gather(2, level).view(images.shape)
+    return torch.lerp(table, same, (step == 0).to(images.dtype)).div_(255).gather(2, level).view(images.shape)
 
 
 def channel_permutation(images: Tensor, noise: Tensor) -> Tensor:
@@ -96,11 +104,11 @@ def channel_permutation(images: Tensor, noise: Tensor) -> Tensor:
     return images.gather(1, order[:, :, None, None].expand(images.shape))
 
 
-def _away_from(other: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    """`other` at factor 0, the picture at 1, and beyond."""
-    return torch.addcmul(other * _each(1 - factor), images, _each(factor)).clamp(0, 1)
+def _clipped(images: Tensor) -> Tensor:
+    """In place: these are nobody else's."""
+    return images.clamp_min_(0).clamp_max_(1)  # vmap has no rule for clamp_
 
 
 def _each(magnitude: Tensor) -> Tensor:
     """[B] -> [B, 1, 1, 1]."""
-    return magnitude[:, None, None, None]
+    return magnitude.view(-1, 1, 1, 1)

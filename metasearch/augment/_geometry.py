@@ -41,7 +41,7 @@ def sampled(images: Tensor, across: Tensor, down: Tensor, fill: float) -> Tensor
     grid = (down[..., None] + across[:, :, None]).permute(0, 2, 3, 1)  # [B, H, W, 2]
     if fill == 0:
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return F.grid_sample(images - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + fill
+    return F.grid_sample(images - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False).add_(fill)
 
 
 def along(name: str) -> Amounts:

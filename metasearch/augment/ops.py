@@ -155,6 +155,6 @@ RANDAUGMENT = (  # RandAugment's and TrivialAugment's fourteen
 
 def find(name: str) -> Operation:
     """Raises ValueError with the nearest known name."""
-    if name not in NUMBER:
-        raise ValueError(f"there is no operation '{name}'.{plugins.did_you_mean(name, NUMBER)}")
+    if not isinstance(name, str) or name not in NUMBER:
+        raise ValueError(f"there is no operation '{name}'.{plugins.did_you_mean(str(name), NUMBER)}")
     return OPERATIONS[NUMBER[name]]

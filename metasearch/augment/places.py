@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Generator, Tensor
@@ -18,7 +18,7 @@ from metasearch import plugins
 from metasearch.augment import _pieces as pieces
 from metasearch.augment.ops import NOISE, find
 from metasearch.augment.plan import Moments, Plan, carry_out, joined
-from metasearch.augment.policy import Policy
+from metasearch.augment.policy import Policy, hold
 from metasearch.tasks import Episode, TaskShape
 
 __all__ = ["PLACES", "Places", "at_place"]
@@ -61,10 +61,14 @@ class Places:
         if any(not isinstance(n, Integral) or n < 1 for n in (self.copies, self.versions)):
             raise ValueError(f"`copies >= 1` and `versions >= 1` must hold, for whole numbers, but got (copies={self.copies!r}, "
                              f"versions={self.versions!r})")
-        if not 0 <= self.new_classes <= 1:
-            raise ValueError(f"new_classes is a probability between 0 and 1, but got {self.new_classes}")
-        if self.fill is not None and not 0 <= self.fill <= 1:
-            raise ValueError(f"fill is a value between 0 and 1, but got {self.fill}")
+        if not isinstance(self.new_classes, Real) or not 0 <= self.new_classes <= 1:
+            raise ValueError(f"new_classes is a probability between 0 and 1, but got {self.new_classes!r}")
+        if self.fill is not None and (not isinstance(self.fill, Real) or not 0 <= self.fill <= 1):
+            raise ValueError(f"fill is a value between 0 and 1, but got {self.fill!r}")
+        if not isinstance(self.at_test, bool):
+            raise ValueError(f"at_test is true or false, but got {self.at_test!r}")
+        hold(self, copies=int(self.copies), versions=int(self.versions), new_classes=float(self.new_classes),
+             fill=None if self.fill is None else float(self.fill))
         if self.task is not None:
             mixing = [name for name in self.task.operations if find(name).pairs]
             if mixing:
@@ -166,6 +170,8 @@ def at_place(place: str, policy: Policy, **others: object) -> Places:
     """A policy at a place that a config names. Raises ValueError with the nearest known place."""
     if place not in PLACES:
         raise ValueError(f"there is no place '{place}' in an episode.{plugins.did_you_mean(place, PLACES)}")
+    if not isinstance(policy, Policy):
+        raise ValueError(f"{place} must be a policy, but is {policy!r}")
     known = {field.name for field in fields(Places)}
     for name in others:
         if name not in known:

@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import overload
 
 import torch
@@ -39,8 +39,8 @@ class Step:
 
     def __post_init__(self) -> None:
         find(self.operation)
-        _share(f"the probability of {self.operation}", self.probability)
-        _share(f"the magnitude of {self.operation}, a level of its range,", self.magnitude)
+        hold(self, probability=_share(f"the probability of {self.operation}", self.probability),
+              magnitude=_share(f"the magnitude of {self.operation}, a level of its range,", self.magnitude))
 
 
 class Policy(ABC):
@@ -73,7 +73,7 @@ class Policy(ABC):
         """
         if progress is None and self.changes:
             raise ValueError("the policy changes over training: say at which point of it the pictures are seen, progress=0..1")
-        _look(images, moments)
+        _look(images, moments, generator)
         plan = self.plan(len(images), generator, 0.0 if progress is None else progress)
         found, mixed = carry_out(plan, images, labels, group=group, fill=fill, moments=moments)
         return found if mixed is None else (found, mixed)
@@ -105,10 +105,9 @@ class SubPolicies(Policy):
 
     def __post_init__(self) -> None:
         tables.check(self.ranges)
-        if not self.choices:
-            raise ValueError("a policy needs one sub-policy or more, but got none")
-        for choice in self.choices:
-            _steps(choice)
+        if not isinstance(self.choices, Sequence) or not self.choices:
+            raise ValueError(f"a policy needs one sub-policy or more, but got {self.choices or 'none'!r}")
+        hold(self, choices=tuple(_steps(choice) for choice in self.choices), weights=_numbers("weights", self.weights))
         total = sum(self.weights)
         if self.weights and (len(self.weights) != len(self.choices) or min(self.weights) < 0 or not 0 < total < math.inf):
             raise ValueError(f"weights must be one number >= 0 for each of {len(self.choices)} sub-policies, not all 0, "
@@ -146,7 +145,7 @@ class Shuffled(Policy):
 
     def __post_init__(self) -> None:
         tables.check(self.ranges)
-        _steps(self.steps)
+        hold(self, steps=_steps(self.steps), counts=_numbers("counts", self.counts))
         if not self.steps or len(self.counts) < 2 or min(self.counts) < 0 or not abs(sum(self.counts) - 1) < 1e-6:
             raise ValueError(f"a shuffled policy needs steps, and the probabilities of 0, 1, ... of them, which add to 1, but "
                              f"got {len(self.steps)} steps and {list(self.counts)}")
@@ -183,8 +182,8 @@ class RandAugment(Policy):
 
     def __post_init__(self) -> None:
         tables.check(self.ranges)
-        _named(self.names)
-        _whole("n", self.n)
+        m = _number("m", self.m)
+        hold(self, names=_named(self.names), n=_whole("n", self.n), m=int(m) if m.is_integer() else m)
         if self.n < 1 or not 0 <= self.m <= 30:
             raise ValueError(f"`n >= 1` and `0 <= m <= 30` must hold, but got (n={self.n}, m={self.m})")
 
@@ -209,7 +208,7 @@ class TrivialAugment(Policy):
 
     def __post_init__(self) -> None:
         tables.check(self.ranges)
-        _named(self.names)
+        hold(self, names=_named(self.names))
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -234,9 +233,7 @@ class UniformAugment(Policy):
 
     def __post_init__(self) -> None:
         tables.check(self.ranges)
-        _named(self.names)
-        _share("the probability", self.probability)
-        _whole("n", self.n)
+        hold(self, names=_named(self.names), probability=_share("the probability", self.probability), n=_whole("n", self.n))
         if self.n < 1:
             raise ValueError(f"`n >= 1` must hold, but got n={self.n}")
 
@@ -265,12 +262,16 @@ class Schedule(Policy):
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        _policies("a schedule", self.policies)
+        hold(self, policies=_policies("a schedule", self.policies), lengths=_numbers("lengths", self.lengths))
         if not self.policies or any(policy.changes for policy in self.policies):
             raise ValueError("a schedule needs one policy or more, none of them a schedule")
         if self.lengths and (len(self.lengths) != len(self.policies) or not all(0 < n < math.inf for n in self.lengths)):
             raise ValueError(f"lengths must be one number > 0 for each of {len(self.policies)} policies, but got "
                              f"{list(self.lengths)}")
+        if self.steps is not None:
+            hold(self, steps=_whole("steps", self.steps))
+            if self.steps < 1:
+                raise ValueError(f"a schedule is for one outer step or more, but got steps={self.steps}. None: for any number")
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -361,31 +362,57 @@ def _once(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _named(names: Sequence[str]) -> None:
-    if not names:
-        raise ValueError("a policy needs one operation or more, but got none")
-    for name in names:
-        find(name)
+def hold(policy: object, **values: object) -> None:
+    """Fields of a frozen value in types of their own: what is equal is then saved and hashed alike."""
+    for name, value in values.items():
+        object.__setattr__(policy, name, value)
 
 
-def _steps(steps: object) -> None:
+def _named(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
+        raise ValueError(f"a policy needs a sequence of one operation or more, but got {names or 'none'!r}")
+    return tuple(find(name).name for name in names)
+
+
+def _steps(steps: object) -> tuple[Step, ...]:
     if not isinstance(steps, Sequence) or not all(isinstance(step, Step) for step in steps):
         raise ValueError(f"a sub-policy is a sequence of steps (operation, probability, magnitude), but got {steps!r}")
+    return tuple(steps)
 
 
-def _policies(what: str, policies: Sequence[object]) -> None:
-    for policy in policies:
+def _policies(what: str, policies: Sequence[object]) -> tuple[Policy, ...]:
+    found = []
+    for policy in policies if isinstance(policies, Sequence) else (policies,):
         if not isinstance(policy, Policy):
             raise ValueError(f"{what} is made of policies, but got {policy!r}")
+        found.append(policy)
+    return tuple(found)
 
 
-def _whole(what: str, value: float) -> None:
+def _whole(what: str, value: float) -> int:
     if not isinstance(value, Integral):
         raise ValueError(f"{what} must be a whole number, but is {value!r}")
+    return int(value)
 
 
-def _look(images: object, moments: Moments | None) -> None:
-    """At the middle row of each picture: that is cheap, and tells 0..255 and normalised pictures."""
+def _numbers(what: str, values: Sequence[float]) -> tuple[float, ...]:
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{what} must be a sequence of numbers, but is {values!r}")
+    return tuple(_number(f"each of {what}", value) for value in values)
+
+
+def _number(what: str, value: float) -> float:
+    if not isinstance(value, Real):
+        raise ValueError(f"{what} must be a number, but is {value!r}")
+    return float(value)
+
+
+def _look(images: object, moments: Moments | None, generator: object) -> None:
+    """At the sum of all, which is no number if one of them is none, and at the middle row of each picture: that is cheap, and
+    tells 0..255 and normalised pictures."""
+    if not isinstance(generator, Generator) or generator.device.type != "cpu":
+        raise ValueError(f"luck comes from a torch.Generator of the CPU, but got {generator!r}. torch.Generator().manual_seed(0) "
+                         f"makes one.")
     if not isinstance(images, Tensor):
         raise ValueError(f"pictures are a tensor [n, C, H, W], but got {type(images).__name__}. torch.as_tensor makes one.")
     if images.dim() != 4 or not images.numel():
@@ -393,7 +420,11 @@ def _look(images: object, moments: Moments | None) -> None:
     if images.shape[3] <= NOISE < images.shape[1]:
         raise ValueError(f"pictures are [n, C, H, W], but these look like [n, H, W, C]: {tuple(images.shape)}. "
                          f"images.permute(0, 3, 1, 2) turns them.")
-    if moments is not None or not images.is_floating_point():
+    if not images.is_floating_point():
+        return
+    if not math.isfinite(float(images.sum(dtype=torch.float64 if images.dtype == torch.float64 else torch.float32))):
+        raise ValueError("pictures are made of finite numbers, but some of these values are not. torch.isfinite tells which.")
+    if moments is not None:
         return
     low, high = (float(v) for v in images[:, :, images.shape[2] // 2].aminmax())
     if not (low >= -0.5 and high <= 1.5):
@@ -401,6 +432,7 @@ def _look(images: object, moments: Moments | None) -> None:
                          f"or say how they are normalised: moments=(means, standard deviations)")
 
 
-def _share(what: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{what} must be between 0 and 1, but is {value}")
+def _share(what: str, value: float) -> float:
+    if not isinstance(value, Real) or not 0 <= value <= 1:
+        raise ValueError(f"{what} must be between 0 and 1, but is {value!r}")
+    return float(value)

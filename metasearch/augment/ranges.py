@@ -55,8 +55,8 @@ RANGES: dict[str, dict[str, Range]] = {
 
 def check(name: str) -> str:
     """The name. Raises ValueError with the nearest known one."""
-    if name not in RANGES:
-        raise ValueError(f"there are no ranges '{name}'.{plugins.did_you_mean(name, RANGES)}")
+    if not isinstance(name, str) or name not in RANGES:
+        raise ValueError(f"there are no ranges '{name}'.{plugins.did_you_mean(str(name), RANGES)}")
     return name
 
 

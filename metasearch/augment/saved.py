@@ -91,7 +91,7 @@ def _read(path: str | Path) -> Policy | Places:
         if not isinstance(told, dict):
             raise ValueError(f"it must be a table, but is {type(told).__name__}")
         return from_json(told)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} holds no policy: {error}") from error
 
 

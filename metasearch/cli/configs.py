@@ -46,7 +46,7 @@ trials = 20
 cpus = 1                        # of one trial; lanes: trials at a time, as many as fit
 # gpus = 0.25                   # four trials share a GPU
 # address = "auto"              # of a Ray that runs already
-# trial_timeout = 1800          # seconds without a report
+# trial_timeout = 1800          # seconds without a report; "auto": ten times the longest so far, at least 1800
 """
 
 

@@ -67,6 +67,7 @@ _CODES = {  # by name, so that judging an error imports nothing
     "metasearch.driver.study_file.StudyError": USAGE,
     "metasearch.driver.folder.LockedError": TRY_AGAIN,
     "metasearch.ledger.LedgerError": BAD_DATA,
+    "metasearch.ledger.Overtaken": TRY_AGAIN,
     "metasearch.objectives.parcel.BadParcel": BAD_DATA,
     "metasearch.track.outbox.OutboxBusy": TRY_AGAIN,
     "metasearch.track.store.TrackingError": UNAVAILABLE,

@@ -1,6 +1,7 @@
 """What `metasearch show` draws: an architecture in the terminal, and pictures as files."""
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from metasearch.driver.study import Study
     from metasearch.graph import Graph
     from metasearch.ledger import Ledger, TrialRow
-    from metasearch.tasks import TaskDistribution
+    from metasearch.tasks import TaskDistribution, TaskShape
 
 Picture = Annotated[Path | None, typer.Option(
     help="Draws into this file: a .svg, .png or .pdf (a trial's learning curve goes beside it).",
@@ -119,7 +120,8 @@ def policy_of(study: Study, ledger: Ledger, row: TrialRow) -> tuple[Places, Task
             return None
         from metasearch import policies
 
-        found = policies.of_row(ledger.trials(), row.id, policies.places_of(study))
+        of, searching = policies.places_of(study), policies.searches(study)
+        found = policies.of_row(ledger.trials(), row.id, of, searching=searching)
         return None if found is None else (found, study.tasks_distribution())
     except (Exception, SystemExit) as error:
         talk(f"metasearch: the policy cannot be shown: {reason(error, study.space_name)}")
@@ -144,7 +146,8 @@ def of_policy(ledger: Ledger, row: TrialRow, places: Places, tasks: TaskDistribu
 
 
 def shown(places: Places, tasks: TaskDistribution) -> dict[str, Tensor]:
-    """Eight training pictures [8, C, H, W] in 0..1, before and after each place's policy at the end of training."""
+    """Eight training pictures (four where there are so few) [8, C, H, W] in 0..1, before and after each place's policy at the end
+    of training."""
     import torch
     from torch import Generator
 
@@ -152,7 +155,7 @@ def shown(places: Places, tasks: TaskDistribution) -> dict[str, Tensor]:
     from metasearch.objectives.augmenting import moments
 
     bare = replace(places, support=None, query=None, shot=None, task=None, new_classes=0.0, versions=1)
-    shape, drawn = tasks.shape(ways=4, shots=1, queries=1), Generator().manual_seed(0)
+    shape, drawn = _shape(tasks), Generator().manual_seed(0)
     episodes = tasks.sample_episodes(1, split="train", shape=shape, generator=drawn)
     one = episodes.select(0)
     x, labels, how = torch.cat([one.support_x, one.query_x]), torch.cat([one.support_y, one.query_y]), moments(tasks)
@@ -168,6 +171,16 @@ def shown(places: Places, tasks: TaskDistribution) -> dict[str, Tensor]:
         whole = replace(bare, new_classes=1.0)(episodes, drawn).select(0)
         rows["classes"] = _shown(torch.cat([whole.support_x, whole.query_x]), how)
     return rows
+
+
+def _shape(tasks: TaskDistribution) -> TaskShape:
+    """Of an episode of eight pictures, of four classes if there are so many; of four pictures where there is no more."""
+    for ways, queries in ((4, 1), (2, 3)):
+        shape = tasks.shape(ways=ways, shots=1, queries=queries)
+        with contextlib.suppress(ValueError):
+            tasks.check(shape, "train")
+            return shape
+    return tasks.shape(ways=2, shots=1, queries=1)
 
 
 def _shown(x: Tensor, how: Moments | None) -> Tensor:

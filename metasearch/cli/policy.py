@@ -34,7 +34,7 @@ def policy(
     if output is not None and (output.exists() or not output.absolute().parent.is_dir()):
         raise Refused(f"--output needs a new file in a folder that is there, but got {printable(str(output))}")
     if number:
-        found = policies.of_trial(what, home=folder)
+        found = policies.of_trial(what, home=folder, ended=keep)
     else:
         found, trials = policies.side_by_side(name, best=best, home=folder)
         talk(f"side by side: {', '.join(f'{name}/{n}' for n in trials)}" + (

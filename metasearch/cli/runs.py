@@ -85,6 +85,9 @@ def resume(
     accept: Annotated[bool, typer.Option(
         "--accept-space-change", help="Go on although the space's file has changed, if all trials are in it; the ledger says so.",
     )] = False,
+    steal: Annotated[bool, typer.Option(
+        "--steal", help="Take it from a driver on another machine that is gone: refused while that one gives a sign of itself.",
+    )] = False,
     address: Address = None, home: Home = None, progress: Progress = True, quiet: Quiet = False, log: Log = None,
     as_json: Json = False,
 ) -> None:
@@ -92,10 +95,10 @@ def resume(
     from metasearch.driver import launch
 
     folder_of_all = home_of(home)
-    wanted = stored(name, folder_of_all)
+    wanted = stored(name, folder_of_all, steal=steal)
     with _shown(wanted, home, progress) as show:
         words = (*(changes or ()), *_addressed(address))
-        result = launch.resume(name, home=folder_of_all, show=show, overrides=words, accept_space_change=accept)
+        result = launch.resume(name, home=folder_of_all, show=show, overrides=words, accept_space_change=accept, steal=steal)
     _concluded(wanted, result, folder_of_all, as_json)
 
 

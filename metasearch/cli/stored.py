@@ -67,21 +67,26 @@ def complain(bad: Sequence[str]) -> None:
         raise Refused(f"cannot be read, as said above: {', '.join(bad)}", BAD_DATA)
 
 
-def stored(name: str, home: Path) -> Study:
+def stored(name: str, home: Path, *, steal: bool = False) -> Study:
     """The study of a name. Raises LedgerError if it cannot be read; Refused if there is none, or if another machine writes its
-    ledger now (in WAL mode a reader and the writer share memory, which two machines cannot)."""
-    from metasearch.driver.folder import runs_elsewhere
+    ledger now, on a disk of its own (in WAL mode a reader and the writer share memory, which two machines cannot).
+    steal: whoever does must be gone; raises LockedError if not."""
+    from metasearch.driver.folder import must_be_gone, runs_elsewhere
+    from metasearch.driver.opening import mend
     from metasearch.driver.study import Study, StudyError
-    from metasearch.ledger import Ledger
+    from metasearch.ledger import Ledger, only_here
 
     path = study_folder(name, home) / "ledger.sqlite"
     if not path.parent.is_dir():
         raise Refused(f"there is no study '{name}' in {home}.{plugins.did_you_mean(name, names(home))}")
-    if (holder := runs_elsewhere(path.parent)) is not None:
+    if steal:
+        must_be_gone(path.parent)
+    elif only_here(path) and (holder := runs_elsewhere(path.parent)) is not None:
         raise Refused(
             f"study '{name}' is being run by process {holder}, and only that machine may open its ledger. From here: metasearch "
             f"status {name}, metasearch leaderboard {name} (from MLflow); or wait until it has stopped.", TRY_AGAIN,
         )
+    mend(path.parent)
     with Ledger.open(path) as ledger:
         body = ledger.study()["study"]
     try:

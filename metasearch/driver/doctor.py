@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 from metasearch.driver.lanes import address_of, connected, lanes_that_fit
 from metasearch.driver.study import Driver, Study
+from metasearch.mounts import BUCKETS, network_filesystem
 from metasearch.track.redact import redact
 
 __all__ = ["Check", "examine"]
@@ -155,6 +156,7 @@ def _scratch(home: Path) -> Iterator[tuple[Path | None, str | None]]:
             folder.mkdir(parents=True)
             _written(folder / "driver", folder.name)
             fcntl.flock(stack.enter_context((folder / "lock").open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(stack.enter_context((folder / "rows").open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)  # as SQLite does
         except OSError as error:
             wrong = f"{error.strerror or error}" + (" (a lock)" if (folder / "lock").exists() else "")
         yield None if wrong else folder, wrong
@@ -181,7 +183,15 @@ def _storage(home: Path, wrong: str | None) -> Check:
     if wrong is not None:
         todo = "Name another folder: METASEARCH_HOME, or --home."
         return Check("home", "failed", f"{home} cannot be written and locked: {wrong}", todo)
-    return Check("home", "ok", f"{home} can be written, flushed, renamed in and locked")
+    said, kind = f"{home} can be written, flushed, renamed in and locked", network_filesystem(home)
+    if kind in BUCKETS:
+        return Check("home", "warning", f"{said}; but it is {kind}, a bucket shown as files: no lock holds on two machines "
+                     "there, and no part of a file is ever replaced, as a ledger needs",
+                     "Name a folder on a disk, NFS, Lustre or CephFS.")
+    if kind is not None:
+        return Check("home", "ok", f"{said}; it is {kind}: ledgers there have a rollback journal, slower than on a disk, and "
+                     "other machines may read them while they are written")
+    return Check("home", "ok", said)
 
 
 def _room(places: Mapping[str, Path], wanted: float) -> Check:

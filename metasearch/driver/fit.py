@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from metasearch.records import Config
     from metasearch.space import Space
     from metasearch.strategies import Mutate
+    from metasearch.strategies.pba import Pba
     from metasearch.tasks import TaskDistribution
 
 __all__ = ["checked", "loaded", "problems"]
@@ -110,6 +111,7 @@ def _method(study: Study, space: Space | None, found: list[str]) -> tuple[bool, 
         pair = _try(found, where, study.pair, name) if space is not None and not wrong else None
         return (True, None) if pair is None else (pair[0].uniform, pair[1])
     from metasearch.strategies import Strategy
+    from metasearch.strategies.pba import Pba
 
     kind = _try(found, where, lambda: plugins.find("strategies", name, Strategy), name)
     if kind is None:
@@ -121,10 +123,26 @@ def _method(study: Study, space: Space | None, found: list[str]) -> tuple[bool, 
     found += wrong
     if space is not None and not wrong:
         strategy = _try(found, where, study.strategy, name)
+        if isinstance(strategy, Pba):
+            found += _population(study, space, strategy)
         if strategy is not None and hasattr(study.space_module(), "mutations"):
             _try(found, f"space = '{study.space_name}'", partial(_mutated, strategy.mutate, space))
         return strategy is None or bool(strategy.uniform), None
     return bool(kind.uniform), None
+
+
+def _population(study: Study, space: Space, strategy: Pba) -> list[str]:
+    """A population that can never be what it was said to be: too few founders, or nothing in which they could change."""
+    from metasearch.space import Choice
+
+    members, trials, wrong = strategy.hyperparameters.population, study.budget.trials, list[str]()
+    if trials is not None and trials < members:
+        wrong.append(f"method.population = {members}, but budget.trials = {trials} founds no more than that. "
+                     f"Set budget.trials to {members} (what goes on from founders costs none), or lower method.population.")
+    if all(isinstance(leaf, Choice) or path.endswith(".count") for path, leaf in space.columns()):
+        wrong.append(f"method.name = '{study.method.name}' explores numbers, but the space '{study.space_name}' has none. "
+                     "Take random, regularized-evolution or reinforce.")
+    return wrong
 
 
 def _mutated(mutate: Mutate, space: Space, times: int = 5) -> None:

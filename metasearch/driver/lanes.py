@@ -257,7 +257,7 @@ def _lane(director: Any, name: str, body: dict[str, Any], folder: str) -> None:
         sound = work(
             _Remote(director, name), study.objective, Path(folder),
             devices=study.driver.trial_devices, threads=max(1, int(study.driver.cpus)),
-            timeout=study.driver.trial_timeout, go_on_after_error=False,
+            go_on_after_error=False,
         )
     except Lost:
         return

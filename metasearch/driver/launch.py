@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from metasearch.driver import start
 from metasearch.driver.director import Director
-from metasearch.driver.folder import logged
+from metasearch.driver.folder import logged, must_be_gone
 from metasearch.driver.messages import Lost
-from metasearch.driver.opening import ACCEPT, StudyMismatch
+from metasearch.driver.opening import ACCEPT, STEAL, StudyMismatch, mend
 from metasearch.driver.status import Status
 from metasearch.driver.study import Study, StudyError
 from metasearch.home import home_of, living_in, study_folder
@@ -99,19 +99,23 @@ def run(study: Study, *, home: Path | None = None, show: Show | None = None) -> 
 
 def resume(
     name: str, *, home: Path | None = None, show: Show | None = None, overrides: tuple[str, ...] = (),
-    accept_space_change: bool = False,
+    accept_space_change: bool = False, steal: bool = False,
 ) -> Result:
     """Goes on with a study: no trial that has ended runs again, none is lost. A finished study answers with its result.
 
     overrides: `key=value` for its budget, its driver and its tracking ("budget.trials=500", "driver.lanes=8"). The budget (and
     driver.max_errors) holds for later sessions too, until another one is given. accept_space_change: its space's file may have
-    changed since, if all its trials are in the space as it is now; the ledger says so.
+    changed since, if all its trials are in the space as it is now; the ledger says so. steal: take it from a driver on a
+    machine that is gone, whose lock is left.
     """
     folder = study_folder(name, home_of(home))
+    if steal:
+        must_be_gone(folder)
+    mend(folder)
     with Ledger.open(folder / "ledger.sqlite") as ledger:
         study = _with_its_limits(ledger).with_(overrides)
     with living_in(folder.parent):
-        return _work(study, folder, {ACCEPT: True} if accept_space_change else {}, show)
+        return _work(study, folder, {key: True for key, said in ((ACCEPT, accept_space_change), (STEAL, steal)) if said}, show)
 
 
 def status(name: str, *, home: Path | None = None) -> dict[str, Any]:

@@ -55,7 +55,6 @@ def run_local(director: Director, study: Study, folder: Path, *, tick: Callable[
     work(
         Direct(director, tick=lambda: tick(director.status)), study.objective, folder,
         devices=study.driver.trial_devices, threads=max(1, int(study.driver.cpus)),
-        timeout=study.driver.trial_timeout,
     )
 
 

@@ -25,7 +25,9 @@ class Assignment:
     """Run this. `starts` are parcels to go on from, best first (the trial's own if `own`, else its parent's or the study's);
     `fallback` is that parcel for a trial whose own are all damaged. `spent` are the seconds of earlier attempts, `left` those
     that the study still has (clocks of machines differ, and jump). `chunk`: at most so many
-    episodes at once, after an attempt that ran out of memory."""
+    episodes at once, after an attempt that ran out of memory. `timeout`: seconds without a report after which it is ended; None:
+    never, or none is known. `least`: the timeout grows with the trial's own reports and is at least so much; None: it is fixed.
+    """
 
     trial: int
     proposal: Proposal
@@ -36,6 +38,8 @@ class Assignment:
     spent: float = 0.0
     left: float | None = None
     chunk: int | None = None
+    timeout: float | None = None
+    least: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Opening a study's ledger: a new one, or the same study's; and what SQLite's errors mean for it."""
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import shutil
@@ -9,16 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metasearch.driver.folder import LockedError
+from metasearch.driver.folder import LockedError, locked
 from metasearch.driver.study import Study
-from metasearch.ledger import Ledger, LedgerError
+from metasearch.ledger import Ledger, LedgerError, Overtaken, half_written
 from metasearch.space import Space
 from metasearch.strategies import Strategy
 
-__all__ = ["ACCEPT", "StudyMismatch", "opened", "what_it_means"]
+__all__ = ["ACCEPT", "STEAL", "StudyMismatch", "mend", "opened", "what_it_means"]
 
 
 ACCEPT = "accept_space_change"
+STEAL = "steal"
 
 
 class StudyMismatch(ValueError):
@@ -29,10 +31,10 @@ def opened(folder: Path, study: Study, space: Space, strategy: Strategy, about: 
     """(the study's ledger, whether it is new). about: more for its first row; ACCEPT in it lets an old study go on in a space
     that has changed, and its ledger says so. Raises StudyMismatch, LedgerError."""
     path = folder / "ledger.sqlite"
-    accept, about = bool(about.get(ACCEPT)), {key: value for key, value in about.items() if key != ACCEPT}
+    accept, about = bool(about.get(ACCEPT)), {key: value for key, value in about.items() if key not in (ACCEPT, STEAL)}
     facts = {
         "study": study.to_json(), "digest": study.digest,
-        "space": space.to_json(), "space_digest": space.digest, "inherits": strategy.inherits,
+        "space": space.to_json(), "space_digest": space.digest, "inherits": strategy.inherits, "held": list(strategy.held),
     }
     if not path.exists():
         if any((folder / part).is_dir() for part in ("letters", "parcels")):
@@ -53,6 +55,14 @@ def opened(folder: Path, study: Study, space: Space, strategy: Strategy, about: 
         ledger.close()
         raise
     return ledger, False
+
+
+def mend(folder: Path) -> None:
+    """Takes back half a write, in whose middle a driver was killed, if nobody works on the study: readers cannot. (A WAL needs no
+    such thing.) Where this process may not write there, nothing happens. Raises LedgerError for a ledger that is damaged."""
+    if half_written(folder / "ledger.sqlite"):
+        with contextlib.suppress(LockedError, OSError), locked(folder):
+            Ledger.open(folder / "ledger.sqlite", write=True).close()
 
 
 def _accepted(ledger: Ledger) -> dict[str, Any]:
@@ -102,11 +112,11 @@ def _difference(then: Any, now: Any) -> str:
 
 def what_it_means(error: Exception, path: Path) -> Exception:
     """An error of writing to the ledger as what it is: another driver's writing, a storage that is full or broken, or itself."""
-    if isinstance(error, sqlite3.IntegrityError):
-        # rows are numbered by who writes them: of two drivers (on a file system whose locks do not hold) the second to write a
-        # number is refused, whoever it is, and nothing of its transaction stays
+    if isinstance(error, sqlite3.IntegrityError | Overtaken):
+        # whoever opens a ledger for writing has a higher number than all before, who are refused from then on; and rows are
+        # numbered by who writes them, so that a number cannot be written twice. Nothing of the transaction stays
         return LockedError(
-            f"another driver has written to {path} since this one began, so this one ends: what it had not written yet the "
+            f"another driver has taken {path} over since this one began, so this one ends: what it had not written yet the "
             f"other does. Look for it (metasearch status {path.parent.name}), and keep METASEARCH_HOME on a file system whose "
             f"locks hold."
         )

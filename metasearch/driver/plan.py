@@ -349,6 +349,10 @@ def _warnings(found: Plan, study: Study, gpu_hour: float | None) -> Iterator[str
                "METASEARCH_HOME, or fewer trials.")
     if gpu_hour is not None and not study.driver.gpus:
         yield "driver.gpus = 0: the study takes no GPU, so it has no price by the GPU-hour."
+    founders = getattr(study.strategy().hyperparameters, "population", None)
+    if founders is not None and found.planned is not None and found.planned <= founders and study.method.name != "pba":
+        yield (f"{study.method.name} founds a population of {founders} at random, and the budget pays for {found.planned} "
+               "configurations: nothing would evolve. Lower method.population, or raise the budget.")
     if found.drawn and found.infeasible == found.drawn:
         yield f"none of {found.drawn} configurations that were drawn means anything here (infeasible)."
     diverged = [one for one in found.smokes if one.status == "diverged"]

@@ -97,7 +97,7 @@ def _objective(study: str) -> Objective:
 class _Whole:
     """What the short trial stands for. steps, ran: outer steps of the whole and of the short training; before: the same of a
     search that goes before it; block: outer steps whose episodes are drawn at once; drawing: seconds for those of one step;
-    validations: how many more the whole has; checks: trainings that a search adds, with their steps."""
+    validations: how many more the whole has; checks: (trainings that a search adds, their steps) for every kind of them."""
 
     steps: int
     ran: int
@@ -105,7 +105,7 @@ class _Whole:
     block: int = 0
     drawing: float = 0.0
     validations: int = 0
-    checks: tuple[int, int] = (0, 0)
+    checks: tuple[tuple[int, int], ...] = ()
 
 
 def _shortened(objective: Objective, config: Config) -> tuple[Objective, int | None, _Whole | None]:
@@ -121,23 +121,29 @@ def _shortened(objective: Objective, config: Config) -> tuple[Objective, int | N
     if isinstance(objective, OneShot):
         steps, search = objective.train.built(config).steps, objective.supernet(config).steps
         ran, sought = min(STEPS, steps), min(STEPS, search)
-        short = replace(objective, steps=sought, check=0, train=replace(_plain(objective.train), steps=ran))
+        short = replace(objective, steps=sought, check=0, finalists=1, train=replace(_plain(objective.train), steps=ran))
         whole = replace(_drawn(objective.train, config), steps=steps, ran=ran, before=(search, sought))
-        return short, None, replace(whole, checks=(objective.check, objective.check_steps))
+        return short, None, replace(whole, checks=((_judged(objective), objective.check_steps),))
     if isinstance(objective, PerTask):
         search = objective.search.built(config).steps
         sought = min(STEPS, search)
-        brief = replace(objective, search=replace(_plain(objective.search), steps=sought), retrain=0)
+        brief = replace(objective, search=replace(_plain(objective.search), steps=sought), retrain=0, check=0, finalists=1)
         anew = 0 if objective.retrained is None else objective.retrained.steps or 0
+        checks = ((objective.retrain, anew), (_judged(objective), objective.check_steps))
         if objective.alone is None:
             whole = replace(_drawn(objective.search, config), steps=search, ran=sought)
-            return brief, None, replace(whole, checks=(objective.retrain, anew))
+            return brief, None, replace(whole, checks=checks)
         steps = objective.alone.built(config).steps
         ran = min(STEPS, steps)
         whole = replace(_drawn(objective.alone, config), steps=steps, ran=ran, before=(search, sought))
-        return replace(brief, alone=replace(_plain(objective.alone), steps=ran)), None, replace(
-            whole, checks=(objective.retrain, anew))
+        return replace(brief, alone=replace(_plain(objective.alone), steps=ran)), None, replace(whole, checks=checks)
     return functools.partial(_first_report, objective), None, None
+
+
+def _judged(objective: Any) -> int:
+    """Architectures that a search trains for a while beside the one that it finds."""
+    finalists: int = objective.finalists
+    return int(objective.check) + (finalists if finalists > 1 else 0)
 
 
 def _plain(train: Any) -> Any:
@@ -180,8 +186,7 @@ def _timed(lines: list[Line], ending: Ending, whole: _Whole) -> tuple[float, flo
     validation = max(0.0, second[-1] - second[-2] - step) if len(second) > 1 else 0.0
     rest = ending.seconds - whole.ran * step - min(whole.block, whole.steps) * whole.drawing
     rest = max(rest, validation) + whole.validations * validation
-    checks, steps = whole.checks
-    rest += (search - sought) * seeking + checks * (steps * step + 2 * validation)
+    rest += (search - sought) * seeking + sum(count * (steps * step + 2 * validation) for count, steps in whole.checks)
     return step + whole.drawing, rest
 
 

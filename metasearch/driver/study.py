@@ -154,6 +154,14 @@ def _listed(value: Any) -> Any:
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda:\d{1,4})$")]
 
 
+def _timeout(value: Any) -> Any:
+    """None: as older studies say that nothing was said."""
+    return "auto" if value is None else "off" if value == 0 and not isinstance(value, bool) else value
+
+
+Timeout = Annotated[Annotated[float, Field(gt=0)] | Literal["auto", "off"], BeforeValidator(_timeout)]
+
+
 class Driver(_Table):
     """Where and when it runs. Nothing here changes what a trial computes."""
 
@@ -163,7 +171,7 @@ class Driver(_Table):
     gpus: Annotated[float, Field(ge=0, le=1024), AfterValidator(_whole_above_one)] = 0.0
     devices: Annotated[tuple[Device, ...], Field(min_length=1, max_length=1024), BeforeValidator(_listed)] | None = None
     address: Word | None = None
-    trial_timeout: Annotated[float, Field(gt=0)] | None = None  # seconds without a report
+    trial_timeout: Timeout = "auto"  # seconds without a report; auto: ten times the longest so far, at least half an hour
     max_errors: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")

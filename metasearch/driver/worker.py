@@ -11,6 +11,7 @@ import logging
 import math
 import shutil
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,8 +29,9 @@ from metasearch.objectives.memory import out_of_memory, release
 from metasearch.records import Report, Status
 from metasearch.track.redact import redact
 
-__all__ = ["run_trial", "stack_file", "work"]
+__all__ = ["LEAST", "TIMES", "run_trial", "stack_file", "work"]
 
+TIMES, LEAST = 10.0, 1800.0  # a trial is ended after TIMES the longest time between two reports, but not before LEAST seconds
 FLUSH = 0.2  # seconds between two calls for reports; those in between travel together (parcels are told at once)
 REASON = 4000  # characters of an error that are kept
 STORAGE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
@@ -39,17 +41,16 @@ log = logging.getLogger("metasearch.worker")
 
 def work(
     link: Link, build: Callable[[], Objective], folder: Path, *, devices: tuple[str, ...] = ("cpu",), threads: int = 1,
-    timeout: float | None = None, go_on_after_error: bool = True,
+    go_on_after_error: bool = True,
 ) -> bool:
     """Asks for trials and runs them until there are none. False: a trial ended in a way after which no other should run in
     this process (with go_on_after_error=False)."""
     with living_in(folder.parent):
-        return _work(link, build, folder, devices, threads, timeout, go_on_after_error)
+        return _work(link, build, folder, devices, threads, go_on_after_error)
 
 
 def _work(
-    link: Link, build: Callable[[], Objective], folder: Path, devices: tuple[str, ...], threads: int, timeout: float | None,
-    go_on_after_error: bool,
+    link: Link, build: Callable[[], Objective], folder: Path, devices: tuple[str, ...], threads: int, go_on_after_error: bool,
 ) -> bool:
     objective: Objective | None = None
     ending: Ending | None = None
@@ -71,8 +72,10 @@ def _work(
             except Exception as error:
                 link.fail(f"the study's objective cannot be built: {_in_words(error)}")
                 return True
+            if not link.report(said.trial, ()):  # imports are behind it: its silence counts from here
+                return True
         try:
-            ending, lines = run_trial(objective, said, link, folder, devices=devices, threads=threads, timeout=timeout)
+            ending, lines = run_trial(objective, said, link, folder, devices=devices, threads=threads)
         except StorageFailure as error:
             link.fail(str(error), storage=True)
             return True
@@ -85,7 +88,6 @@ def _work(
 
 def run_trial(
     objective: Objective, said: Assignment, link: Link, folder: Path, *, devices: tuple[str, ...] = ("cpu",), threads: int = 1,
-    timeout: float | None = None,
 ) -> tuple[Ending | None, tuple[Line, ...]]:
     """Runs one trial to its end and writes its letter; whatever goes wrong in it becomes an Ending.
 
@@ -94,7 +96,7 @@ def run_trial(
     run = _Run(said, link)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
-    with _watchdog(stack_file(folder, said.trial, said.attempt), timeout) as alive:
+    with _watchdog(stack_file(folder, said.trial, said.attempt), said) as alive:
         ending = run.through(objective, _starts(said), _lend(said, link, folder, devices, threads), alive)
     if "torch._dynamo" in sys.modules:
         sys.modules["torch._dynamo"].reset()  # after eight different nets it would run the rest eagerly; the disk keeps programs
@@ -228,23 +230,57 @@ def _lend(
 
 
 @contextlib.contextmanager
-def _watchdog(path: Path, timeout: float | None) -> Iterator[Callable[[], None]]:
-    """Ends this process, with all stacks in a file, unless the yielded function is called every `timeout` seconds."""
-    if timeout is None:
+def _watchdog(path: Path, said: Assignment) -> Iterator[Callable[[], None]]:
+    """Ends this process, with all stacks in a file, unless the yielded function is called often enough: at every report.
+
+    Where no trial of the study has reported yet nobody knows what is long: then stacks and a warning, once, and no end.
+    """
+    if said.timeout is None and said.least is None:
         yield lambda: None
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    silent = None if said.least is None else threading.Timer(said.least, _mention, (path, said))
     with path.open("w") as file:
+        timeout, before = said.timeout, time.monotonic()
 
         def alive() -> None:
-            faulthandler.dump_traceback_later(timeout, exit=True, file=file)
+            nonlocal timeout, before
+            now = time.monotonic()
+            if said.least is not None:
+                timeout = max(said.least, timeout or 0.0, TIMES * (now - before))
+            before = now
+            if silent is not None:
+                silent.cancel()
+            arm()
 
-        alive()
+        def arm() -> None:
+            if timeout is not None:
+                with contextlib.suppress(RuntimeError):  # no memory for its thread: until the next report nobody watches
+                    faulthandler.dump_traceback_later(timeout, exit=True, file=file)
+
+        arm()
+        if silent is not None and timeout is None:
+            silent.daemon = True
+            with contextlib.suppress(RuntimeError):
+                silent.start()
         try:
             yield alive
         finally:
             faulthandler.cancel_dump_traceback_later()
+            if silent is not None:
+                silent.cancel()
     path.unlink()
+
+
+def _mention(path: Path, said: Assignment) -> None:
+    """Where a trial stands that has not reported yet, in a study in which none has."""
+    path = path.with_suffix(".silent.txt")
+    with path.open("w") as file:
+        faulthandler.dump_traceback(file=file)
+    log.warning(
+        "trial %d has not reported for %g minutes, and no trial of the study has, so nothing ends it: its stacks are in %s; "
+        "driver.trial_timeout = SECONDS sets a limit", said.trial, (said.least or 0.0) / 60, path,
+    )
 
 
 def _kept(path: Path, write: Callable[[], T]) -> T:

@@ -21,15 +21,20 @@ class Halved:
 @dataclass(frozen=True, kw_only=True)
 class Checked(Halved):
     """check: so many random architectures are trained for `check_steps`, to see whether the supernet ranks them rightly; 0: none.
+    finalists: so many architectures are trained for `check_steps`, and the best by itself is taken: those that shared weights
+                  score best; of a mixture its strongest, and others drawn from its shares. 1: the choice is left to the supernet
+                  (DARTS as published: one of each of four searches).
     """
 
     check: int = 8
     check_steps: int = 50
+    finalists: int = 1
 
 
 def arguments(study: Study, module: ModuleType, dims: tuple[str, ...], given: Checked) -> dict[str, Any]:
     """What every OneShot is built with. module, dims: of `relaxation`."""
     return {
         "train": study.training(), "relaxed": module.relaxed, "space": study.space(), "dims": dims, "steps": given.search_steps,
-        "share": given.share, "check": given.check, "check_steps": given.check_steps,
+        "share": given.share, "check": given.check, "check_steps": given.check_steps, "finalists": given.finalists,
+        "canonical": getattr(module, "canonical", None),
     }

@@ -20,6 +20,7 @@ from metasearch.strategies._seeds import Seeds
 
 TRIES = 10  # random logits on which two rules must agree
 
+
 def choices_of(study: Study, module: ModuleType, dims: Sequence[str], *, pairs: bool) -> Choices:
     """How a space's logits become an architecture: of each group of NODE_INPUTS, the edges into one node, two are kept.
 
@@ -51,7 +52,7 @@ def choices_of(study: Study, module: ModuleType, dims: Sequence[str], *, pairs: 
 
 def per_task(
     study: Study, module: ModuleType, dims: tuple[str, ...], learner: Learner, optimizer: Optimizer, *, shots: int | None,
-    steps: int | None, alone: bool, retrain: int, retrain_steps: int,
+    steps: int | None, alone: bool, check: int, check_steps: int, finalists: int, retrain: int, retrain_steps: int,
 ) -> tuple[Strategy, PerTask]:
     """The strategy and the objective. Raises ValueError, in words, for what cannot work."""
     train, name = study.training(), study.method.name
@@ -61,6 +62,13 @@ def per_task(
         raise ValueError(f"`shots >= 1` must hold, but got shots={shots}")
     if retrain < 0 or retrain_steps < 1:
         raise ValueError(f"`retrain >= 0` and `retrain_steps >= 1` must hold, but got retrain={retrain}, {retrain_steps=}")
+    if check < 0 or check == 1 or check_steps < 1:
+        raise ValueError(f"`check = 0` or `check >= 2`, and `check_steps >= 1` must hold, but got {check=}, {check_steps=}")
+    if finalists < 1 or (finalists > 1 and not alone):
+        raise ValueError(
+            f"`finalists >= 1` must hold, and with more than one `alone = true`, for they are trained by themselves; but got "
+            f"{finalists=}, {alone=}"
+        )
     if train.limits and not alone:
         raise ValueError(
             f"[limits] are of one architecture, but with {name} every task chooses its own. Leave them away, or set "
@@ -74,8 +82,9 @@ def per_task(
     )
     objective = PerTask(
         search=search, single=partial(adapting, module.recipe, learner, optimizer, shots), space=study.space(), dims=dims,
-        alone=train if alone else None, retrain=retrain,
+        alone=train if alone else None, check=check, check_steps=check_steps, finalists=finalists, retrain=retrain,
+        canonical=getattr(module, "canonical", None),
         retrained=replace(train, steps=retrain_steps, keep="last", limits={}) if retrain else None,
     )
-    objective.check(name)
+    objective.check_study(name)
     return Seeds(study.space(), dims, seed=study.seed), objective

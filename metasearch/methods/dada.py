@@ -12,10 +12,11 @@ from functools import partial
 
 from metasearch.methods import Study, augmented
 from metasearch.methods._one_shot import Halved
-from metasearch.objectives import Objective
-from metasearch.objectives.dada import Dada, Estimator, clean
+from metasearch.objectives import Infeasible, Objective
+from metasearch.objectives.dada import Dada, Estimator, Magnitudes, clean, placed
 from metasearch.objectives.optimizer import adam
-from metasearch.space import Choice
+from metasearch.objectives.train import Train
+from metasearch.space import Choice, Space
 from metasearch.strategies import Strategy
 from metasearch.strategies._seeds import Seeds
 
@@ -23,11 +24,13 @@ from metasearch.strategies._seeds import Seeds
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters(Halved):
     """estimator: "relax" or "gumbel". temperature: of the relaxed draws. hidden: of RELAX's control.
+    magnitudes:   "straight-through", as published, or "exact": by the operations' own derivatives, where they have one.
     arch_lr:      of Adam on what is learnt about the pairs, and on the control; published: 5e-3.
     xi:           the rate of the step that is looked ahead; None: the weights' own.
     """
 
     estimator: Estimator = "relax"
+    magnitudes: Magnitudes = "straight-through"
     temperature: float = 0.5
     hidden: int = 100
     arch_lr: float = 5e-3
@@ -45,11 +48,27 @@ def method(study: Study) -> tuple[Strategy, Objective]:
     if path is None:
         raise ValueError(f"dada searches for sub-policies, but no place in the space '{study.space_name}' opens any. Take "
                          f"augmentation or whole-pipeline, or autoaugment or pba for numbers of another kind.")
+    _all_placed(train, space, path)
     rule = partial(adam, given.arch_lr, betas=(0.5, 0.999))
     objective = Dada(
         train=train, relaxed=partial(clean, study.space_module().recipe, space, path), space=space, dims=(), path=path,
-        steps=given.search_steps, share=given.share, estimator=given.estimator, temperature=given.temperature,
-        hidden=given.hidden, xi=given.xi, arch=rule(), control=rule(),
+        steps=given.search_steps, share=given.share, estimator=given.estimator, magnitudes=given.magnitudes,
+        temperature=given.temperature, hidden=given.hidden, xi=given.xi, arch=rule(), control=rule(),
     )
     objective.check_classes(space.decode([0.5] * space.width))
     return Seeds(space, (), seed=study.seed), objective
+
+
+def _all_placed(train: Train, space: Space, path: str) -> None:
+    """Raises ValueError if an option of `path` opens sub-policies that the recipe does not use at the place of that name."""
+    dim, column = space.dims[path], [name for name, _ in space.columns()].index(path)
+    assert isinstance(dim, Choice)
+    for number, opened in enumerate(dim.spaces):
+        if "sub" in opened.dims:
+            u = [0.5] * space.width
+            u[column] = (number + 0.5) / len(dim.values)
+            config = space.decode(u)
+            try:
+                placed(train.built(config), path, str(config[path]))
+            except Infeasible:
+                continue  # another config may not be

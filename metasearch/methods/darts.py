@@ -22,11 +22,13 @@ class Hyperparameters(Checked):
     """hypergradient: "exact" and "difference" are the second order (the paper's is "difference"), "first" the first.
     arch_lr:      of Adam on the logits; published: 3e-4.
     xi:           the rate of the step that is looked ahead; None: the weights' own (published: the same).
+    warm_up:      share of the steps, the first, in which the architecture stays (published: 0; for few steps .4 and more).
     """
 
     hypergradient: Hypergradient = "difference"
     arch_lr: float = 3e-4
     xi: float | None = None
+    warm_up: float = 0.0
 
 
 def method(study: Study) -> tuple[Strategy, Objective]:
@@ -37,11 +39,12 @@ def method(study: Study) -> tuple[Strategy, Objective]:
     space = study.space()
     objective = Relaxed(
         **arguments(study, module, dims, given), derive=getattr(module, "derive", None), hypergradient=given.hypergradient,
-        xi=given.xi, arch=adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
+        xi=given.xi, warm_up=given.warm_up, arch=adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
     )
     middle = space.decode([0.5] * space.width)
     objective.check_learner(middle)
     objective.check_mixture(middle, study.method.name)
     objective.check_derive(middle)
     objective.check_classes(middle)
+    objective.check_limits(middle)
     return Seeds(space, dims, seed=study.seed), objective

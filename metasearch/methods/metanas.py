@@ -31,6 +31,10 @@ class Hyperparameters:
     shots:          of training tasks, beside the queries, which training counts among them; None: the space's (published: 15).
     search_steps:   outer steps; None: `train.steps` (without `alone`), or those of the space's mixture.
     alone:          the score is that of the meta-architecture, trained for `train.steps`.
+    check:          with `alone`, so many random architectures are trained for `check_steps`, to see whether the mixture ranks
+                    them rightly; 0: none.
+    finalists:      with `alone`, so many architectures, the meta-architecture and others drawn from its shares, are trained for
+                    `check_steps`, and the best by itself is taken.
     retrain:        so many tasks' nets are trained anew for `retrain_steps`, to see what that would gain.
     """
 
@@ -52,6 +56,9 @@ class Hyperparameters:
     shots: int | None = None
     search_steps: int | None = None
     alone: bool = False
+    check: int = 8
+    check_steps: int = 50
+    finalists: int = 1
     retrain: int = 0
     retrain_steps: int = 50
 
@@ -72,5 +79,6 @@ def method(study: Study) -> tuple[Strategy, Objective]:
     )
     return per_task(
         study, module, dims, learner, by_prefix({"": sgd(given.meta_lr), "arch/": sgd(given.meta_arch_lr)}), shots=given.shots,
-        steps=given.search_steps, alone=given.alone, retrain=given.retrain, retrain_steps=given.retrain_steps,
+        steps=given.search_steps, alone=given.alone, check=given.check, check_steps=given.check_steps,
+        finalists=given.finalists, retrain=given.retrain, retrain_steps=given.retrain_steps,
     )

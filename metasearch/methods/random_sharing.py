@@ -31,4 +31,5 @@ def method(study: Study) -> tuple[Strategy, Objective]:
     middle = space.decode([0.5] * space.width)
     objective.check_mixture(middle, study.method.name)
     objective.check_classes(middle)
+    objective.check_limits(middle)
     return Seeds(space, dims, seed=study.seed), objective

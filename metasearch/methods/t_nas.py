@@ -28,6 +28,10 @@ class Hyperparameters:
     meta_lr, meta_arch_lr: of the outer Adams.
     search_steps:   outer steps; None: `train.steps` (without `alone`), or those of the space's mixture.
     alone:          the score is that of the meta-architecture, trained for `train.steps`.
+    check:          with `alone`, so many random architectures are trained for `check_steps`, to see whether the mixture ranks
+                    them rightly; 0: none.
+    finalists:      with `alone`, so many architectures, the meta-architecture and others drawn from its shares, are trained for
+                    `check_steps`, and the best by itself is taken.
     retrain:        so many tasks' nets are trained anew for `retrain_steps`; the metric per_task/retrained_score is theirs.
     """
 
@@ -42,6 +46,9 @@ class Hyperparameters:
     meta_arch_lr: float = 1e-3
     search_steps: int | None = None
     alone: bool = False
+    check: int = 8
+    check_steps: int = 50
+    finalists: int = 1
     retrain: int = 0
     retrain_steps: int = 50
 
@@ -60,6 +67,6 @@ def method(study: Study) -> tuple[Strategy, Objective]:
         "": adam(given.meta_lr), "arch/": adam(given.meta_arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
     })
     return per_task(
-        study, module, dims, learner, optimizer, shots=None, steps=given.search_steps, alone=given.alone, retrain=given.retrain,
-        retrain_steps=given.retrain_steps,
+        study, module, dims, learner, optimizer, shots=None, steps=given.search_steps, alone=given.alone, check=given.check,
+        check_steps=given.check_steps, finalists=given.finalists, retrain=given.retrain, retrain_steps=given.retrain_steps,
     )

@@ -11,12 +11,11 @@ import torch
 from torch import Generator, Tensor
 
 from metasearch.augment import Places
-from metasearch.augment.plan import Moments
+from metasearch.augment.plan import Moments, look_at_moments
 from metasearch.learners import Learner, Loss, gradients
 from metasearch.nets import Net, Params
 from metasearch.objectives import Infeasible, Mode
 from metasearch.tasks import Episode, TaskDistribution, TaskShape
-from metasearch.tasks._images import ImageTasks
 
 if TYPE_CHECKING:
     from metasearch.objectives.recipe import Recipe
@@ -42,11 +41,10 @@ def tested(augment: object, episodes: Episode, how: Moments | None) -> Episode:
 
 
 def moments(tasks: TaskDistribution) -> Moments | None:
-    """How pictures are normalised; None: they are in 0..1."""
-    if not isinstance(tasks, ImageTasks):
-        return None
-    mean, std = tasks.moments
-    return (mean, std) if mean else None
+    """How pictures are normalised, which tasks say by an attribute `moments`: (means, standard deviations), a number a channel.
+    None: they are in 0..1, as those of tasks without it are taken to be."""
+    mean, std = getattr(tasks, "moments", ((), ()))
+    return (mean, std) if len(mean) else None
 
 
 def given(recipe: Recipe, shape: TaskShape) -> TaskShape:
@@ -68,6 +66,8 @@ def check(recipe: Recipe, tasks: TaskDistribution, shape: TaskShape) -> str | No
         raise Infeasible(f"augmentation is for pictures of classes, but {type(tasks).__name__} is of {tasks.kind}")
     try:
         places.check(shape, recipe.steps)
+        if (how := moments(tasks)) is not None:
+            look_at_moments(how, shape.x[0])
     except ValueError as error:
         raise Infeasible(str(error)) from error
     idle = places.idle(shape.x[0])

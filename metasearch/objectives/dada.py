@@ -10,9 +10,13 @@ weights trains on episodes that one drawn sub-policy has augmented. A step of pi
     "relax"   pi and p by RELAX (objectives/relax.py), whose control is a layer on the relaxed draws
     "gumbel"  pi and p by relaxed draws straight through: pictures are a mixture whose other parts weigh nothing
 
-m has the gradient of a brightness straight through in both: image' = stop(image - m) + m. The released code differs from the
-paper in what would bias pi: the score of the pair is multiplied by the number of Bernoulli variables, the control also learns
-from the hypergradient, with the other sign, and the rate of the step ahead is left out. Here it is the estimator of the paper.
+m has the gradient of a brightness straight through in both: image' = stop(image - m) + m. With magnitudes "exact", which was not
+published, it has the operation's own, through what comes after it, wherever the operation is differentiable in its magnitude
+(augment/ops.py); the other operations keep the brightness's.
+
+The released code differs from the paper in what would bias pi: the score of the pair is multiplied by the number of Bernoulli
+variables, the control also learns from the hypergradient, with the other sign, and the rate of the step ahead is left out.
+Here it is the estimator of the paper.
 
 In the end as many of the most probable pairs as the space's policies have, with their p and m rounded to its levels, are what a
 new training uses: the trial's score is that one's.
@@ -29,7 +33,7 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, Tensor
 
-from metasearch.augment import Places, Step, SubPolicies
+from metasearch.augment import PLACES, Places, Plan, Policy, Step, SubPolicies, find, ranges
 from metasearch.augment.plan import Moments
 from metasearch.learners import gradients
 from metasearch.nets import Params, learnt
@@ -44,9 +48,10 @@ from metasearch.records import Config, Proposal
 from metasearch.space import Choice, Repeat, Space
 from metasearch.tasks import Episode, TaskShape
 
-__all__ = ["Dada", "Estimator", "Searched", "clean"]
+__all__ = ["Dada", "Estimator", "Magnitudes", "Searched", "clean", "placed"]
 
 Estimator = Literal["relax", "gumbel"]
+Magnitudes = Literal["straight-through", "exact"]
 WEIGHTS, CONTROL, CONTROL_STATE = "weights/", "control/", "control state/"
 PI, P, M = f"{ARCH}pi", f"{ARCH}p", f"{ARCH}m"
 HIGHEST = 0.9  # level of a magnitude that a config can say: 9 of 10
@@ -56,12 +61,15 @@ HIGHEST = 0.9  # level of a magnitude that a config can say: 9 of 10
 class Searched:
     """Stands in a recipe where its policy would: episodes are drawn as they are, and augmented at `place` when they are used.
 
-    pairs: of operations; count: of sub-policies that a config has.
+    pairs: of operations; count: of sub-policies that a config has. ranges: what their levels mean. around: all else that the
+    recipe does to episodes (copies, fill, what acts at other places), of which the search sees one version.
     """
 
     place: str
     pairs: tuple[tuple[str, str], ...]
     count: int
+    ranges: str = "autoaugment"
+    around: Places = field(default_factory=Places)
 
     def __call__(self, episodes: Episode, generator: Generator) -> Episode:
         return episodes
@@ -70,7 +78,8 @@ class Searched:
 def clean(recipe_of: RecipeOf, space: Space, path: str, config: Config, shape: TaskShape) -> Recipe:
     """The recipe of a config without its augmentation, and with the logits of all that there could be.
 
-    path: the Choice of places. Raises ValueError where the config's option of it opens no sub-policies of two operations.
+    path: the Choice of places. Raises ValueError where the config's option of it opens no sub-policies of two operations, or the
+    recipe does not use them at the place that the option names.
     """
     recipe, option = recipe_of(config, shape), str(config[path])
     dim = space.dims[path]
@@ -81,7 +90,19 @@ def clean(recipe_of: RecipeOf, space: Space, path: str, config: Config, shape: T
     if not (isinstance(subs, Repeat) and isinstance(steps, Repeat) and isinstance(named, Choice)) or len(steps.bodies) != 2:
         raise ValueError(f"dada searches for sub-policies of two operations, but {path} = {option} opens none")
     pairs = tuple(combinations([str(name) for name in named.values], 2))
-    return _searching(recipe, Searched(option, pairs, subs.count.high))
+    places, policy = placed(recipe, path, option)
+    around = replace(places, versions=1, **{option: None})  # type: ignore[arg-type]
+    return _searching(recipe, Searched(option, pairs, subs.count.high, policy.ranges, around))
+
+
+def placed(recipe: Recipe, path: str, option: str) -> tuple[Places, SubPolicies]:
+    """What a recipe does to episodes, and its sub-policies at the place that `path` names. Raises ValueError if it has none."""
+    places = recipe.augment
+    policy = places.policies.get(option) if isinstance(places, Places) else None
+    if not isinstance(places, Places) or not isinstance(policy, SubPolicies):
+        raise ValueError(f"dada searches at the place that {path} names, one of {', '.join(PLACES)}, but with {path} = {option} "
+                         f"the recipe has no sub-policies at a place of that name. Name the options of {path} as their places.")
+    return places, policy
 
 
 def _searching(recipe: Recipe, searched: Searched) -> Recipe:
@@ -99,12 +120,13 @@ def _searching(recipe: Recipe, searched: Searched) -> Recipe:
 class Dada(OneShot):
     """What a trial of `dada` does: search with `relaxed` (see `clean`), and train what is found by `train`.
 
-    path: the Choice of places. estimator: see above. temperature: of the relaxed draws. hidden: of the control. xi: the rate of
-    the step that is looked ahead; None: the weights' own. arch, control: optimisers of pi, p, m and of the control.
+    path: the Choice of places. estimator, magnitudes: see above. temperature: of the relaxed draws. hidden: of the control. xi:
+    the rate of the step that is looked ahead; None: the weights' own. arch, control: optimisers of pi, p, m and of the control.
     """
 
     path: str
     estimator: Estimator = "relax"
+    magnitudes: Magnitudes = "straight-through"
     temperature: float = 0.5
     hidden: int = 100
     xi: float | None = None
@@ -115,6 +137,8 @@ class Dada(OneShot):
         said = []
         if self.estimator not in get_args(Estimator):
             said.append(f"estimator is one of {', '.join(get_args(Estimator))}, but got {self.estimator!r}")
+        if self.magnitudes not in get_args(Magnitudes):
+            said.append(f"magnitudes is one of {', '.join(get_args(Magnitudes))}, but got {self.magnitudes!r}")
         if not self.temperature > 0 or self.hidden < 1:
             said.append(f"`temperature > 0` and `hidden >= 1` must hold, but got {self.temperature} and {self.hidden}")
         if self.check:
@@ -131,9 +155,12 @@ class Dada(OneShot):
 
     def step(self, recipe: Recipe, mode: Mode, chunk: int | None, state: Params, seed: int) -> loop.Step:
         """One of pi, p and m (and of the control), then one of the weights on episodes that are augmented anew."""
-        searched, net, loss, optimizer = recipe.augment, recipe.net, self.train.tasks.loss, recipe.optimizer
-        assert isinstance(searched, Searched)
+        candidates, net, loss, optimizer = recipe.augment, recipe.net, self.train.tasks.loss, recipe.optimizer
+        assert isinstance(candidates, Searched)
         control, moments = relax.mlp(self.temperature), augmenting.moments(self.train.tasks)
+
+        def draw(arch: Params, what: str, progress: float) -> Drawn:
+            return Drawn.of(candidates, arch, seed, what, self.temperature, moments, progress)
 
         def step(
             meta: Params, state: Params, episodes: Episode, progress: float
@@ -152,8 +179,8 @@ class Dada(OneShot):
 
             ahead = partial(step_ahead, own, rates, rate_ahead(self.xi, rates))
             with torch.no_grad():
-                one = Drawn.of(searched, arch, seed, f"looking ahead from {number}", self.temperature, moments)
-                pictures = one.relaxed(train, mixed=self.estimator == "gumbel")
+                one = draw(arch, f"looking ahead from {number}", progress)
+                pictures = one.relaxed(train, mixed=self.estimator == "gumbel", exact=self.magnitudes == "exact")
                 part = {M: arch[M]} if self.estimator == "relax" else arch
                 if mode == "loop":
                     with gradients.on_tape():
@@ -169,7 +196,7 @@ class Dada(OneShot):
                 slope = {k: g.detach() for k, g in slope.items()}
                 arch, theirs = self.arch.update(slope, theirs, arch, arch_rates, now)
                 arch = {**arch, M: arch[M].clamp(0, HIGHEST)}
-                again = Drawn.of(searched, arch, seed, f"weights at {number}", self.temperature, moments)
+                again = draw(arch, f"weights at {number}", progress)
                 grads, metrics = mean_gradient(
                     learner, net, loss, {**fixed, **weights}, again.hard(train), mode, chunk, recipe.precision)
                 weights, own = optimizer.update(parted(grads)[0], own, weights, rates, now)
@@ -179,10 +206,10 @@ class Dada(OneShot):
 
         return step
 
-    def chosen(self, recipe: Recipe, proposal: Proposal, trial: Trial, last: Last) -> tuple[Config, dict[str, float]]:
+    def chosen(self, recipe: Recipe, proposal: Proposal, trial: Trial, last: Last) -> tuple[list[Config], dict[str, float]]:
         assert isinstance(recipe.augment, Searched)
         arch = parted(last.meta)[1]
-        return self.found(proposal.config, recipe.augment, arch), {"arch_entropy": float(_entropy(arch[PI]))}
+        return [self.found(proposal.config, recipe.augment, arch)], {"arch_entropy": float(_entropy(arch[PI]))}
 
     def found(self, config: Config, searched: Searched, arch: Params) -> Config:
         """The config with the most probable pairs for its sub-policies, most probable first."""
@@ -205,10 +232,11 @@ class Dada(OneShot):
 class Drawn:
     """A sub-policy that was drawn for all episodes of a step: `names`, which of them are applied (`on`), at which levels.
 
-    u, v: the noise of the draw; number: of the pair; seed, what: of the pictures' own noise.
+    u, v: the noise of the draw; number: of the pair; seed, what: of the pictures' own noise; progress: of the search, 0..1, for
+    what else acts on the episodes.
     """
 
-    place: str
+    searched: Searched
     number: int
     names: tuple[str, str]
     on: tuple[bool, bool]
@@ -219,10 +247,12 @@ class Drawn:
     what: str
     temperature: float
     moments: Moments | None
+    progress: float = 0.0
 
     @classmethod
     def of(
-        cls, searched: Searched, arch: Params, seed: int, what: str, temperature: float, moments: Moments | None
+        cls, searched: Searched, arch: Params, seed: int, what: str, temperature: float, moments: Moments | None,
+        progress: float = 0.0,
     ) -> Drawn:
         theta = _theta(arch)
         u, v = relax.uniforms(theta, loop.generator(seed, what))
@@ -230,24 +260,31 @@ class Drawn:
         number = int(draws["pi"].hard.argmax())
         first, second = (bool(b) for b in draws["p"].hard[number].tolist())
         low, high = arch[M][number].clamp(0, HIGHEST).tolist()
-        return cls(searched.place, number, searched.pairs[number], (first, second), (low, high), u, v, seed, what, temperature,
-                   moments)
+        return cls(searched, number, searched.pairs[number], (first, second), (low, high), u, v, seed, what, temperature, moments,
+                   progress)
+
+    @property
+    def place(self) -> str:
+        return self.searched.place
 
     def score(self, arch: Params, phi: Params, value: Tensor, control: relax.Control) -> Params:
         """RELAX of pi and p."""
         found = relax.relax(_theta(arch), phi, self.u, self.v, value, control)
         return {PI: found["pi"], P: found["p"]}
 
-    def hard(self, episodes: Episode, on: tuple[bool, bool] | None = None) -> Episode:
-        """Augmented; by the same noise, whichever are applied."""
+    def hard(self, episodes: Episode, on: tuple[bool, bool] | None = None, level: Tensor | None = None) -> Episode:
+        """Augmented; by the same noise, whichever are applied. level: the same levels [2] again, for a gradient to go back to."""
         steps = tuple(Step(*told) for told in zip(self.names, map(float, on or self.on), self.levels, strict=True))
-        places = Places(**{self.place: SubPolicies((steps,))})  # type: ignore[arg-type]
-        return places(episodes, loop.generator(self.seed, f"pictures {self.what}"), 0.0, self.moments)
+        policy = SubPolicies((steps,), ranges=self.searched.ranges)
+        here = {self.place: policy if level is None else Sloped(policy, level)}
+        places = replace(self.searched.around, **here)  # type: ignore[arg-type]
+        return places(episodes, loop.generator(self.seed, f"pictures {self.what}"), self.progress, self.moments)
 
-    def relaxed(self, episodes: Episode, *, mixed: bool) -> Callable[[Params], Episode]:
+    def relaxed(self, episodes: Episode, *, mixed: bool, exact: bool = False) -> Callable[[Params], Episode]:
         """The augmented episodes as a function of what is learnt: values are those of `hard`, gradients are relaxed.
 
-        mixed: also in pi (the pictures times the pair's weight, which is 1) and in p (between applied and not).
+        mixed: also in pi (the pictures times the pair's weight, which is 1) and in p (between applied and not). exact: in a
+        magnitude by the operation's own derivative, where it has one.
         """
         plain = self.hard(episodes)
         turned = [self.hard(episodes, (self.on[0] ^ (j == 0), self.on[1] ^ (j == 1))) for j in (0, 1)] if mixed else []
@@ -255,7 +292,9 @@ class Drawn:
 
         def pictures(arch: Params) -> Episode:
             level = arch[M][self.number]  # [2]
-            shift = sum((level[j] - level[j].detach()) for j in (0, 1) if self.on[j])
+            now = self.hard(episodes, level=level) if exact else plain
+            stepped = [j for j in (0, 1) if self.on[j] and not (exact and find(self.names[j]).differentiable)]
+            shift = sum(level[j] - level[j].detach() for j in stepped)
             weight: Tensor | float = 1.0
             draws: dict[str, relax.Draw] = {}
             if mixed:
@@ -271,14 +310,14 @@ class Drawn:
                     found = found + (share - share.detach()) * step
                 return found
 
-            x, query = plain.support_x, plain.query_x
+            x, query = now.support_x, now.query_x
             if self.place in ("support", "task"):
                 x = through(x, [one.support_x for one in turned])
             if self.place == "shot":
                 x = torch.cat([x[:, :rows], through(x[:, rows:], [one.support_x[:, rows:] for one in turned])], 1)
             if self.place in ("query", "task"):
                 query = through(query, [one.query_x for one in turned])
-            return plain._replace(support_x=x, query_x=query)
+            return now._replace(support_x=x, query_x=query)
 
         return pictures
 
@@ -287,6 +326,23 @@ class Drawn:
         if isinstance(shift, int) or self.moments is None:
             return shift
         return shift / torch.as_tensor(self.moments[1], dtype=x.dtype, device=x.device).view(-1, 1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Sloped(Policy):
+    """What `policy`, of one sub-policy, draws, as a function of its levels [steps]."""
+
+    policy: SubPolicies
+    level: Tensor
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return self.policy.operations
+
+    def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
+        drawn = self.policy.plan(n, generator, progress)
+        level = self.level.cpu()[:, None].expand(drawn.operation.shape)
+        return drawn._replace(magnitude=ranges.magnitudes(self.policy.ranges, drawn.operation, level))
 
 
 # small parts ------------------------------------------------------------------------------------------------------------------

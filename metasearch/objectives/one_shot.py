@@ -6,30 +6,31 @@ comes out of it: `check` measures how much. How the supernet learns and what is 
 """
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from metasearch.nets import Params
 from metasearch.nets.discrete import ARCH
-from metasearch.objectives import Diverged, Infeasible, Mode, Trial, augmenting, parcel
+from metasearch.objectives import Infeasible, Mode, Trial, augmenting, parcel
 from metasearch.objectives.episodic import block_steps, draw_block
 from metasearch.objectives.evaluation import scores
+from metasearch.objectives.judged import Judged, told_before
+from metasearch.objectives.limits import Canonical, looks
 from metasearch.objectives.recipe import Recipe, RecipeOf
 from metasearch.objectives.train import Train
-from metasearch.objectives.training import Course, Setting, Step, generator, only_learnt, to, training
+from metasearch.objectives.training import Course, Setting, Step, generator, only_learnt, to, training, within
 from metasearch.records import Config, Proposal, Report
 from metasearch.space import Choice, Space
 from metasearch.tasks import Episode, TaskDistribution, TaskShape, concatenate
 
-__all__ = ["ARCH", "Last", "OneShot", "by_itself", "check_logits", "options_of", "parted", "rank_correlation", "searched"]
+__all__ = ["ARCH", "Last", "OneShot", "by_itself", "check_logits", "mode_of", "options_of", "parted", "searched"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class OneShot(ABC):
     share:  of the training classes, on which the weights learn.
     check:  so many architectures are drawn at random, scored with the supernet's weights, trained by themselves for
             `check_steps` outer steps, and the rank correlation of both scores is told ("supernet/rank_correlation").
+    finalists: so many architectures that the search likes are trained for `check_steps`, and the best is taken.
+    canonical: the space file's, if it has one: of architectures that mean the same one is trained.
     """
 
     train: Train
@@ -50,16 +53,20 @@ class OneShot(ABC):
     share: float = 0.5
     check: int = 0
     check_steps: int = 50
+    finalists: int = 1
+    canonical: Canonical | None = None
 
     def __post_init__(self) -> None:
         said = self.wrong()
         if self.steps is not None and self.steps < 1:
-            said.append(f"`steps >= 1` must hold, but got steps={self.steps}")
+            said.append(f"`search_steps >= 1` must hold, but got search_steps={self.steps}")
         if not 0 < self.share < 1:
             said.append(f"`0 < share < 1` must hold, but got share={self.share}")
         if self.check < 0 or self.check == 1 or self.check_steps < 1:
             said.append(f"`check = 0` or `check >= 2`, and `check_steps >= 1` must hold, but got check={self.check}, "
                         f"check_steps={self.check_steps}")
+        if self.finalists < 1:
+            said.append(f"`finalists >= 1` must hold, but got finalists={self.finalists}")
         if said:
             raise ValueError("; ".join(said))
 
@@ -77,12 +84,20 @@ class OneShot(ABC):
         the search begins or goes on; seed: of the trial."""
 
     @abstractmethod
-    def chosen(self, recipe: Recipe, proposal: Proposal, trial: Trial, last: Last) -> tuple[Config, dict[str, float]]:
-        """The architecture that the search found, and what else is worth telling."""
+    def chosen(self, recipe: Recipe, proposal: Proposal, trial: Trial, last: Last) -> tuple[list[Config], dict[str, float]]:
+        """The architectures that the search found, the best first, and what else is worth telling."""
+
+    def within_limits(self, config: Config) -> Config:
+        """Any architecture that keeps the study's limits, beside what is not relaxed in `config`. Raises Infeasible. Here what is
+        searched makes none larger, as augmentations do not."""
+        within(self.train.limits, looks(self.train, config))
+        return config
 
     def __call__(self, proposal: Proposal, trial: Trial) -> Iterator[Report]:
         begun = searched(trial)
         if begun is None:
+            if trial.start is None and self.train.limits:
+                self.within_limits(proposal.config)  # or it raises Infeasible, before anything is trained
             end, told, config = yield from self._searched(proposal, trial)
             start = None
         else:
@@ -120,28 +135,37 @@ class OneShot(ABC):
             return  # another config may not be
         _halves(self.train.tasks, self.share, shape)
 
+    def check_limits(self, config: Config) -> None:
+        """Raises ValueError if no architecture keeps the study's limits. Latencies are those of the machine that trains, and
+        where not all dimensions are relaxed, others of the same space may keep them: then trials say so."""
+        limits = {name: most for name, most in self.train.limits.items() if name != "latency_ms"}
+        if limits and {path for path, _ in self.space.columns()} == set(self.dims):
+            try:
+                replace(self, train=replace(self.train, limits=limits)).within_limits(config)
+            except Infeasible as error:
+                raise ValueError(str(error)) from error
+
     def _searched(
         self, proposal: Proposal, trial: Trial
     ) -> Generator[Report, None, tuple[int, dict[str, float], Config]]:
         """Reports of the search; returns (the step it ended at, its metrics, the config that was found)."""
         recipe, last = self.supernet(proposal.config), Last(trial.save)
         study = replace(self.train, recipe=self.relaxed, steps=recipe.steps, keep="last", limits={}, looks=False)
-        report, told, pairs = Report(0), dict[str, float](), _checked(trial)
+        report, told = Report(0), dict[str, float]()
+        known = {name: told_before(trial, name) for name in ("finalists", "ranked", "checked")}
         for report in training(recipe, study, proposal, replace(trial, save=last), self._course):
             told = {f"supernet/{k}": v for k, v in report.metrics.items()}
             if report.score is not None:
                 told["supernet/score"] = report.score
             yield Report(report.step, told, checkpoint=report.checkpoint or None)
-        config, more = self.chosen(recipe, proposal, trial, last)
+        ranked, more = self.chosen(recipe, proposal, trial, last)
         told |= {f"supernet/{k}": v for k, v in more.items()}
-        for i, sampled in enumerate(self._sampled(proposal) if self.check else ()):
-            if i >= len(pairs):
-                pairs.append((self._inherited(recipe, sampled, last.meta, trial), self._short(sampled, proposal, trial)))
-            checkpoint = last.again(report.step, checked=[[v if math.isfinite(v) else None for v in pair] for pair in pairs])
-            yield Report(report.step, {**told, "supernet/checked": i + 1.0}, checkpoint=checkpoint or None)
-        correlation = rank_correlation(*zip(*pairs, strict=True)) if pairs else None
-        if correlation is not None:
-            told["supernet/rank_correlation"] = correlation
+        judged = Judged(self.train, self.space, self.options(), self.check, self.check_steps, self.canonical)
+        best = known["ranked"] or judged.distinct(ranked)[: self.finalists]
+        so_far = Report(report.step, told)
+        config = yield from judged.best(best, proposal, trial, so_far, last.again, known["finalists"])
+        shared = partial(self._inherited, recipe, meta=last.meta, trial=trial)
+        told |= yield from judged(shared, proposal, trial, so_far, last.again, known["checked"])
         return report.step, told, config
 
     def _course(self, setting: Setting) -> Course:
@@ -165,21 +189,9 @@ class OneShot(ABC):
         return Course(meta, self.start(setting), per_block, 2 * rows, draw, begin)
 
     def mode(self, recipe: Recipe) -> Mode:
-        """How the supernet runs: it is never compiled, for its programs would be many."""
-        return "loop" if recipe.learner.looped is not None or self.train.mode == "loop" else "vmap"
+        return mode_of(recipe, self.train)
 
     # -- is the mixture a judge of its parts? ----------------------------------------------------------------------------------
-
-    def _sampled(self, proposal: Proposal) -> list[Config]:
-        """Different architectures, uniform on the relaxed dimensions; fewer where there are fewer."""
-        rng, options = np.random.default_rng([proposal.seed or 0, 8]), self.options()
-        found: dict[str, Config] = {}
-        for _ in range(100 * self.check):
-            if len(found) == self.check:
-                break
-            drawn = {path: values[int(rng.integers(len(values)))] for path, values in options.items()}
-            found.setdefault(repr(sorted(drawn.items())), self.space.normal({**proposal.config, **drawn}))
-        return list(found.values())
 
     def _inherited(self, recipe: Recipe, config: Config, meta: Params, trial: Trial) -> float:
         """The score of an architecture with the mixture's weights: its options by number, so that nothing else is computed."""
@@ -187,17 +199,7 @@ class OneShot(ABC):
         numbers = {f"{ARCH}{path}": torch.tensor(values.index(config[path])) for path, values in self.options().items()}
         meta = to({**meta, **numbers}, tasks.device)
         bank, mode = augmenting.tested(recipe.augment, self.train.bank.episodes, augmenting.moments(tasks)), self.mode(recipe)
-        score = float(scores(recipe.net, recipe.learner.at(1.0), tasks, meta, bank, mode=mode, chunk=trial.chunk).mean())
-        return score if math.isfinite(score) else -math.inf
-
-    def _short(self, config: Config, proposal: Proposal, trial: Trial) -> float:
-        """The score of an architecture after a short training of its own."""
-        study = replace(self.train, steps=self.check_steps, keep="last", limits={})
-        try:
-            reports = list(study(Proposal(config, seed=proposal.seed), replace(trial, save=None, start=None, own=False)))
-        except (Diverged, Infeasible):
-            return -math.inf
-        return -math.inf if reports[-1].score is None else reports[-1].score
+        return float(scores(recipe.net, recipe.learner.at(1.0), tasks, meta, bank, mode=mode, chunk=trial.chunk).mean())
 
 
 # -- the found one ---------------------------------------------------------------------------------------------------------------
@@ -227,30 +229,7 @@ def searched(trial: Trial) -> dict[str, Any] | None:
     return facts if "searched" in facts else None
 
 
-def _checked(trial: Trial) -> list[tuple[float, float]]:
-    """What was checked already of a trial that was stopped: scores with shared weights and by itself."""
-    if trial.start is None or not trial.own:
-        return []
-    kept = parcel.read(trial.start)[1].get("checked", [])
-    inherited, alone = ([-math.inf if pair[i] is None else float(pair[i]) for pair in kept] for i in (0, 1))
-    return list(zip(inherited, alone, strict=True))
-
-
 # -- small parts -----------------------------------------------------------------------------------------------------------------
-
-
-def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Spearman's: Pearson's correlation of the ranks, ties sharing their mean rank; None where one side is constant."""
-    x, y = (_ranks(np.asarray(values, dtype=float)) for values in (a, b))
-    x, y = x - x.mean(), y - y.mean()
-    size = math.sqrt(float((x @ x) * (y @ y)))
-    return float(x @ y) / size if size > 0 else None
-
-
-def _ranks(values: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
-    below = (values[None, :] < values[:, None]).sum(1)
-    equal = (values[None, :] == values[:, None]).sum(1)
-    return np.asarray(below + (equal + 1) / 2)
 
 
 class Last:
@@ -272,8 +251,14 @@ class Last:
         return "" if self._save is None else self._save(step, tensors, facts)
 
     def again(self, step: int, **facts: Any) -> str:
-        """The last parcel once more, with further facts."""
-        return "" if self._save is None else self._save(step, self._tensors, {**self.facts, **facts})
+        """The last parcel once more, with further facts, which stay."""
+        self.facts |= facts
+        return "" if self._save is None else self._save(step, self._tensors, self.facts)
+
+
+def mode_of(recipe: Recipe, train: Train) -> Mode:
+    """How a mixture runs: it is never compiled, for its programs would be many."""
+    return "loop" if recipe.learner.looped is not None or train.mode == "loop" else "vmap"
 
 
 def options_of(space: Space, dims: Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -319,5 +304,6 @@ def _halves(tasks: TaskDistribution, share: float, shape: TaskShape) -> list[Tas
         for part in parts:
             part.check(shape, "train")
     except ValueError as error:
-        raise ValueError(f"weights and architecture learn on a part of the classes each, but {error}") from error
+        more = "" if share == 0.5 else f" Or set another share: {share:g} of the classes are for the weights, 0.5 halves them."
+        raise ValueError(f"weights and architecture learn on a part of the classes each, but {error}{more}") from error
     return parts

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,13 @@ from metasearch.nets import Params
 from metasearch.nets.discrete import ARCH, Choices, entropy
 from metasearch.nets.head import headed
 from metasearch.objectives import Diverged, Infeasible, Trial, augmenting
-from metasearch.objectives.evaluation import predictions
-from metasearch.objectives.one_shot import Last, by_itself, check_logits, options_of, searched
+from metasearch.objectives.evaluation import predictions, scores
+from metasearch.objectives.judged import Judged, told_before
+from metasearch.objectives.limits import Canonical, candidates, some_within
+from metasearch.objectives.one_shot import Last, by_itself, check_logits, mode_of, options_of, searched
 from metasearch.objectives.optimizer import Optimizer
 from metasearch.objectives.recipe import Recipe, RecipeOf
+from metasearch.objectives.shared import narrowed
 from metasearch.objectives.train import Train
 from metasearch.objectives.training import generator, to
 from metasearch.records import Config, Proposal, Report
@@ -79,6 +83,11 @@ class PerTask:
     """search: trains the mixture; its recipe is `adapting`'s with a MetaNAS or TNAS. single: the recipe of one architecture, by
     the same way, for its size. space, dims: the space file's SPACE and RELAXED.
     alone:   how the found architecture is trained by itself; None: the score is that of the per-task nets.
+    check:   with `alone`: so many architectures are drawn at random, scored with the mixture's weights, which tasks adapt as they
+             do in the search, and trained by themselves for `check_steps` (objectives/judged.py).
+    finalists: with `alone`: so many architectures, that of the meta-parameters and others drawn from its shares, are trained for
+             `check_steps`, and the best by itself is taken.
+    canonical: the space file's, if it has one: of architectures that mean the same one is trained.
     retrain: so many tasks' nets are trained by `retrained`, for `retrain_steps`.
     """
 
@@ -87,6 +96,10 @@ class PerTask:
     space: Space
     dims: tuple[str, ...]
     alone: Train | None = None
+    check: int = 0
+    check_steps: int = 50
+    finalists: int = 1
+    canonical: Canonical | None = None
     retrain: int = 0
     retrained: Train | None = None
 
@@ -99,7 +112,7 @@ class PerTask:
         """All that a trial trains: the mixture, and with `alone` an architecture like that of this config. Raises Infeasible."""
         return (*self.search.recipes(config), *(() if self.alone is None else self.alone.recipes(config)))
 
-    def check(self, method: str) -> None:
+    def check_study(self, method: str) -> None:
         """Raises ValueError, in words, if no configuration can be searched on these tasks."""
         recipe = buildable(self.search.built, self.space, self.dims, method)
         self.search.tasks.check(recipe.episode or self.search.shape, "train")
@@ -110,6 +123,8 @@ class PerTask:
             return
         begun = searched(trial)
         if begun is None:
+            if trial.start is None and self.alone.limits:
+                self.within_limits(proposal.config)  # or it raises Infeasible, before anything is trained
             end, told, config = yield from self._searched(proposal, trial)
             yield from by_itself(self.alone, proposal, trial, end, told, config, None)
         else:
@@ -121,7 +136,8 @@ class PerTask:
     ) -> Generator[Report, None, tuple[int, dict[str, float], Config]]:
         """Reports of the search; returns (the step it ended at, its metrics, the architecture of the meta-parameters)."""
         recipe, last = self.search.built(proposal.config), Last(trial.save)
-        step, told, config = 0, dict[str, float](), dict(proposal.config)
+        step, told, config, meta = 0, dict[str, float](), dict(proposal.config), Params()
+        known = {name: told_before(trial, name) for name in ("finalists", "ranked", "checked")}
         for report in self.search(proposal, replace(trial, save=last)):
             step, ended = report.step, "train_seconds" in report.metrics  # which only the reports of an end have
             told = {f"supernet/{k}" if k in SIZES or self.alone else k: v for k, v in report.metrics.items()}
@@ -138,12 +154,41 @@ class PerTask:
                 if report.score is not None:
                     told["supernet/score"] = report.score
                 yield Report(step, told, checkpoint=report.checkpoint or None)
+        if self.alone is not None:
+            arch = {k: v for k, v in meta.items() if k.startswith(ARCH)}
+            found, options = partial(self.found, recipe, proposal.config), self._options()
+            seed = proposal.seed or 0
+            ranked, gave_way = candidates(found, arch, options, self.alone, self.finalists, seed, self.canonical)
+            ranked = known["ranked"] or ranked
+            told |= {"supernet/gave_way": float(gave_way)} if gave_way else {}
+            judged = Judged(self.alone, self.space, options, self.check, self.check_steps, self.canonical)
+            so_far = Report(step, told)
+            config = yield from judged.best(ranked, proposal, trial, so_far, last.again, known["finalists"])
+            shared = partial(self._inherited, recipe, meta=meta, trial=trial)
+            told |= yield from judged(shared, proposal, trial, so_far, last.again, known["checked"])
         return step, told, config
+
+    def within_limits(self, config: Config) -> Config:
+        """Any architecture, with `alone`, that keeps the study's limits. Raises Infeasible."""
+        assert self.alone is not None
+        recipe = self.search.built(config)
+        begun = recipe.learner.init(recipe.net, generator(0, "init"))
+        logits = {k: v for k, v in begun.items() if k.startswith(ARCH)}
+        return some_within(partial(self.found, recipe, config), logits, self._options(), self.alone)
 
     def found(self, recipe: Recipe, config: Config, arch: Params) -> Config:
         """The architecture of these logits, at the place of the relaxed dimensions of `config`."""
         numbers = _choices(recipe).numbers({k: v for k, v in arch.items() if k.startswith(ARCH)})
         return self.space.normal({**config, **{path: values[numbers[path]] for path, values in self._options().items()}})
+
+    def _inherited(self, recipe: Recipe, config: Config, meta: Params, trial: Trial) -> float:
+        """The score of an architecture with the mixture's weights, of which tasks adapt those that it uses."""
+        tasks, options = self.search.tasks, self._options()
+        net = narrowed(recipe.net, {path: values.index(config[path]) for path, values in options.items()})
+        weights = to({k: v for k, v in meta.items() if not k.startswith(ARCH)}, tasks.device)
+        learner, mode = recipe.learner.at(1.0), mode_of(recipe, self.search)
+        bank = augmenting.tested(recipe.augment, self.search.bank.episodes, augmenting.moments(tasks))
+        return float(scores(net, learner, tasks, weights, bank, mode=mode, chunk=trial.chunk).mean())
 
     def _options(self) -> dict[str, tuple[Any, ...]]:
         return options_of(self.space, self.dims)

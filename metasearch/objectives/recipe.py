@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
-from metasearch.augment import Places
+from metasearch.augment import PLACES, Places, Policy
 from metasearch.learners import Learner
 from metasearch.nets import Net
 from metasearch.objectives import Infeasible, Trial
@@ -63,6 +63,11 @@ class Recipe:
             raise ValueError(f"a recipe needs meta_batch >= 1 and steps >= 1, but got {self.meta_batch} and {self.steps}")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision is one of {', '.join(get_args(Precision))}, but got {self.precision!r}")
+        if isinstance(self.augment, Policy):
+            raise ValueError(f"a policy acts at a place of an episode, so that a recipe's augment is Places(query=policy), say, "
+                             f"but got {self.augment!r} without a place. Places are {', '.join(PLACES)}.")
+        if self.augment is not None and not callable(self.augment):
+            raise ValueError(f"augment is Places, a function of episodes and a generator, or None, but got {self.augment!r}")
 
     def full_precision(self, where: str) -> None:
         """Raises Infeasible, for a `fit` that knows no other."""

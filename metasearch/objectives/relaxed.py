@@ -30,6 +30,7 @@ from metasearch.learners import Learner, Loss, gradients
 from metasearch.nets import Net, Params, learnt
 from metasearch.objectives import Infeasible, Mode, Trial
 from metasearch.objectives.episodic import in_precision, mean_gradient
+from metasearch.objectives.limits import candidates, some_within
 from metasearch.objectives.one_shot import ARCH, Last, OneShot, parted
 from metasearch.objectives.optimizer import Optimizer, adam
 from metasearch.objectives.recipe import Precision, Recipe
@@ -111,18 +112,23 @@ class Relaxed(OneShot):
 
     derive:   the space file's own `derive(shares) -> Config`, if it has one.
     hypergradient: see above. xi: the rate of the step that is looked ahead; None: the weights' own first rate ("lr").
+    warm_up:  share of the steps, the first, in which alpha stays: weights that have learnt nothing yet favour operations that
+              have none (Chen et al., "Progressive DARTS", ICCV 2019, https://arxiv.org/abs/1904.12760: 10 of 25 epochs).
     arch:     the optimiser of alpha; published: Adam 3e-4, betas (.5, .999), weight decay 1e-3.
     """
 
     derive: Callable[[Mapping[str, Sequence[float]]], Config] | None = None
     hypergradient: Hypergradient = "exact"
     xi: float | None = None
+    warm_up: float = 0.0
     arch: Optimizer = field(default_factory=partial(adam, 3e-4, betas=(0.5, 0.999), weight_decay=1e-3))
 
     def wrong(self) -> list[str]:
         said = []
         if self.hypergradient not in get_args(Hypergradient):
             said.append(f"hypergradient is one of {', '.join(get_args(Hypergradient))}, but got {self.hypergradient!r}")
+        if not 0 <= self.warm_up <= 1:
+            said.append(f"`0 <= warm_up <= 1` must hold, but got warm_up={self.warm_up}")
         if self.xi is not None and self.xi < 0:
             said.append(f"`xi >= 0` must hold, but got xi={self.xi}")
         return said
@@ -158,8 +164,15 @@ class Relaxed(OneShot):
         state = {f"weights/{k}": v for k, v in setting.recipe.optimizer.init(weights).items()}
         return to(state | {f"{ARCH}{k}": v for k, v in self.arch.init(arch).items()}, setting.tasks.device)
 
-    def chosen(self, recipe: Recipe, proposal: Proposal, trial: Trial, last: Last) -> tuple[Config, dict[str, float]]:
-        return self.found(proposal.config, last.meta), {"arch_entropy": float(_entropy(parted(last.meta)[1]))}
+    def chosen(self, recipe: Recipe, proposal: Proposal, trial: Trial, last: Last) -> tuple[list[Config], dict[str, float]]:
+        arch = parted(last.meta)[1]
+        found, seed = partial(self.found, proposal.config), proposal.seed or 0
+        ranked, gave_way = candidates(found, arch, self.options(), self.train, self.finalists, seed, self.canonical)
+        return ranked, {"arch_entropy": float(_entropy(arch)), **({"gave_way": float(gave_way)} if gave_way else {})}
+
+    def within_limits(self, config: Config) -> Config:
+        logits = {f"{ARCH}{path}": torch.empty(len(values)) for path, values in self.options().items()}
+        return some_within(partial(self.found, config), logits, self.options(), self.train)
 
     def found(self, config: Config, arch: Params) -> Config:
         """The architecture of these logits, at the place of the relaxed dimensions of `config`."""
@@ -173,7 +186,7 @@ class Relaxed(OneShot):
     def step(
         self, recipe: Recipe, mode: Mode, chunk: int | None = None, state: Params | None = None, seed: int = 0
     ) -> Step:
-        """One of alpha, then one of the weights."""
+        """One of alpha, but for the warm-up, then one of the weights."""
         net, learner0, loss, optimizer = recipe.net, recipe.learner, self.train.tasks.loss, recipe.optimizer
 
         def step(meta: Params, state: Params, episodes: Episode, progress: float) -> tuple[Params, Params, dict[str, Tensor]]:
@@ -192,21 +205,24 @@ class Relaxed(OneShot):
             def value(part: Episode, w: Params, a: Params) -> Tensor:
                 return mean_loss(learner, net, loss, {**fixed, **w, **a}, part, mode, chunk, recipe.precision)
 
-            xi = rate_ahead(self.xi, rates)
-            ahead = partial(step_ahead, own, rates, xi)
-            with torch.no_grad():
+            def slope() -> Params:
+                xi = rate_ahead(self.xi, rates)
+                ahead = partial(step_ahead, own, rates, xi)
                 if self.hypergradient == "first":
-                    slope = first(partial(slopes, val), weights, arch)
-                elif self.hypergradient == "difference":
+                    return first(partial(slopes, val), weights, arch)
+                if self.hypergradient == "difference":
                     # at weights so little apart that bfloat16 would round their difference away
                     full = partial(slopes, train, precision="float32")
-                    slope = difference(full, partial(slopes, val), weights, arch, ahead, xi)
-                elif mode == "loop":
+                    return difference(full, partial(slopes, val), weights, arch, ahead, xi)
+                if mode == "loop":
                     with gradients.on_tape():
-                        slope = exact(partial(value, train), partial(value, val), weights, arch, ahead, tape=True)
-                else:
-                    slope = exact(partial(value, train), partial(value, val), weights, arch, ahead)
-                arch, theirs = self.arch.update({k: g.detach() for k, g in slope.items()}, theirs, arch, arch_rates, now)
+                        return exact(partial(value, train), partial(value, val), weights, arch, ahead, tape=True)
+                return exact(partial(value, train), partial(value, val), weights, arch, ahead)
+
+            with torch.no_grad():
+                if progress >= self.warm_up:
+                    found = {k: g.detach() for k, g in slope().items()}
+                    arch, theirs = self.arch.update(found, theirs, arch, arch_rates, now)
                 meta = {**fixed, **weights, **arch}
                 grads, metrics = mean_gradient(learner, net, loss, meta, train, mode, chunk, recipe.precision)
                 weights, own = optimizer.update(parted(grads)[0], own, weights, rates, now)

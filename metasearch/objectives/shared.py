@@ -8,8 +8,8 @@ A sampled architecture is a whole number for every relaxed dimension, so that no
 not sampled get a gradient of exactly zero. A sampler that learns (a controller) is given rewards: the scores of `aggregate`
 further samples with the shared weights as they are, all on the same episodes of the other classes. ENAS alternates epochs of
 both; here, where there are no epochs, `every` steps of the weights are followed by one of the controller. In the end the best
-of `candidates` samples is trained by itself. Samples beyond the study's limits are as bad as the worst for the controller, and
-are no candidates.
+of `candidates` samples is trained by itself, or the best of `finalists` of them that were trained for a while. Samples beyond the
+study's limits are as bad as the worst for the controller, and are no candidates.
 """
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metasearch import measure
 from metasearch.learners import Learner
 from metasearch.nets import Apply, Block, Net, Params, learnt
-from metasearch.objectives import Infeasible, Mode, Trial, augmenting
+from metasearch.objectives import Mode, Trial, augmenting
 from metasearch.objectives.episodic import mean_gradient
 from metasearch.objectives.evaluation import scores
-from metasearch.objectives.one_shot import Last, OneShot, parted
+from metasearch.objectives.limits import excess, meaning, some_within
+from metasearch.objectives.one_shot import ARCH, Last, OneShot, parted
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.training import Setting, Step, generator, to
 from metasearch.records import Config, Proposal, Report
@@ -135,6 +135,9 @@ class Shared(OneShot):
             only(self.space, self.dims)
         except ValueError as error:
             return [str(error)]
+        if self.finalists > self.candidates:
+            return ["`finalists <= candidates` must hold, for they are the best of these, but got "
+                    f"finalists={self.finalists}, candidates={self.candidates}"]
         if self.every >= 0 and self.aggregate >= 1 and self.candidates >= 1:
             return []
         told = f"every={self.every}, aggregate={self.aggregate}, candidates={self.candidates}"
@@ -158,20 +161,16 @@ class Shared(OneShot):
             return True
         config = self.space.normal({**self.held, **sampled})
         if (key := digest(config)) not in self.known:
-            try:
-                self.known[key] = self._keeps(self.train.built(config))
-            except Infeasible:
-                self.known[key] = False
+            self.known[key] = excess(self.train, config) <= 0
         return self.known[key]
 
-    def _keeps(self, recipe: Recipe) -> bool:
-        limits, device = self.train.limits, self.train.tasks.device
-        meta = to(recipe.learner.init(recipe.net, generator(0, "init")), device)
-        looks: dict[str, Callable[[], float]] = {
-            "params": lambda: measure.parameters(meta), "flops": lambda: measure.flops(recipe.net, meta, self.train.shape.x),
-            "latency_ms": lambda: measure.latency(recipe.net, meta, torch.zeros(1, *self.train.shape.x, device=device)),
-        }
-        return all(looks[name]() <= most for name, most in limits.items())
+    def within_limits(self, config: Config) -> Config:
+        def strongest(logits: Params) -> Config:
+            chosen = {path: values[int(logits[f"{ARCH}{path}"].argmax())] for path, values in self.options().items()}
+            return self.space.normal({**config, **chosen})
+
+        logits = {f"{ARCH}{path}": torch.empty(len(values)) for path, values in self.options().items()}
+        return some_within(strongest, logits, self.options(), self.train, none=True)
 
     def numbers(self, config: Config) -> dict[str, int]:
         return {path: values.index(config[path]) for path, values in self.options().items()}
@@ -210,8 +209,8 @@ class Shared(OneShot):
 
         return step
 
-    def chosen(self, recipe: Recipe, proposal: Proposal, trial: Trial, last: Last) -> tuple[Config, dict[str, float]]:
-        """The best of some samples on episodes of the other classes, which the weights have not seen. What is among the best
+    def chosen(self, recipe: Recipe, proposal: Proposal, trial: Trial, last: Last) -> tuple[list[Config], dict[str, float]]:
+        """Some samples by their scores on episodes of the other classes, which the weights have not seen. What is among the best
         quarter by few episodes is looked at on more: the best of many by few would be the luckiest."""
         seed, shape = proposal.seed or 0, recipe.episode or self.train.shape
         sampler, meta = self.started(seed, last.state), to(last.meta, self.train.tasks.device)
@@ -225,16 +224,24 @@ class Shared(OneShot):
             return {key: self._score(recipe, learner, meta, drawn[key], episodes, mode, trial.chunk) for key in keys}
 
         found = looked_at(drawn, CANDIDATE_EPISODES)
-        finalists = sorted(found, key=lambda key: -found[key])[: max(1, len(found) // 4)]
-        if len(finalists) > 1:
-            again, few, more = looked_at(finalists, FURTHER_EPISODES), CANDIDATE_EPISODES, FURTHER_EPISODES
-            found |= {key: (few * found[key] + more * again[key]) / (few + more) for key in finalists}
-        best = max(finalists, key=lambda key: found[key])
-        told = {"candidates": float(len(found))} | ({"candidate_score": found[best]} if math.isfinite(found[best]) else {})
-        return self.space.normal({**proposal.config, **drawn[best]}), told
+        ranked = sorted(found, key=lambda key: -found[key])
+        configs = {key: self.space.normal({**proposal.config, **drawn[key]}) for key in ranked}
+        best, different = list[str](), set[str]()
+        for key in ranked:
+            if best and len(best) >= len(found) // 4 and len(different) >= self.finalists:
+                break
+            best.append(key)
+            different.add(meaning(configs[key], self.canonical))
+        if len(best) > 1:
+            again, few, more = looked_at(best, FURTHER_EPISODES), CANDIDATE_EPISODES, FURTHER_EPISODES
+            found |= {key: (few * found[key] + more * again[key]) / (few + more) for key in best}
+            best.sort(key=lambda key: -found[key])
+        told = {"candidates": float(len(found))}
+        told |= {"candidate_score": found[best[0]]} if math.isfinite(found[best[0]]) else {}
+        return [configs[key] for key in best], told
 
     def _candidates(self, sampler: Sampler) -> dict[str, Config]:
-        """Samples within the study's limits. Raises Infeasible if there are none."""
+        """Samples within the study's limits; where there are none, an architecture that is. Raises Infeasible."""
         drawn, within = dict[str, Config](), 0
         for _ in range((TRIES if self.train.limits else 1) * self.candidates):
             config = sampler.sample().config
@@ -244,7 +251,8 @@ class Shared(OneShot):
             if within == self.candidates:
                 break
         if not drawn:
-            raise Infeasible(f"none of {TRIES * self.candidates:,} architectures that were sampled keeps the study's limits")
+            config = self.within_limits(self.held)
+            drawn[repr(config)] = {path: config[path] for path in self.dims}
         return drawn
 
     def _score(

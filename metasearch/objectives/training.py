@@ -29,7 +29,7 @@ from metasearch.tasks import Episode, TaskDistribution, TaskShape
 if TYPE_CHECKING:
     from metasearch.objectives.train import Train
 
-__all__ = ["Course", "Setting", "Step", "generator", "only_learnt", "to", "training"]
+__all__ = ["Course", "Setting", "Step", "generator", "only_learnt", "to", "training", "within"]
 
 # (meta, state, what the step reads, progress) -> (meta, state, metrics of the step: scalars, "loss" among them)
 Step = Callable[[Params, Params, Episode, float], tuple[Params, Params, dict[str, Tensor]]]
@@ -94,7 +94,7 @@ def training(
         looks = _looks(recipe, study, tasks, meta, seed)
     except ValueError as error:  # a learner that this net or these episodes are not for
         raise Infeasible(str(error)) from error
-    _within(study.limits, looks)
+    within(study.limits, looks)
     found = None if trial.start is None else parcel.read(trial.start)
     first = 0 if found is None else int(found[1]["step"])  # the step from which this session goes on
     begun = int(found[1].get("begun", 0)) if found is not None and trial.own else first  # the one from which the trial went
@@ -237,7 +237,8 @@ def _looks(recipe: Recipe, study: Train, tasks: TaskDistribution, meta: Params, 
     return measure.looks(recipe.net, recipe.learner, tasks, meta, study.shape, x)
 
 
-def _within(limits: Mapping[str, float], looks: Mapping[str, float]) -> None:
+def within(limits: Mapping[str, float], looks: Mapping[str, float]) -> None:
+    """Raises Infeasible for what is beyond a limit."""
     for name, most in limits.items():
         if looks.get(name, 0.0) > most:
             raise Infeasible(f"{name} is {looks[name]:g}, but the study's limit is {most:g}", looks)

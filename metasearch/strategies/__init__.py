@@ -53,6 +53,7 @@ class Strategy(ABC):
     inherits: ClassVar[bool] = False  # True if a child is a config of its own, that only begins with its parent's weights: then
     # `until` says how long a lineage has trained, and all trials compare; otherwise it is a rung, and only equal ones do
     example: ClassVar[Mapping[str, Any]] = {}  # hyper-parameters that tests and docs use, where some have no default
+    held: tuple[str, ...] = ()  # dimensions that a trial decides by itself: what proposals say of them nobody reads
     closed: bool = False
 
     def __init__(self, space: Space, *, hyperparameters: Any, seed: int) -> None:

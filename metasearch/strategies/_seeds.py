@@ -24,6 +24,7 @@ class Seeds(Strategy):
         super().__init__(space, hyperparameters=NoHyperparameters(), seed=seed)
         middle = space.decode([0.5] * space.width)
         self._held = {path: middle[path] for path in held if path in middle}
+        self.held = tuple(self._held)
         self._asked = 0
 
     def ask(self) -> Proposal | None:

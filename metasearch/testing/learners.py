@@ -98,8 +98,10 @@ class Case:
 
     def outputs(self, net: Net, meta: Params, episode: Episode) -> Tensor:
         """What is predicted of the queries [Q, N] after adapting to the supports."""
-        task = self.built.adapt(net, _loss, meta, episode.support_x, episode.support_y)
-        return self.built.predict(net, meta, task, episode.query_x)
+        return self.built.predict(net, meta, self.adapted(net, meta, episode), episode.query_x)
+
+    def adapted(self, net: Net, meta: Params, episode: Episode) -> Any:
+        return self.built.adapt(net, _loss, meta, episode.support_x, episode.support_y)
 
 
 def check(
@@ -262,8 +264,9 @@ def a_query_does_not_see_the_others(case: Case) -> None:
         meta = case.meta(net)
         if mode == "inductive":
             meta |= population(net, meta, [episode.support_x, episode.query_x])
-        together = case.outputs(net, meta, episode)
-        alone = torch.cat([case.outputs(net, meta, episode._replace(query_x=x[None])) for x in episode.query_x])
+        task = case.adapted(net, meta, episode)  # of the supports alone: `adapt` is given no query
+        together = case.built.predict(net, meta, task, episode.query_x)
+        alone = torch.cat([case.built.predict(net, meta, task, x[None]) for x in episode.query_x])
         if mode == "transductive":
             assert not torch.allclose(together, alone, atol=1e-6), "transductive outputs must depend on all queries together"
         else:

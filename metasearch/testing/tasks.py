@@ -208,19 +208,22 @@ def banks_are_fixed(case: Case) -> None:
     assert bank.digest not in {other.digest for other in others}, "a bank must depend on its seed and its split"
 
 
-def banks_are_equal_in_another_process(case: Case) -> None:
+def banks_are_equal_in_another_process(*cases: Case) -> None:
+    """One process for all that are given."""
     program = (
         "import json, sys\n"
         "from metasearch.testing.tasks import Case\n"
-        "case = Case(**json.loads(sys.argv[1]))\n"
-        "print(case.built.digest, case.built.bank('val', 6, seed=0, shape=case.shape).digest)\n"
+        "for told in json.loads(sys.argv[1]):\n"
+        "    case = Case(**told)\n"
+        "    print(case.built.digest, case.built.bank('val', 6, seed=0, shape=case.shape).digest)\n"
     )
-    told = json.dumps({"tasks": case.tasks, "arguments": dict(case.arguments), "ways": case.ways, "shots": case.shots,
-                       "queries": case.queries})
+    told = json.dumps([{"tasks": case.tasks, "arguments": dict(case.arguments), "ways": case.ways, "shots": case.shots,
+                        "queries": case.queries} for case in cases])
     ran = subprocess.run([sys.executable, "-c", program, told], capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, f"another process cannot build these tasks: {ran.stderr[-2000:]}"
-    own = [case.built.digest, case.built.bank("val", 6, seed=0, shape=case.shape).digest]
-    assert ran.stdout.split() == own, f"another process has data and bank {ran.stdout.split()}, this one {own}"
+    for case, there in zip(cases, ran.stdout.splitlines(), strict=True):
+        own = [case.built.digest, case.built.bank("val", 6, seed=0, shape=case.shape).digest]
+        assert there.split() == own, f"{case}: another process has data and bank {there.split()}, this one {own}"
 
 
 def episodes_are_the_same_after_a_move(case: Case) -> None:

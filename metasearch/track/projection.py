@@ -99,11 +99,13 @@ class Projection:
         self.top = 0  # the parcels of the best so many trials become artifacts
         self.pictures = 0  # so many of the best trials are drawn
         self.inherits = False  # children are configs of their own (strategies: `inherits`)
+        self.held: frozenset[str] = frozenset()  # dimensions that trials decide by themselves (strategies: `held`)
         self.stopped = False
         self.done: dict[int, Done] = {}
         self._common: dict[str, str] = {}
         self._open: set[int] = set()
         self._proposals: dict[int, tuple[str, int | None, int | None]] = {}  # digest of the config, parent, until
+        self._found: dict[int, Config] = {}  # of trials that run, what they decided last
         self._steps: dict[int, int] = {}
         self._counts: Counter[str] = Counter()
         self._best: Done | None = None
@@ -144,6 +146,7 @@ class Projection:
         self.name = str(study["name"])
         self.study_id = study_id(row)
         self.inherits = bool(row.body.get("inherits"))
+        self.held = frozenset(row.body.get("held") or ())
         self.top = int((study.get("track") or {}).get("top", 3))
         self.pictures = int((study.get("track") or {}).get("pictures", PICTURES))
         self._common = {
@@ -172,8 +175,8 @@ class Projection:
             **{tag(key): str(body[key]) for key in ("seed", "parent", "until") if body.get(key) is not None},
             **pieces("config", config),
         }
-        numbers = {f"config/{key}": value for key, value in config.items() if is_number(value)}
-        yield trial, _with_points(Change(_ms(row), tags, _params(config)), numbers, row, step=0)
+        decided = {key: value for key, value in config.items() if key not in self.held}
+        yield trial, _with_points(Change(_ms(row), tags, _params(decided)), _numbers(decided), row, step=0)
         yield from self._new_dims(config)
 
     def _new_dims(self, config: Config) -> Iterator[tuple[Key, Change]]:
@@ -189,7 +192,9 @@ class Projection:
 
     def _report(self, row: Row) -> Iterator[tuple[Key, Change]]:
         trial, body = _number(row), row.body
-        change = Change(tags=pieces("found", body["found"]) if body.get("found") else {})
+        change = Change()
+        if body.get("found"):
+            self._found[trial], change = body["found"], Change(tags=pieces("found", body["found"]))
         step = int(body["step"])
         if step > self._steps.get(trial, -1):  # after a restart, and at the end with keep="best", a step is said again
             self._steps[trial] = step
@@ -222,13 +227,15 @@ class Projection:
             tags[tag("nets")] = nets
         numbers: dict[str, Any] = {"step": step, "seconds": body.get("seconds")}
         numbers |= {key: metrics[key] for key in ("params", "flops") if key in metrics}
+        decided = {key: value for key, value in self._found.pop(trial, {}).items() if key in self.held}
+        numbers |= _numbers(decided)  # not before: a param is said once, and the trial might have decided anew
         if status == "done" and body.get("score") is not None:
             numbers["score"] = body["score"]
             numbers |= _interval(row.blob)
         if row.blob:
             tags |= text_pieces("episodes", base64.b64encode(row.blob).decode("ascii"))
         end = "FINISHED" if status in ("done", "reused") else "FAILED"
-        yield trial, _with_points(Change(tags=tags, status=end, end=_ms(row)), numbers, row, step=step)
+        yield trial, _with_points(Change(tags=tags, params=_params(decided), status=end, end=_ms(row)), numbers, row, step=step)
 
         if parent is not None and not self.inherits and status in LOOKED_AT and self._proposals.get(parent, ("",))[0] == digest:
             self.done.pop(parent, None)
@@ -373,6 +380,10 @@ def _cut(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     return f"{text[: limit - 100]}... cut, {len(text)} characters, sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _numbers(config: Config) -> dict[str, Any]:
+    return {f"config/{key}": value for key, value in config.items() if is_number(value)}
 
 
 def _params(values: Mapping[str, object]) -> dict[str, str]:

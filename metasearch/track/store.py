@@ -13,11 +13,12 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metasearch.environment import environment
+from metasearch.mounts import network_filesystem
 from metasearch.track.redact import redact
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def artifact_location(uri: str, experiment: str) -> str | None:
 
 
 def connect(uri: str, *, create: bool) -> MlflowClient:
-    """A client. A SQLite database is made (once, whoever comes first) and put in WAL mode if `create`.
+    """A client. A SQLite database is made (once, whoever comes first) and put in WAL mode, on a disk, if `create`.
 
     Raises TrackingError if MLflow does not take the URI, or if there is no database and `create` is False.
     """
@@ -79,7 +80,11 @@ def _connect(uri: str, create: bool) -> MlflowClient:
         client = _client(uri)
         client.search_experiments(max_results=1)  # opens the store: makes or checks the tables
         with sqlite3.connect(path, timeout=20.0) as db:
-            db.execute("PRAGMA journal_mode = WAL")  # persists in the file
+            if network_filesystem(path) is None:
+                db.execute("PRAGMA journal_mode = WAL")  # persists in the file
+            else:  # a WAL needs memory that machines do not share
+                with suppress(sqlite3.OperationalError):  # somebody has it open: the next time
+                    db.execute("PRAGMA journal_mode = TRUNCATE")
         db.close()
     return client
 

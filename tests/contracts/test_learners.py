@@ -20,7 +20,7 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
     "anil": [{"arguments": {"inner_lr": 0.2}}],
     "boil": [{"arguments": {"inner_lr": 0.5, "inner_steps": 3}}],
     "cavia": [  # a few numbers must hold what five classes look like: it learns slowly to read them
-        {"arguments": {"inner_lr": 5.0, "context": 20, "inner_steps": 3}, "asked": 0.3, "outer_steps": 150},
+        {"arguments": {"inner_lr": 5.0, "context": 20, "inner_steps": 3}, "asked": 0.3, "outer_steps": 80},
         {"arguments": {"inner_lr": 1.0, "context": 20, "by": "film", "inner_steps": 2}, "asked": 0.3, "outer_steps": 150},
     ],
     "meta-sgd": [{"arguments": {"low": 0.05, "high": 0.3}, "symmetric": False}, {"arguments": {"low": 0.2, "high": 0.2}}],
@@ -50,11 +50,14 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
         "arguments": {"horizon": 4, "inner_steps": 2}, "exact": False, "sets": False, "norms": ("none", "layer"),
     }],
     "learned-optimizer": [  # the outer loop takes its gradients for constants
-        {"arguments": {"inner_steps": 4, "hidden": 8, "test_steps": 6}, "exact": False, "outer_steps": 25},
+        {"arguments": {"inner_steps": 4, "hidden": 8, "test_steps": 6}, "exact": False, "outer_steps": 15},
         {"arguments": {"inner_steps": 3, "core": "rate", "p": None}, "exact": False},
     ],
     "meta-lstm": [  # and here
-        {"arguments": {"inner_steps": 4, "hidden": 8, "input_bias": -2.0, "forget_bias": 6.0}, "exact": False},
+        {
+            "arguments": {"inner_steps": 4, "hidden": 8, "input_bias": -2.0, "forget_bias": 6.0}, "exact": False,
+            "outer_steps": 20,
+        },
     ],
     "meta-weight-net": [{"arguments": {"inner_lr": 0.4, "inner_steps": 3}, "exact": False}],  # V sees losses without a slope
     "prototypical": [{}, {"arguments": {"distance": "cosine", "scale": 10.0}}],
@@ -62,7 +65,7 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
         {}, {"arguments": {"distance": "euclid", "scale": 1.0}}, {"arguments": {"logits": "sum", "scale": 1.0}},
         {"arguments": {"embedding": "full-context"}, "sets": False},  # an LSTM reads the supports one after the other
     ],
-    "relation": [{"outer_steps": 150}, {"arguments": {"objective": "cross-entropy"}}],
+    "relation": [{"outer_steps": 150}, {"arguments": {"objective": "cross-entropy"}, "outer_steps": 60}],
     "siamese": [{}, {"arguments": {"distance": "l2"}}, {"arguments": {"distance": "cosine"}}],
     "fine-tune": [
         {},
@@ -75,12 +78,12 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
     # no idea of similarity is built in: these learn slowly, and what they do with labels is learnt for each label
     "black-box": [
         {"arguments": {"hidden": 48}, "sets": False, "symmetric": False, "outer_steps": 500, "asked": 0.3},
-        {"arguments": {"aggregate": "mean", "hidden": 64}, "symmetric": False, "outer_steps": 400, "asked": 0.3},
+        {"arguments": {"aggregate": "mean", "hidden": 64}, "symmetric": False, "outer_steps": 250, "asked": 0.3},
     ],
     # gradients are information without a path back; the key net has a head of its own, which would have to be permuted, too
     "meta-networks": [{
         "arguments": {"chunks": chunks}, "exact": False, "symmetric": False, "sets": chunks == 1, "norms": ("none", "layer"),
-        "outer_steps": 25,
+        "outer_steps": 15,
     } for chunks in (1, 5)],
     # a sequence has an order; its use of the memory comes after thousands of episodes, too late for a test
     "mann": [{
@@ -96,7 +99,10 @@ VARIANTS: dict[str, list[Mapping[str, Any]]] = {
         "outer_steps": 250,
     }],
 }
-CASES = [Case(name, **variant) for name in plugins.names("learners") for variant in VARIANTS.get(name, [{}])]
+STEPS = 40  # of training, enough for most of them to do better than chance
+CASES = [
+    Case(name, **{"outer_steps": STEPS, **variant}) for name in plugins.names("learners") for variant in VARIANTS.get(name, [{}])
+]
 
 
 @pytest.mark.parametrize("law", learners.LAWS, ids=lambda law: law.__name__)

@@ -20,6 +20,7 @@ LARGER = ("conv-chain", "darts-cells", "hierarchical-motifs", "nasnet-cells")
 LONG = {
     **dict.fromkeys(("nasbench201", "nasbench-macro"), TRAINING),
     **dict.fromkeys(("navigation", "quadratics"), LONGEST),  # their episodes are long
+    "pretraining": {spaces.the_same_seed_trains_the_same},  # test_pretrain.py resumes bit for bit
     **dict.fromkeys(LARGER, TRAINING | {spaces.the_same_seed_trains_the_same}),
 }
 

@@ -9,16 +9,17 @@ from metasearch import plugins
 from metasearch.testing import strategies
 from metasearch.testing.strategies import Case
 
-# A model that costs a third of a second an ask begins early, so that it is asked for one proposal in each play; on all but two
-# spaces it is so in the slow tests.
-SLOW = {"gp": ({"startup": 4}, 5)}  # hyper-parameters, asks
+# A model whose asks are dear begins early and is asked less often: TPE ten times in a play of one lane, three in one of eight;
+# a Gaussian process, a third of a second an ask, once in each play, and on all but three spaces in the slow tests.
+DEAR = {"tpe": ({"startup": 4}, 14), "gp": ({"startup": 4}, 5)}  # hyper-parameters, asks
+SLOW = ("gp",)
 QUICK = ("one-point", "conditional", "finite-conditional")
 
 
 def _parameters() -> list[object]:
     found = []
     for name in plugins.names("strategies"):
-        hyperparameters, asks = SLOW.get(name, (None, 24))
+        hyperparameters, asks = DEAR.get(name, (None, 24))
         for case in strategies.cases(name, hyperparameters, asks=asks):
             marks = [pytest.mark.slow] if name in SLOW and case.space_name not in QUICK else []
             found.append(pytest.param(case, marks=marks, id=str(case)))

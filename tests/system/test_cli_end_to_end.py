@@ -4,6 +4,7 @@ The first command is a process of its own from the very beginning, the others ar
 """
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -19,6 +20,7 @@ import pandas as pd
 import pytest
 
 from metasearch.ledger import Ledger
+from metasearch.track import outbox
 
 METASEARCH = [sys.executable, "-c", "from metasearch.cli import main; main()"]
 UNTRACKED = "track.enabled=false"
@@ -89,6 +91,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """Where the study has been run, on the local driver."""
     made = Place(tmp_path_factory.mktemp("place"))
     made.first = made.began()
+    deadline = time.monotonic() + 120
+    while outbox.behind(made.home / "tiny") and time.monotonic() < deadline:  # the study does not wait for MLflow, tests do
+        time.sleep(0.05)
+    with open(made.home / "tiny" / "outbox.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # it has ended
     return made
 
 

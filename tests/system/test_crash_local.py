@@ -20,9 +20,11 @@ import pytest
 from killable import HERE, run_or_resume, table
 
 from metasearch.crashpoint import POINTS
+from metasearch.driver import worker
 from metasearch.ledger import Ledger
 from metasearch.testing.history import problems, proposals, results
 from metasearch.track.outbox import sync
+from metasearch.track.store import TrackingError
 
 ELSEWHERE = {  # points that a run of the local driver does not come by, and who does
     "ledger.opened": "evaluate", "ledger.evaluated": "evaluate", "ledger.note": "test_resuming.py: a replay that differs",
@@ -154,6 +156,50 @@ def test_a_trial_that_hangs_ends_the_driver_with_its_stacks_and_is_not_tried_aga
     assert problems(tmp_path / "t") == []
 
 
+def with_least(least: float, study: dict[str, Any], home: str) -> None:
+    worker.LEAST = least
+    run_or_resume(study, home, None)
+
+
+def by_default(forks: Any, home: Path, least: float, **method: Any) -> int:
+    study = table(space="counting_space.py", method={"name": str(HERE / "counting.py"), **method})
+    child = forks.Process(target=with_least, args=(least, study, str(home)))
+    child.start()
+    child.join(60)
+    assert child.exitcode is not None, "the study hangs"
+    return int(child.exitcode)
+
+
+def test_a_trial_that_hangs_is_ended_by_default(forks: Any, tmp_path: Path) -> None:
+    assert by_default(forks, tmp_path, 1.0, misbehave={"2": "hang"}) == 1
+    assert "counting.py" in (tmp_path / "t" / "stacks" / "2-1.txt").read_text()
+    assert by_default(forks, tmp_path, 1.0) == 0
+    assert [results(tmp_path / "t")[n][0] for n in range(1, 6)] == ["done", "error", "done", "done", "done"]
+    with Ledger.open(tmp_path / "t" / "ledger.sqlite") as ledger:
+        outcome = ledger.trials()[2].outcome
+        assert outcome is not None
+        assert "10 times the longest time between two reports" in (outcome.reason or "")
+    assert problems(tmp_path / "t") == []
+
+
+def test_a_first_trial_that_hangs_after_its_first_report_is_ended_by_default(forks: Any, tmp_path: Path) -> None:
+    assert by_default(forks, tmp_path, 1.0, misbehave={"1": "hang"}) == 1
+    assert (tmp_path / "t" / "stacks" / "1-1.txt").stat().st_size > 0
+
+
+def test_trials_that_are_slow_by_nature_are_not_ended_by_default(forks: Any, tmp_path: Path) -> None:
+    """Half a second a report where a tenth is the least: the trial's own reports count."""
+    assert by_default(forks, tmp_path, 0.1, seconds=0.5, steps=2) == 0
+    assert {status for status, *_ in results(tmp_path / "t").values()} == {"done"}
+
+
+def _all_is_told(folder: Path, uri: str) -> bool:
+    try:
+        return problems(folder, tracked=uri) == []
+    except TrackingError:
+        return False  # the process that tells MLflow has not even made the database yet
+
+
 def test_what_mlflow_shows_after_a_kill_is_what_the_ledger_says(forks: Any, tmp_path: Path) -> None:
     study = table(track={"enabled": True, "uri": f"sqlite:///{tmp_path}/mlflow.db", "top": 1, "pictures": 0})
     assert run(forks, tmp_path, "ledger.ended:2", study) == 137
@@ -161,8 +207,8 @@ def test_what_mlflow_shows_after_a_kill_is_what_the_ledger_says(forks: Any, tmp_
     assert run(forks, tmp_path, None, study) == 0
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     deadline = time.monotonic() + 120
-    while problems(tmp_path / "t", tracked=uri) and time.monotonic() < deadline:
-        time.sleep(1)
+    while not _all_is_told(tmp_path / "t", uri) and time.monotonic() < deadline:
+        time.sleep(0.2)
     assert problems(tmp_path / "t", tracked=uri) == []
     assert sync(tmp_path / "t", uri, wait=60).wrong == 0
 

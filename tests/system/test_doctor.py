@@ -84,6 +84,29 @@ def test_a_home_whose_locks_fail_is_said_and_stops_no_other_check(tmp_path: Path
     assert not (tmp_path / "studies").exists()
 
 
+@pytest.mark.parametrize(("kind", "state", "said"), [
+    ("nfs4", "ok", "it is nfs4: ledgers there have a rollback journal"), ("ext4", "ok", "flushed, renamed in and locked"),
+    ("fuse.s3fs", "warning", "fuse.s3fs, a bucket shown as files"),
+])
+def test_what_file_system_a_home_is_on_is_said_with_what_follows(
+    tmp_path: Path, network: Path, kind: str, state: str, said: str
+) -> None:
+    network.write_text(network.read_text().replace("nfs4", kind))
+    check = found(tmp_path / "studies")["home"]
+    assert (check.state, check.said.partition(";")[2] != "") == (state, kind != "ext4")
+    assert said in check.said
+
+
+def test_a_home_without_the_locks_of_sqlite_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Lustre that is mounted without `flock`."""
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(doctor.fcntl, "lockf", fails)
+    assert "Function not implemented (a lock)" in found(tmp_path / "studies")["home"].said
+
+
 def test_a_disk_without_the_room_that_is_wanted_fails_and_one_that_is_nearly_full_warns(tmp_path: Path) -> None:
     assert found(tmp_path, disk=1e6)["disk"].state == "failed"
     free = shutil.disk_usage(tmp_path).free / 1e9

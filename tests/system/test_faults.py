@@ -2,6 +2,7 @@
 go on says so. The table of all faults and their tests is in docs/reliability.md."""
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -23,15 +25,16 @@ import forked
 import pytest
 from killable import HERE, run_or_resume, table
 
-from metasearch import cli
+from metasearch import cli, mounts
 from metasearch import ledger as ledgers
 from metasearch.cli.failures import judged
+from metasearch.driver import folder as folders
 from metasearch.driver import launch
 from metasearch.driver.director import Director
-from metasearch.driver.folder import LockedError
+from metasearch.driver.folder import LockedError, locked
 from metasearch.driver.messages import Assignment, Ending, StorageFailure
 from metasearch.driver.study import Study
-from metasearch.ledger import Ledger, LedgerError
+from metasearch.ledger import Ledger, LedgerError, half_written
 from metasearch.objectives import parcel
 from metasearch.testing.history import problems, proposals, results
 
@@ -234,7 +237,7 @@ def test_a_driver_that_was_overtaken_is_refused_at_its_next_write_and_the_histor
     theirs = second.next("a", "second")
     assert isinstance(theirs, Assignment)
     assert theirs.trial == mine.trial
-    with pytest.raises(LockedError, match=r"another driver has written to .*status t") as error:
+    with pytest.raises(LockedError, match=r"another driver has taken .* over since this one began.*status t") as error:
         first.next("a", "first", replace(finished(mine), score=-1.0))
     assert judged(error.value)[0] == 75
     said: Any = theirs
@@ -263,6 +266,67 @@ def test_a_driver_that_is_paused_keeps_its_study_and_goes_on(forks: Any, quiet: 
     same_as(quiet, tmp_path)
 
 
+def elsewhere(mounted: str, study: dict[str, Any], home: str) -> None:
+    """A driver on another machine, for all that this one knows; its last words go into a file."""
+    mounts.MOUNTS = Path(mounted)
+    folders.BEAT = 0.1
+    socket.gethostname = lambda: "other"
+    try:
+        run_or_resume(study, home, None)
+    except BaseException as error:
+        Path(home, "words").write_text(str(error))
+        sys.exit(judged(error)[0])
+
+
+def free(path: Path) -> bool:
+    """Is nobody in the middle of a write?"""
+    db = sqlite3.connect(path, timeout=0.1, isolation_level=None)
+    with contextlib.closing(db):
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        return True
+
+
+def test_a_study_is_taken_over_from_a_driver_that_is_silent_and_when_he_comes_back_he_writes_nothing(
+    forks: Any, quiet: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "BEAT", 0.1)
+    monkeypatch.setattr(folders, "STALE", 3.0)
+    folder = tmp_path / "t"
+    child = forks.Process(target=elsewhere, args=(str(network), counting(tmp_path, seconds=0.3), str(tmp_path)))
+    child.start()
+    until = time.monotonic() + 60
+    while not (tmp_path / "log").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    with pytest.raises(LockedError, match=rf"process {child.pid} on other .*a sign of itself"):
+        launch.resume("t", home=tmp_path, steal=True)
+    os.kill(child.pid, signal.SIGSTOP)
+    try:
+        while not free(folder / "ledger.sqlite") and time.monotonic() < until:
+            os.kill(child.pid, signal.SIGCONT)
+            time.sleep(0.05)
+            os.kill(child.pid, signal.SIGSTOP)
+        time.sleep(3.2)
+        with pytest.raises(LockedError, match=r"machine is gone: metasearch resume t --steal"):
+            launch.resume("t", home=tmp_path)
+        assert launch.resume("t", home=tmp_path, steal=True).exit_code == 0
+        kept = ("ledger.sqlite", "status.json", "driver.lock")
+        before = {name: (folder / name).read_bytes() for name in kept}
+    finally:
+        os.kill(child.pid, signal.SIGCONT)
+    child.join(60)
+    assert child.exitcode == 75
+    words = (tmp_path / "words").read_text()
+    assert words.startswith("another driver has taken ")
+    assert "metasearch status t" in words
+    assert {name: (folder / name).read_bytes() for name in kept} == before, "a zombie wrote"
+    assert problems(folder) == []
+    assert proposals(folder) == proposals(quiet / "t")
+    assert results(folder) == results(quiet / "t")
+
+
 # -- files that are damaged ----------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +349,7 @@ FILES = (
 def killed(forks: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that was killed in its third trial, after the second parcel."""
     home = tmp_path_factory.mktemp("killed")
-    child = forks.Process(target=run_or_resume, args=(counting(home), str(home), "ledger.committed:10"))
+    child = forks.Process(target=run_or_resume, args=(counting(home), str(home), "parcel.write:7"))
     child.start()
     child.join(60)
     assert child.exitcode == 137
@@ -322,13 +386,98 @@ def test_whatever_file_is_damaged_the_study_is_refused_in_words_or_ends_as_undis
         assert "backup" in str(refused), "the way out"
         after = folder_of(home / "t")
         for file in before:
-            if not file.startswith(("ledger.sqlite" if "-" in name else "ledger.sqlite-", "log", "driver.lock")):
+            if not file.startswith(("ledger.sqlite" if "-" in name else "ledger.sqlite-", "log", "driver.")):
                 assert after[file] == before[file], f"{file} was changed"
         return
     assert [problem for problem in problems(home / "t") if not problem.endswith("is no letter of a trial")] == []
     assert proposals(home / "t") == proposals(quiet / "t")
     assert results(home / "t") == results(quiet / "t")
     assert effects(killed)[1] == {"start": 1, "end": 1}, "a finished trial ran again"
+
+
+# -- a file system that several machines share ---------------------------------------------------------------------------------
+
+
+def over_a_network(mounted: str, study: dict[str, Any], home: str, crash_at: str | None) -> None:
+    mounts.MOUNTS = Path(mounted)
+    run_or_resume(study, home, crash_at)
+
+
+def run_over_a_network(forks: Any, network: Path, home: Path, crash_at: str | None = None) -> int:
+    child = forks.Process(target=over_a_network, args=(str(network), counting(home), str(home), crash_at))
+    child.start()
+    child.join(60)
+    return int(child.exitcode)
+
+
+@pytest.mark.parametrize("point", ["ledger.study:1", "ledger.commit:1", "ledger.commit:2", "ledger.commit:9", "ledger.ended:2",
+                                   "ledger.committed:1", "ledger.committed:9", "ledger.stopped:1"])
+def test_a_driver_killed_over_a_network_comes_back_to_the_same_history(
+    forks: Any, quiet: Path, network: Path, tmp_path: Path, point: str
+) -> None:
+    assert run_over_a_network(forks, network, tmp_path, point) == 137
+    assert not list((tmp_path / "t").glob("*-wal")), "machines share no memory"
+    assert run_over_a_network(forks, network, tmp_path) == 0
+    same_as(quiet, tmp_path)
+
+
+def half_a_write(mounted: str, path: str) -> None:
+    mounts.MOUNTS = Path(mounted)
+    ledger = Ledger.open(path, write=True)
+    ledger._db.execute("PRAGMA cache_size = 2")  # pages go into the file before the commit
+    with ledger.together():
+        for number in range(99):
+            ledger.append("note", {"what": "x" * 3000, "number": number})
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def torn(forks: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study over a network whose driver was killed in the middle of a write."""
+    home = tmp_path_factory.mktemp("torn")
+    told = home.with_name("torn.mountinfo")
+    told.write_text(f"1 0 0:50 / {home} rw - nfs4 server:/export rw\n")
+    assert run_over_a_network(forks, told, home, "ledger.commit:9") == 137
+    child = forks.Process(target=half_a_write, args=(str(told), str(home / "t" / "ledger.sqlite")))
+    child.start()
+    child.join(60)
+    assert half_written(home / "t" / "ledger.sqlite")
+    return home
+
+
+@pytest.mark.parametrize("harm", [*HARMS, None])
+def test_whatever_becomes_of_a_journal_the_study_is_refused_in_words_or_ends_as_undisturbed(
+    quiet: Path, network: Path, torn: Path, tmp_path: Path, harm: str | None
+) -> None:
+    shutil.copytree(torn, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "t" / "ledger.sqlite-journal"
+    damaged = path.read_bytes() if harm is None else HARMS[harm](path.read_bytes())
+    path.unlink() if damaged is None else path.write_bytes(damaged)
+    refused: LedgerError | None = None
+    try:
+        assert run(tmp_path).exit_code == 0
+    except LedgerError as error:
+        refused = error
+    if refused is not None:
+        assert harm is not None
+        assert judged(refused)[0] == 65
+        assert "backup" in str(refused), "the way out"
+        return
+    assert problems(tmp_path / "t") == []
+    assert proposals(tmp_path / "t") == proposals(quiet / "t")
+    assert results(tmp_path / "t") == results(quiet / "t")
+
+
+def test_a_command_that_looks_takes_half_a_write_back_where_nobody_works_on_the_study(
+    network: Path, torn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(torn, tmp_path, dirs_exist_ok=True)
+    look = ["status", "t", "--home", str(tmp_path)]
+    with locked(tmp_path / "t"):
+        assert cli.call(look) == 65
+    assert "killed in the middle of a write" in capsys.readouterr().err
+    assert cli.call(look) == 0
+    assert not half_written(tmp_path / "t" / "ledger.sqlite")
 
 
 # -- clocks --------------------------------------------------------------------------------------------------------------------

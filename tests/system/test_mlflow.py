@@ -785,6 +785,17 @@ def test_what_a_one_shot_search_found_is_the_same_from_mlflow(tmp_path: Path, ur
     pd.testing.assert_frame_equal(board, leaderboard(rows_from_ledger(tmp_path / "made")))
 
 
+def test_params_of_a_one_shot_search_are_what_it_found_and_not_what_was_held(tmp_path: Path, uri: str) -> None:
+    """Said when the trial ends, for MLflow takes a param once; of a search that failed nothing is said."""
+    one_shot(tmp_path / "made", {"op": "held", "width": 3, "lr": 0.1}, {"op": "conv", "width": 4, "lr": 0.1})
+    assert outbox.follow(tmp_path / "made", uri, None)
+    runs = in_mlflow(uri)
+    assert runs["made/1"]["params"] == {"op": "conv", "width": "4", "lr": "0.1"}
+    assert runs["made/2"]["params"] == {"lr": "0.1"}
+    assert ("config/width", 4.0) in runs["made/1"]["latest"]
+    assert "config/width" not in dict(runs["made/2"]["latest"])
+
+
 def test_a_leaderboard_by_name_says_where_it_comes_from(
     sent: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,8 @@
 """A tiny space with a mixture, for tests of one-shot search: one of its operations sees the input, the others do not."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Generator, Tensor
 
@@ -21,6 +23,16 @@ SPACE = Space({"a": Choice(OPTIONS), "b": Choice(OPTIONS), "width": Choice((3, 4
 
 def recipe(config: Config, shape: TaskShape) -> Recipe:
     return _recipe(config, shape, {path: OPTIONS.index(str(config[path])) for path in RELAXED})
+
+
+def sized(config: Config, shape: TaskShape) -> Recipe:
+    """Of the operations that are not chosen there are no weights: at width 4 "see" and "dim" have 24, "blind" 8, "none" none."""
+    made, keys = recipe(config, shape), tuple(f"net/{path}/{config[path]}/" for path in RELAXED)
+
+    def init(generator: Generator) -> Params:
+        return {k: v for k, v in made.net.init(generator).items() if k.startswith(keys)}
+
+    return replace(made, net=made.net._replace(init=init))
 
 
 def relaxed(config: Config, shape: TaskShape) -> Recipe:

@@ -147,6 +147,18 @@ def test_plain_operations_are_pillows(channels: int, side: int) -> None:
             assert int((mine.int() - _tensor(theirs(_pil(picture))).int()).abs().max()) <= tolerance, name
 
 
+@pytest.mark.parametrize("size", [(20, 26), (26, 20), (3, 3), (3, 9), (9, 3), (2, 9), (1, 1)])
+def test_pictures_of_any_shape_are_sharpened_as_pillow_does(size: tuple[int, int]) -> None:
+    """Each by itself: the pictures before and behind it are black and white. To a level, as pillow rounds what is smoothed."""
+    pictures = torch.randint(256, (1, 3, *size), dtype=torch.uint8, generator=Generator().manual_seed(0))
+    batch = torch.cat([torch.zeros_like(pictures), pictures, torch.full_like(pictures, 255)])
+    for factor in (0.0, 0.5, 1.0, 1.9):
+        mine = find("sharpness")(batch, torch.full((3,), factor), torch.rand(3, NOISE))
+        theirs = _tensor(ImageEnhance.Sharpness(_pil(pictures[0])).enhance(factor))
+        assert int((mine[1].int() - theirs.int()).abs().max()) <= (min(size) > 2) * math.floor(abs(factor - 1) / 2 + 1.5)
+        assert torch.equal(mine[::2], batch[::2])
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_sample_pairing_is_pillows_blend(channels: int) -> None:
     pictures, levels = _pictures(channels), _levels("autoaugment", "sample_pairing")
@@ -164,6 +176,16 @@ def test_a_turn_is_pillows(count: int) -> None:
     noise = torch.full((NOISE,), (count - 0.5) / 3)
     for picture, mine in zip(pictures, _all("turn", pictures, torch.zeros(1), noise)[0], strict=True):
         assert torch.equal(mine, _tensor(_pil(picture).rotate(90 * count)))
+
+
+def test_a_value_that_is_no_number_does_not_stop_the_others_from_being_equalized() -> None:
+    """As it would on a GPU for all that comes after it, too."""
+    x = torch.rand(2, 3, 8, 8, generator=Generator().manual_seed(0))
+    broken = x.clone()
+    broken[0, 1, 0, 0] = math.nan
+    found, wanted = (find("equalize")(each, torch.zeros(2), torch.zeros(2, NOISE)) for each in (broken, x))
+    assert torch.equal(found[1], wanted[1])
+    assert torch.equal(found[0, ::2], wanted[0, ::2])
 
 
 # kornia ---------------------------------------------------------------------------------------------------------------------

@@ -245,6 +245,12 @@ def test_further_shots_at_test_time_are_the_same_every_time() -> None:
     assert Places(query=INVERT).tested(e) is e
 
 
+def test_further_shots_at_test_time_are_those_of_the_end_of_a_schedule() -> None:
+    e = _episodes(3)
+    found = Places(shot=Schedule((FLIP, INVERT))).tested(e)
+    torch.testing.assert_close(found.support_x[:, 6:], 1 - e.support_x)
+
+
 def test_normalised_episodes_are_augmented_as_their_pictures_are() -> None:
     tasks = _tasks(3, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
     plain, normal = _episodes(3, _tasks(3)), _episodes(3, tasks)
@@ -263,6 +269,10 @@ def test_normalised_episodes_are_augmented_as_their_pictures_are() -> None:
     (lambda: at_place("shot", INVERT, copys=2), "places have no 'copys'. Did you mean 'copies'"),
     (lambda: Places(task=CUTMIX), r"cutmix mixes single pictures, so it cannot act on a whole class"),
     (lambda: Places(support="invert"), "support must be a policy, but is 'invert'"),  # type: ignore[arg-type]
+    (lambda: at_place("query", None), "query must be a policy, but is None"),  # type: ignore[arg-type]
+    (lambda: Places(at_test="no"), "at_test is true or false, but got 'no'"),  # type: ignore[arg-type]
+    (lambda: Places(new_classes="0.5"), "a probability between 0 and 1, but got '0.5'"),  # type: ignore[arg-type]
+    (lambda: Places(fill="0"), "a value between 0 and 1, but got '0'"),  # type: ignore[arg-type]
     (lambda: Places(copies=0), "`copies >= 1` and `versions >= 1` must hold"),
     (lambda: Places(versions=1.5), "for whole numbers, but got .copies=1, versions=1.5"),  # type: ignore[arg-type]
     (lambda: Places(query=fixed(Step("channel_permutation"))).check(TaskShape((5, 8, 8), 3, 1, 1), 10), "but these have 5"),

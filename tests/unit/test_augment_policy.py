@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor
@@ -27,6 +28,7 @@ from metasearch.augment import (
     carry_out,
     fixed,
 )
+from metasearch.augment import plan as plans
 from metasearch.augment.ops import NOISE, NUMBER, OPERATIONS, RANDAUGMENT
 from metasearch.augment.plan import joined
 from metasearch.augment.ranges import magnitudes
@@ -260,6 +262,37 @@ def test_rounds_come_one_after_the_other_and_mix_what_the_last_one_left() -> Non
     torch.testing.assert_close(at_once, (x, y))
 
 
+def test_pictures_that_drew_the_same_go_through_their_rounds_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To no other result than all at once."""
+    x = _images(10)
+    for k in range(20):
+        policy = Shared(RandAugment(3))
+        at_once = policy(x, _generator(k))
+        monkeypatch.setattr(plans, "CACHED", 3 * x[0].numel())
+        assert torch.equal(policy(x, _generator(k)), at_once)
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_gradients_go_back_through_all_rounds(shared: bool) -> None:
+    """To pictures and to magnitudes, against finite differences in float64; what was given stays as it was."""
+    names = ("rotate", "brightness", "color", "sharpness", "translate_x", "contrast", "sample_pairing")
+    x = 0.3 + 0.2 * _images(12).double()
+    level = torch.full((3, 12), 0.4, dtype=torch.float64)
+    policy = RandAugment(3, names=names)
+    drawn = (Shared(policy) if shared else policy).plan(12, _generator(2))
+    magnitude = magnitudes("autoaugment", drawn.operation, level) / 4
+
+    def found(pictures: Tensor, m: Tensor) -> Tensor:
+        return carry_out(Plan(drawn.operation, m, drawn.noise.double()), pictures)[0]
+
+    before = x.clone()
+    assert torch.autograd.gradcheck(found, (x.requires_grad_(), magnitude.requires_grad_()), fast_mode=True)
+    assert torch.equal(x, before)
+    for given in ((x.detach(), magnitude), (x, magnitude.detach())):
+        assert found(*given).requires_grad
+
+
 def test_an_empty_batch_stays_empty() -> None:
     for policy in (fixed(INVERT), RandAugment(), TrivialAugment(), Schedule((fixed(INVERT),)), Shuffled((INVERT, FLIP))):
         assert policy(_images(0), _generator(), progress=0.5).shape == (0, 3, 12, 12)
@@ -338,6 +371,15 @@ def test_plans_side_by_side_are_each_for_its_own() -> None:
     (lambda: Schedule((Shared(Schedule((fixed(INVERT),))),)), "none of them a schedule"),
     (lambda: Schedule((fixed(INVERT),), (math.nan,)), "one number > 0 for each of 1"),
     (lambda: Shared(INVERT), "is made of policies, but got Step"),  # type: ignore[arg-type]
+    (lambda: Step("rotate", "0.5"), "the probability of rotate must be between 0 and 1, but is '0.5'"),  # type: ignore[arg-type]
+    (lambda: Step("rotate", 0.5, None), "must be between 0 and 1, but is None"),  # type: ignore[arg-type]
+    (lambda: Step(["rotate"]), "there is no operation"),  # type: ignore[arg-type]
+    (lambda: fixed(INVERT, ranges=["wide"]), "no ranges .*Did you mean 'wide'"),  # type: ignore[arg-type]
+    (lambda: SubPolicies(INVERT), "one sub-policy or more, but got Step"),  # type: ignore[arg-type]
+    (lambda: SubPolicies(((INVERT,),), weights=("1",)), "each of weights must be a number, but is '1'"),  # type: ignore[arg-type]
+    (lambda: RandAugment(names="rotate"), "a sequence of one operation or more, but got 'rotate'"),  # type: ignore[arg-type]
+    (lambda: Schedule((fixed(INVERT),), steps=0), "one outer step or more, but got steps=0"),
+    (lambda: Schedule((fixed(INVERT),), steps=2.5), "steps must be a whole number, but is 2.5"),  # type: ignore[arg-type]
     (lambda: RandAugment(n=1.5), "n must be a whole number, but is 1.5"),  # type: ignore[arg-type]
 ])
 def test_what_cannot_be_is_refused_in_words(made: Any, said: str) -> None:
@@ -356,7 +398,10 @@ X = _images()
 
 @pytest.mark.parametrize(("pictures", "said"), [
     (255 * X, "floats in 0..1 or uint8, but these go from .* to 25.*Divide them by 255"),
-    ((X - 0.5) / 0.2, "or say how they are normalised: moments="), (X * math.nan, "go from nan to nan"),
+    ((X - 0.5) / 0.2, "or say how they are normalised: moments="), (X * math.nan, "finite numbers"),
+    (X.index_fill(2, torch.tensor([0]), math.nan), "finite numbers"),
+    (X.half().index_fill(3, torch.tensor([0]), math.inf), "finite numbers"),
+    (X[:, :0], "one channel and one pixel or more"), (X[..., :0], "one channel and one pixel or more"),
     ((255 * X).long(), "uint8, or floats in 0..1, but these are torch.int64"), (X > 0.5, "these are torch.bool"),
     (X.permute(0, 2, 3, 1), r"look like \[n, H, W, C\].*permute"), (X.numpy(), "a tensor .*, but got ndarray"),
 ])
@@ -366,7 +411,24 @@ def test_what_are_no_pictures_is_refused_instead_of_ruined(pictures: Any, said: 
             policy(pictures, _generator())
 
 
-@pytest.mark.parametrize("labels", [torch.arange(32), torch.eye(32).long(), torch.eye(5)])
+@pytest.mark.parametrize(("given", "said"), [
+    ({"generator": 0}, "a torch.Generator of the CPU, but got 0"), ({"fill": 7.0}, "between 0 and 1, but got 7.0"),
+    ({"group": 0}, "no whole number of groups of 0"), ({"moments": (0.5, 0.2)}, "a number for each of 3 channels"),
+    ({"moments": ([0.5], [0.2])}, "a number for each of 3 channels"),
+    ({"moments": ([0.5] * 3, [0.2, 0.2, 0.0])}, "standard deviations > 0"),
+])
+def test_what_a_policy_cannot_be_called_with_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        RandAugment()(X, **{"generator": _generator(), **given})
+
+
+def test_moments_may_be_tensors() -> None:
+    told = (torch.tensor([0.5] * 3), torch.tensor([0.25] * 3)[:, None, None])
+    found = RandAugment()((X - 0.5) / 0.25, _generator(), moments=told)  # type: ignore[arg-type]
+    torch.testing.assert_close(found * 0.25 + 0.5, RandAugment()(X, _generator()), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("labels", [torch.arange(32), torch.eye(32).long(), torch.eye(5), [0] * 32])
 def test_labels_that_could_not_be_mixed_are_refused(labels: Tensor) -> None:
     """Whole numbers would be rounded to one of the two labels."""
     with pytest.raises(ValueError, match=r"labels are floats \[n, N\].*one_hot"):
@@ -418,6 +480,25 @@ def test_a_policy_is_read_as_it_was_saved(policy: Policy, tmp_path: Path) -> Non
     assert torch.equal(again(x, _generator(), progress=0.9), policy(x, _generator(), progress=0.9))
 
 
+@pytest.mark.parametrize(("one", "other"), [
+    (Step("rotate", 1, 0), Step("rotate", 1.0, 0.0)), (RandAugment(2, 9), RandAugment(np.int64(2), 9.0)),  # type: ignore[arg-type]
+    (SubPolicies([[Step("rotate", np.float32(0.5))]], [1]), SubPolicies(((Step("rotate", 0.5),),), (1.0,))),  # type: ignore
+    (Schedule([fixed(INVERT)], [2]), Schedule((fixed(INVERT),), (2.0,))),  # type: ignore[arg-type]
+    (Shuffled([INVERT], [0, 1]), Shuffled((INVERT,), (0.0, 1.0))),  # type: ignore[arg-type]
+    (UniformAugment(2, 1, ["flip"]), UniformAugment(2, 1.0, ("flip",))),  # type: ignore[arg-type]
+    (Places(query=TrivialAugment(["flip"]), new_classes=1, fill=0), Places(  # type: ignore[arg-type]
+        query=TrivialAugment(("flip",)), new_classes=1.0, fill=0.0)),
+])
+def test_what_is_equal_is_saved_and_named_alike(one: Any, other: Any, tmp_path: Path) -> None:
+    """However its numbers and sequences were written, as numpy draws them or as a user types them."""
+    both = [fixed(each) if isinstance(each, Step) else each for each in (one, other)]
+    assert both[0] == both[1]
+    assert hash(both[0]) == hash(both[1])
+    assert augment.content_hash(both[0]) == augment.content_hash(both[1])
+    path = augment.save(both[0], tmp_path / "policy.json")
+    assert (augment.load_places if isinstance(one, Places) else augment.load)(path) == both[1]
+
+
 def test_places_are_read_as_they_were_saved(tmp_path: Path) -> None:
     places = Places(support=RandAugment(), shot=SAVED[0], copies=3, at_test=False, new_classes=0.25, versions=4, fill=0.5)
     path = augment.save(places, tmp_path / "places.json")
@@ -441,7 +522,7 @@ def _told(**changed: Any) -> dict[str, Any]:
     (_told(n=1.5), "n must be a whole number, but is 1.5"),
     ({"format": 1, "kind": "sub-policies", "choices": [{"operation": "rotate"}]}, "a sub-policy is a sequence of steps"),
     ({"format": 1, "kind": "schedule", "policies": [{"operation": "rotate"}]}, "a schedule is made of policies"),
-    (_told(m="9"), "the rand-augment is not as it should be"),
+    (_told(m="9"), "m must be a number, but is '9'"), (_told(names=9), "a sequence of one operation or more, but got 9"),
     ({"format": 1, "kind": "sub-policies"}, "missing 1 required"),
     ({"format": 1, "kind": "sub-policies", "choices": [[{"operation": "rotate", "prob": 1}]]}, "has no 'prob'"),
     ({"format": 1, "kind": "sub-policies", "choices": [[{"operation": "rotat"}]]}, "Did you mean 'rotate'"),

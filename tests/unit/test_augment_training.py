@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Generator
 
+from metasearch import hands
 from metasearch.augment import Places, Policy, RandAugment, Schedule, Step, fixed
 from metasearch.examples import Inputs
 from metasearch.hands import Loaded
@@ -57,6 +58,30 @@ def _made(augment: Any, learner: Learner | None = None, **given: Any) -> Recipe:
     learner = learner or Prototypical()
     net = mlp(SHAPE.x, SHAPE.ways if learner.head else None, hidden=(16,))
     return Recipe(net, learner, **{"optimizer": sgd(0.1), "meta_batch": 2, "steps": 8, "augment": augment, **given})
+
+
+class Own(Blobs):
+    """A user's own tasks, whose pictures come as floats with moments taken off."""
+
+    moments = ([0.5], [0.25])
+
+
+def test_pictures_of_ones_own_tasks_are_augmented_as_they_were_before_their_moments_were_taken_off() -> None:
+    """Also as further shots of a finished learner."""
+    drawn = Blobs(side=8).sample_episodes(4, split="train", shape=SHAPE, generator=_generator())
+    plain = drawn._replace(support_x=drawn.support_x.sigmoid(), query_x=drawn.query_x.sigmoid())  # in 0..1
+    given = plain._replace(support_x=(plain.support_x - 0.5) / 0.25, query_x=(plain.query_x - 0.5) / 0.25)
+    recipe = _made(Places(query=POLICY, shot=POLICY))
+    wanted, found = (augmenting.augmented(recipe, tasks, x, _generator(1)) for tasks, x in (
+        (Blobs(side=8), plain), (Own(side=8), given)))
+    tested = augmenting.tested(recipe.augment, given, augmenting.moments(Own(side=8)))
+    for a, b in ((found.query_x, wanted.query_x), (found.support_x, wanted.support_x),
+                 (tested.support_x, augmenting.tested(recipe.augment, plain, None).support_x)):
+        torch.testing.assert_close(a * 0.25 + 0.5, b, atol=1e-5, rtol=0)
+    assert float((found.query_x - given.query_x).abs().max()) > 0.1
+    inputs = hands._inputs(Own(side=8))  # of a finished model, which is given them as the tasks give them
+    assert (list(inputs.mean), list(inputs.std), inputs.pictures) == ([0.5], [0.25], False)
+    assert torch.equal(inputs.read(given.support_x[0].numpy(), "supports"), given.support_x[0])
 
 
 def _train(recipe: Recipe, tasks: TaskDistribution = TASKS, **given: Any) -> Train:

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from metasearch import cli
 from metasearch.augment import PLACES, Places, RandAugment, Step, SubPolicies, find
 from metasearch.augment.ops import AUTOAUGMENT
 from metasearch.driver import launch
 from metasearch.driver.study import Study
+from metasearch.learners.anil import ANIL
+from metasearch.learners.maml import MAML
+from metasearch.learners.prototypical import Prototypical
 from metasearch.ledger import Ledger
 from metasearch.records import Config
 from metasearch.space import Space
@@ -170,6 +174,35 @@ def test_a_whole_pipeline_is_a_net_a_learner_rates_and_a_policy() -> None:
     assert set(placed) == set(PLACES)
 
 
+def test_every_decision_of_a_whole_pipeline_is_that_of_its_recipe() -> None:
+    """The learner with its own numbers, the rate over the whole of training, layers with what they read."""
+    seen = set[str]()
+    for config in _samples(whole_pipeline.SPACE, 60):
+        found = whole_pipeline.recipe(config, SHAPE)
+        kind = str(config["learner"])
+        if kind == "prototypical":
+            assert found.learner == Prototypical(distance=config["learner.distance"])  # type: ignore[arg-type]
+        else:
+            numbers = float(config["learner.inner_lr"]), int(config["learner.inner_steps"])
+            assert found.learner == {"maml": MAML, "anil": ANIL}[kind](*numbers)
+        weights = {"net/w": torch.zeros(4)}
+        state, rates = found.optimizer.init(weights), found.optimizer.rates
+        grads = {"net/w": torch.full((4,), 100.0)}  # longer than what it is clipped to; Adam's first step is the rate itself
+        ends = {"constant": 1.0, "cosine": 0.01, "linear": 0.01}[str(config["schedule"])]
+        for progress, share in ((0.0, 1.0), (1.0, ends)):
+            after, moments = found.optimizer.update(grads, state, weights, rates, torch.tensor(progress))
+            torch.testing.assert_close(after["net/w"], torch.full((4,), -share * float(config["outer_lr"])), rtol=1e-3, atol=0)
+            assert all(float(v.norm()) <= 1.01 for k, v in moments.items() if v.shape == (4,)), "a tenth of what is clipped to 10"
+        meta = found.net.init(torch.Generator().manual_seed(0))
+        count = int(config["layer.count"])
+        assert sum(k.endswith("weight") and v.dim() == 4 for k, v in meta.items()) == count
+        for i in range(count):
+            wanted = tuple(int(config[f"layer.{i}.{name}"]) for name in ("filters", "height", "width"))
+            assert wanted in [(v.shape[0], *v.shape[2:]) for v in meta.values() if v.dim() == 4]
+        seen |= {kind, str(config["schedule"])}
+    assert len(seen) == 6
+
+
 @pytest.mark.parametrize(("name", "given"), [
     ("random", {}), ("reinforce", {"bins": 4}), ("ppo", {"bins": 4}), ("regularized-evolution", {}), ("tpe", {}), ("cma-es", {}),
     ("pba", {"steps": 1, "max_steps": 3, "population": 4}),
@@ -214,6 +247,9 @@ def _typed(tmp_path: Path, places: str) -> int:
     ("Places(query=fixed(Step('rotate', 1.0, 1.5)))", "the magnitude of rotate, a level of its range, must be between 0 and 1"),
     ("Places(query=fixed(Step('rotate', 2.0)))", "the probability of rotate must be between 0 and 1, but is 2.0"),
     ("Places(task=fixed(Step('cutmix')))", "cutmix mixes single pictures, so it cannot act on a whole class"),
+    ("FLIP", "augment is Places(query=policy), say, but got SubPolicies"),
+    ("'flip'", "augment is Places, a function of episodes and a generator, or None, but got 'flip'"),
+    ("Places(query=fixed(Step('rotate', '0.5')))", "the probability of rotate must be between 0 and 1, but is '0.5'"),
     ("Places(query=Schedule((FLIP, FLIP), steps=60))", "the schedule is for 60 outer steps, but this training has 2"),
 ])
 def test_a_policy_that_cannot_be_is_refused_before_anything_starts(

@@ -70,13 +70,15 @@ def test_a_room_lists_its_files_with_their_first_lines(room: str, name: str, cap
 
 @pytest.mark.parametrize("words", [["learners", "list"], ["spaces", "list"], ["budget", "--total", "1000"], ["--help"]])
 def test_a_list_takes_less_than_a_second(words: list[str]) -> None:
-    def used() -> float:  # seconds of CPU, so that a busy machine does not count
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return children.ru_utime + children.ru_stime
+    """Of a processor on which what every command imports takes an eighth of one; there are slower ones."""
+    def used(*command: str) -> float:  # seconds of CPU, so that a busy machine does not count
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    start = used()
-    assert ran(*words).returncode == 0
-    assert used() - start < 1
+    second = 8 * used(sys.executable, "-c", "import typer, rich.table")
+    assert used(sys.executable, "-m", "metasearch", *words) < max(1.0, second)
 
 
 def test_the_size_and_the_conditions_of_a_space_are_shown(tmp_path: Path, capsys: Said) -> None:
@@ -406,6 +408,22 @@ def test_a_ledger_that_another_machine_writes_is_not_opened_here(study: Path, ca
             assert cli.call(words) == 75, words
             assert "process 7 on other, and only that machine may open its ledger" in capsys.readouterr().err
     assert cli.call(["show", "first"]) == 65, "when nobody runs it, it is for everybody"
+
+
+def test_a_ledger_over_a_network_is_opened_here_while_another_machine_writes_it(
+    study: Path, capsys: Said, tmp_path: Path, network: Path
+) -> None:
+    from metasearch.driver.folder import locked
+
+    folder = Path(os.environ["METASEARCH_HOME"]) / "first"
+    stored(study, folder.parent, "driver.kind=local")
+    with locked(folder):
+        (folder / "driver.lock").write_text(json.dumps({"host": "other", "pid": 7, "since": "now"}))
+        assert cli.call(["leaderboard", "first", "--source", "ledger"]) == 0, capsys.readouterr().err
+        for words in (["resume", "first"], ["resume", "first", "--steal"]):
+            assert cli.call(words) == 75
+            assert "run by process 7 on other" in (said := capsys.readouterr().err)
+            assert ("a sign of itself" in said) is (len(words) == 3)
 
 
 def test_a_service_that_is_away_is_exit_code_69(study: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:

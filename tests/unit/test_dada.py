@@ -8,19 +8,20 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from metasearch.augment import PLACES, Places
+from metasearch import policies
+from metasearch.augment import PLACES, Places, find
 from metasearch.driver import launch
 from metasearch.driver.study import Study
 from metasearch.ledger import Ledger
 from metasearch.nets import Params
-from metasearch.objectives import Mode, Trial
+from metasearch.objectives import Infeasible, Mode, Trial
 from metasearch.objectives.dada import HIGHEST, PI, Dada, Drawn, M, P, Searched
 from metasearch.objectives.episodic import draw_block
 from metasearch.objectives.optimizer import sgd
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.relaxed import mean_loss
 from metasearch.objectives.training import Setting
-from metasearch.records import Config
+from metasearch.records import Config, Proposal
 from metasearch.tasks import Episode
 
 STUDY = """
@@ -101,6 +102,38 @@ def test_the_gradient_of_a_magnitude_is_that_of_a_brightness_where_the_operation
     torch.testing.assert_close(slope, torch.tensor([[0.0, 0.0], [0.0, float(pixels)]]))
 
 
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("names", [("rotate", "contrast"), ("contrast", "cutout"), ("cutout", "translate_x")])
+def test_an_exact_gradient_of_a_magnitude_is_its_finite_difference(place: str, names: tuple[str, str]) -> None:
+    """Of what is drawn at levels a little above and below; where the operation has none (cutout), it stays the brightness's.
+    Pictures are normalised, and so grey that none is clipped."""
+    drawn = _begun(_objective())[-1]
+    episodes = drawn._replace(support_x=drawn.support_x.double() / 10, query_x=drawn.query_x.double() / 10)
+    one = replace(_drawn(place, (True, True)), names=names, moments=((0.5,), (0.25,)))
+    plain = one.hard(episodes)
+    values = [torch.rand(x.shape, generator=Generator().manual_seed(k)) for k, x in enumerate(_touched(place, plain))]
+
+    def weighed(found: Episode) -> Tensor:
+        return torch.stack([(x * v).sum() for x, v in zip(_touched(place, found), values, strict=True)]).sum()
+
+    def slope(*, exact: bool) -> Tensor:
+        pictures = one.relaxed(episodes, mixed=False, exact=exact)
+        for a, b in zip(plain[:4], pictures(ARCH)[:4], strict=True):
+            torch.testing.assert_close(a, b)
+        return torch.func.grad(lambda m: weighed(pictures({**ARCH, M: m})))(ARCH[M])
+
+    found, published, h = slope(exact=True), slope(exact=False), 2e-4
+    assert bool((found[0] == 0).all())
+    for j, name in enumerate(names):
+        if name == "cutout":
+            torch.testing.assert_close(found[1, j], published[1, j])
+            continue
+        above, below = (replace(one, levels=tuple(v + h * s * (k == j) for k, v in enumerate(one.levels))) for s in (1, -1))
+        step = weighed(above.hard(episodes)) - weighed(below.hard(episodes))
+        torch.testing.assert_close(found[1, j].double(), step / (2 * h), rtol=0.01, atol=0.2)
+        assert abs(float(found[1, j] - published[1, j])) > 5
+
+
 def test_the_gradient_of_a_probability_is_the_difference_that_its_operation_makes() -> None:
     *_, episodes = _begun(_objective())
     one = _drawn("query", (False, True))
@@ -134,14 +167,80 @@ def test_the_other_classes_are_looked_at_clean(estimator: str) -> None:
 
 
 @pytest.mark.parametrize("estimator", ["relax", "gumbel"])
-def test_loop_and_vmap_take_the_same_step(estimator: str) -> None:
-    objective = replace(_objective(f"method.estimator={estimator}"), arch=sgd(1.0))  # Adam would step by the sign of nothing
+@pytest.mark.parametrize("magnitudes", ["straight-through", "exact"])
+def test_loop_and_vmap_take_the_same_step(estimator: str, magnitudes: str) -> None:
+    objective = _objective(f"method.estimator={estimator}", f"method.magnitudes={magnitudes}")
+    objective = replace(objective, arch=sgd(1.0))  # Adam would step by the sign of nothing
     recipe, meta, state, episodes = _begun(objective)
     modes: tuple[Mode, ...] = ("loop", "vmap")
     one, two = (objective.step(recipe, mode, None, state, 3)(meta, state, episodes, 0.0)[0] for mode in modes)
     for k in (PI, P, M):
         torch.testing.assert_close(one[k], two[k], rtol=1e-3, atol=1e-5)
     assert not torch.equal(one[PI], meta[PI])
+
+
+USERS = '''
+from dataclasses import replace
+from metasearch.augment import Places, Schedule, Step, SubPolicies, fixed
+from metasearch.space import Choice, Space
+from search_spaces import _policies as policies
+
+SPACE = Space({"where": Choice({name: policies.sub_policies(("rotate", "contrast"), count=1) for name in %s})})
+DARK = Schedule((fixed(Step("invert")), fixed(Step("identity"))))
+
+def recipe(config, shape):
+    found = SubPolicies(policies.policy(config, "where").choices, ranges="wide")
+    return replace(policies.plain(shape), augment=Places(query=found, task=DARK, fill=0.75, versions=3))
+'''
+
+
+def test_a_search_in_a_users_own_space_sees_what_its_recipe_will_do(tmp_path: Path) -> None:
+    """The same ranges of magnitudes and fill, and what acts at other places, at the point of the search; but one version."""
+    (tmp_path / "space.py").write_text(USERS % "('query',)")
+    objective = _objective(f"space={tmp_path / 'space.py'}")
+    config = {**objective.space.decode([0.0] * objective.space.width), "where": "query"}
+    recipe, tasks = objective.supernet(config), objective.train.tasks
+    episodes = draw_block(recipe, tasks, recipe.episode or objective.train.shape, 1, 5, 0)
+    assert isinstance(recipe.augment, Searched)
+    arch = {PI: torch.zeros(1), P: torch.zeros(1, 2), M: torch.tensor([[0.6, 0.9]])}
+    seed = next(s for s in range(99) if Drawn.of(recipe.augment, arch, s, "here", 0.5, None).on == (True, False))
+    for progress, dark in ((0.0, True), (0.9, False)):
+        drawn = Drawn.of(recipe.augment, arch, seed, "here", 0.5, None, progress)
+        found = drawn.hard(episodes)
+        before = 1 - episodes.query_x if dark else episodes.query_x
+        torch.testing.assert_close(found.support_x, 1 - episodes.support_x if dark else episodes.support_x)
+        n = before.flatten(0, 1)
+        signs = (torch.full((len(n), 4), s) for s in (0.0, 1.0))
+        turned = [find("rotate")(n, torch.full((len(n),), 0.6 * 135), noise, fill=0.75).view_as(before) for noise in signs]
+        off = torch.stack([(found.query_x - each).abs().amax((2, 3, 4)) for each in turned]).amin(0)
+        assert float(off.max()) < 1e-4, "each by 0.6 of 135 degrees, one way or the other, and 0.75 lies around it"
+
+
+def test_options_that_name_no_place_of_sub_policies_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "space.py").write_text(USERS % "('queries',)")
+    said = " ".join(Study.from_text(STUDY, [f"space={tmp_path / 'space.py'}"]).problems())
+    assert "with where = queries the recipe has no sub-policies at a place of that name" in said
+
+
+def test_a_net_beyond_a_limit_is_not_searched_for() -> None:
+    """No augmentation would change it."""
+    objective = _objective("limits.max_params=1000")
+    with pytest.raises(Infeasible, match=r"params is .*, but the study's limit is 1000"):
+        next(iter(objective(Proposal(_config(objective), seed=1), Trial(0))))
+    enough = _objective("limits.max_params=1000000")
+    assert next(iter(enough(Proposal(_config(enough), seed=1), Trial(0)))).step == 1
+
+
+def test_magnitudes_stay_levels_that_a_config_can_say() -> None:
+    """However large a step is."""
+    objective = replace(_objective("method.xi=0.2"), arch=sgd(1e6))
+    recipe, meta, state, episodes = _begun(objective)
+    ends = set[float]()
+    for seed in range(6):
+        after = objective.step(recipe, "vmap", None, state, seed)(meta, state, episodes, 0.0)[0][M]
+        ends |= set(after[after != meta[M]].tolist())
+    assert ends
+    assert ends <= {0.0, float(torch.tensor(HIGHEST))}
 
 
 def test_what_is_found_are_the_most_probable_pairs_at_their_levels() -> None:
@@ -170,12 +269,17 @@ def test_a_study_by_dada_runs_from_its_text_to_a_policy(tmp_path: Path, estimato
     assert row.report is not None
     assert row.report.found is not None
     assert row.report.found["place"] == row.proposal.config["place"]
-    assert isinstance(study.training().built(row.report.found).augment, Places)
+    found = study.training().built(row.report.found).augment
+    assert isinstance(found, Places)
+    before = replace(row, report=replace(row.report, found=None))  # as it is while it searches, and where its search fails
+    for one, wanted in ((row, found), (before, None)):
+        assert policies.of_row({1: one}, 1, policies.places_of(study), searching=policies.searches(study)) == wanted
 
 
 @pytest.mark.parametrize(("overrides", "said"), [
     (["space=nasbench201"], "dada searches for augmentations"), (["space=randaugment"], "opens any"),
     (["method.arch_lr=0.0"], "arch_lr > 0"), (["method.temperature=0.0"], "temperature > 0"),
+    (["method.magnitudes=real"], "magnitudes must be"),
 ])
 def test_what_does_not_fit_is_refused(overrides: list[str], said: str) -> None:
     assert said in " ".join(Study.from_text(STUDY, overrides).problems())

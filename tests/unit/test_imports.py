@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted([*(ROOT / "metasearch").rglob("*.py"), *(ROOT / "search_spaces").rglob("*.py")])
 
 # A room may import itself and what is listed; "later" imports (inside a function) count as well, TYPE_CHECKING ones too.
-GROUND = {"metasearch", "space", "budget", "records", "plugins", "crashpoint", "environment", "home", "graph"}  # stdlib, numpy
+GROUND = {  # stdlib, numpy
+    "metasearch", "space", "budget", "records", "plugins", "crashpoint", "environment", "home", "graph", "mounts",
+}
 MATHEMATICS = {"tasks", "nets", "augment", "learners"}
 ORDER: dict[str, set[str]] = {
     "metasearch": GROUND | {"ledger", "driver", "track", "trained", "hands"},  # the package re-exports a few names, lazily
@@ -25,6 +27,7 @@ ORDER: dict[str, set[str]] = {
     "crashpoint": set(),
     "environment": set(),
     "home": set(),
+    "mounts": set(),
     "graph": {"records"},
     "strategies": GROUND,
     "tasks": GROUND,

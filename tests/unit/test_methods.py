@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import relaxed_space
@@ -11,6 +12,7 @@ from metasearch.driver import launch
 from metasearch.driver.study import Study
 from metasearch.ledger import Ledger
 from metasearch.trained import evaluate, restore
+from search_spaces import nasbench201
 
 STUDY = f"""
 name = "one-shot"
@@ -119,11 +121,32 @@ def test_darts_refuses_a_learner_without_a_loss_on_queries(tmp_path: Path, capsy
     ("method.arch_lr=0.0", "arch_lr > 0"),
     ("method.share=1.5", "0 < share < 1"),
     ("method.check=1", "check >= 2"),
+    ("method.search_steps=0", "search_steps >= 1"),
+    ("method.share=0.9", "Or set another share: 0.9 of the classes are for the weights, 0.5 halves them"),
+    ("method={name='enas', candidates=4, finalists=5}", "finalists <= candidates"),
     ("tasks.train_classes=5", "on a part of the classes each, but train has 2 classes"),
     ("budget.coverage=0.9", "counts uniform draws, and method 'darts' makes none"),
 ])
 def test_what_does_not_fit_is_refused_before_it_starts(override: str, said: str) -> None:
     assert said in " ".join(Study.from_text(STUDY, [override, "budget.top=1"]).problems())
+
+
+@pytest.mark.parametrize("method", ["darts", "enas", "random-sharing", "auto-maml", "metanas", "t-nas"])
+def test_a_search_knows_which_architectures_mean_the_same(method: str) -> None:
+    alone = ", alone=true" if method in ("metanas", "t-nas") else ""
+    given = ["space=nasbench201", "tasks={name='glyphs', ways=3}", f"method={{name='{method}'{alone}}}"]
+    objective: Any = Study.from_text(STUDY, given).pair()[1]
+    config = dict.fromkeys(nasbench201.EDGES, "nor_conv_1x1")
+    assert objective.canonical(config) == nasbench201.canonical(config)
+
+
+@pytest.mark.parametrize("method", ["darts", "enas", "random-sharing", "auto-maml"])
+def test_limits_that_no_architecture_keeps_are_refused_before_it_starts(method: str) -> None:
+    overrides = ["space=nasbench201", "tasks={name='glyphs', ways=3}", f"method={{name='{method}'}}"]
+    said = " ".join(Study.from_text(STUDY, [*overrides, "limits.max_params=1"]).problems())
+    assert "keeps the study's limits: the nearest has params" in said
+    assert "and the limit is 1. Raise the limit" in said
+    assert Study.from_text(STUDY, [*overrides, "limits.max_params=200_000", "limits.max_latency_ms=1e-9"]).problems() == []
 
 
 @pytest.mark.parametrize("method", ["darts", "enas", "random-sharing"])

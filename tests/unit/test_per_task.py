@@ -1,6 +1,7 @@
 """Search with an architecture for every task: what is scored, what is told, what is found; Auto-MAML's gradient; resume."""
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,8 @@ from metasearch.learners.t_nas import TNAS
 from metasearch.ledger import Ledger
 from metasearch.nets.discrete import Choices
 from metasearch.nets.head import headed
-from metasearch.objectives import Trial, parcel
+from metasearch.objectives import Infeasible, Trial, parcel
+from metasearch.objectives.judged import Judged
 from metasearch.objectives.optimizer import adam, by_prefix, sgd
 from metasearch.objectives.per_task import PerTask, adapting
 from metasearch.objectives.relaxed import Relaxed
@@ -131,6 +133,63 @@ def test_alone_what_is_found_is_trained_as_after_any_one_shot_search() -> None:
     assert all(r.score is None for r in reports if r.step <= 20)
     per_task = _run(_search(TNAS_), _trial())[-1]
     assert last.metrics["supernet/score"] == per_task.score
+
+
+@pytest.mark.parametrize("learner", [METANAS, TNAS_], ids=["metanas", "t-nas"])
+def test_alone_the_mixture_is_judged_by_architectures_that_were_drawn(learner: MetaNAS | TNAS) -> None:
+    """Operations that see are told from blind ones; with shared weights a task adapts those that it uses, and no architecture."""
+    search = replace(_search(learner, alone=TRAIN, check=8, check_steps=10))
+    reports = _run(search, _trial())
+    assert [r.metrics["supernet/checked"] for r in reports if "supernet/checked" in r.metrics] == list(range(1, 9))
+    assert 0.3 < reports[-1].metrics["supernet/rank_correlation"] <= 1.0
+    recipe = search.search.built(CONFIG)
+    meta = recipe.learner.init(recipe.net, Generator().manual_seed(0))
+    config: Config = {"a": "see", "b": "none", "width": 4}
+    single, tested = headed(relaxed_space.recipe(config, SHAPE).net, 3), learner.at(1.0).at_test()
+    weights = {k: v for k, v in meta.items() if not k.startswith("arch/")}
+    bank, scores = TRAIN.bank.episodes, []
+    for i in range(bank.count):
+        e = bank.select(i)
+        task = tested.adapt(single, TASKS.loss, weights, e.support_x, e.support_y)
+        scores.append(float(TASKS.score(single.apply({**weights, **task}, e.query_x), e.query_y)))
+    assert search._inherited(recipe, config, meta, _trial()) == pytest.approx(sum(scores) / len(scores))
+
+
+def test_alone_the_best_finalist_by_itself_is_taken() -> None:
+    """Of all nine, after a search that has learnt nothing: the shares of what it began with say nothing."""
+    search = _search(TNAS_, alone=TRAIN, finalists=9, check_steps=10)
+    reports = _run(replace(search, search=replace(search.search, steps=1)), _trial())
+    assert [r.metrics["supernet/finalists"] for r in reports if "supernet/finalists" in r.metrics] == list(range(1, 10))
+    last = reports[-1]
+    assert last.found is not None
+    every = [{**CONFIG, "a": a, "b": b} for a, b in itertools.product(relaxed_space.OPTIONS[1:], repeat=2)]
+    short = replace(TRAIN, steps=10, keep="last")
+    scores = {repr(sorted(one.items())): list(short(Proposal(one, seed=7), _trial()))[-1].score for one in every}
+    assert scores[repr(sorted(last.found.items()))] == max(scores.values())
+
+
+def test_what_was_judged_before_a_stop_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = _search(TNAS_, alone=TRAIN, check=4, check_steps=5, finalists=3)
+    whole = _run(search, _trial(tmp_path / "whole"))
+    trial = _trial(tmp_path / "cut")
+    report = next(r for r in search(Proposal(dict(CONFIG), seed=7), trial) if r.metrics.get("supernet/checked") == 3)
+    assert report.checkpoint is not None
+    trained, alone = list[Config](), Judged._alone
+    monkeypatch.setattr(Judged, "_alone", lambda self, config, *rest: trained.append(config) or alone(self, config, *rest))
+    rest = _run(search, replace(trial, start=Path(report.checkpoint), own=True))
+    assert len(trained) == 1
+    assert (rest[-1].found, rest[-1].score) == (whole[-1].found, whole[-1].score)
+    assert rest[-1].metrics["supernet/rank_correlation"] == whole[-1].metrics["supernet/rank_correlation"]
+
+
+def test_alone_what_is_found_keeps_the_studys_limits() -> None:
+    search = _search(TNAS_, alone=replace(TRAIN, recipe=relaxed_space.sized, limits={"params": 24.0}))
+    last = _run(replace(search, search=replace(search.search, steps=30)), _trial())[-1]
+    assert last.metrics["params"] <= 24
+    assert last.metrics["supernet/gave_way"] >= 1
+    assert search.alone is not None
+    with pytest.raises(Infeasible, match="nearest has params 16, and the limit is 15"):
+        next(replace(search, alone=replace(search.alone, limits={"params": 15.0}))(Proposal(dict(CONFIG), seed=7), _trial()))
 
 
 def test_a_tasks_net_trained_anew_is_scored_on_its_own_task() -> None:
@@ -292,6 +351,8 @@ def test_a_study_runs_from_its_text_to_a_meta_learner_in_hand(tmp_path: Path, ho
     (["method.inner_stepz=3"], "Did you mean 'inner_steps'?"),
     (["method.search_steps=0"], "search_steps >= 1"),
     (["method.retrain=-1"], "retrain >= 0"),
+    (["method.finalists=0"], "finalists >= 1"),
+    (["method.finalists=2"], "alone = true"),
     (["limits.max_params=1000"], "every task chooses its own"),
     (["method={name='t-nas', meta_arch_lr=0.0}"], "meta_arch_lr > 0"),
     (["method={name='auto-maml', arch_lr=0.0}"], "arch_lr > 0"),

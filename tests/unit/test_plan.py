@@ -13,8 +13,9 @@ from metasearch import cli
 from metasearch.budget import Coverage
 from metasearch.driver.messages import Ending, Line
 from metasearch.driver.plan import Bought, Plan, Range, bought, plan, priced
-from metasearch.driver.smoke import _timed, _Whole, smoke
+from metasearch.driver.smoke import _shortened, _timed, _Whole, smoke
 from metasearch.driver.study import Study
+from metasearch.objectives.judged import Judged
 
 LEARNERS = '''
 from metasearch.learners.anil import ANIL
@@ -85,6 +86,14 @@ def test_a_study_without_a_gpu_has_no_price_and_is_told_so(found: Plan) -> None:
     assert priced(None, 2.0, 4.0) == (None, None)
 
 
+@pytest.mark.parametrize(("population", "trials", "warned"), [(10, 10, True), (10, 11, False)])
+def test_a_population_that_the_budget_only_founds_is_told(population: int, trials: int, warned: bool, tmp_path: Path) -> None:
+    method = {"name": "regularized-evolution", "population": population, "sample": 2}
+    study = sine(method=method, budget={"trials": trials})
+    warnings = plan(study, home=tmp_path, samples=1, smokes=0).warnings
+    assert any("nothing would evolve" in words for words in warnings) == warned
+
+
 def test_the_disk_holds_the_last_parcel_of_every_trial_and_two_of_the_running_one(found: Plan) -> None:
     parcels = [one.parcel for one in found.smokes]
     assert min(parcels) > 1000
@@ -121,6 +130,32 @@ def test_a_search_in_one_shot_counts_its_own_steps_too() -> None:
     pace, rest = _timed(lines, Ending(1, "done", seconds=9.5), _Whole(10, 3, before=(30, 3)))
     assert pace == 0.5, "the last step is followed by a validation"
     assert rest == pytest.approx(9.5 - 3 * 0.5 + 27 * 2.0)
+    checks = ((8, 50), (2, 20))
+    _, more = _timed(lines, Ending(1, "done", seconds=9.5), _Whole(10, 3, before=(30, 3), checks=checks))
+    assert more - rest == pytest.approx(8 * (50 * 0.5 + 2 * 1.0) + 2 * (20 * 0.5 + 2 * 1.0)), "each is validated, and looked at"
+
+
+@pytest.mark.parametrize(("method", "kinds"), [
+    ({"name": "darts", "check": 3, "check_steps": 70, "finalists": 5}, {(8, 70)}),
+    ({"name": "darts", "check": 0}, {(0, 50)}),
+    ({"name": "metanas", "alone": True, "check": 4, "check_steps": 70, "finalists": 3}, {(7, 70), (0, 0)}),
+])
+def test_what_a_search_trains_beside_what_it_finds_is_counted_and_not_tried(
+    method: dict[str, Any], kinds: set[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study.from_json({
+        "name": "s", "space": relaxed_space.__file__, "budget": {"trials": 2}, "train": {"steps": 20, "mode": "vmap"},
+        "method": {**method, "search_steps": 30}, "validation": {"episodes": 3}, "driver": {"kind": "local"},
+        "tasks": {"name": "blobs", "dimensions": 5, "train_classes": 20, "ways": 3, "shots": 2, "queries": 3},
+    })
+    assert study.problems() == []
+    proposal = study.strategy().ask()
+    assert proposal is not None
+    monkeypatch.setattr(Judged, "_alone", lambda *_: pytest.fail("trained to be judged"))
+    _, _, whole = _shortened(study.objective(), proposal.config)
+    assert whole is not None
+    assert set(whole.checks) == kinds
+    assert smoke(json.dumps(study.to_json()), proposal.config).status == "done"
 
 
 @pytest.mark.parametrize(("arguments", "steps"), [

@@ -19,6 +19,7 @@ from metasearch.home import homes
 from metasearch.ledger import Ledger
 from metasearch.records import Config
 from metasearch.strategies.pba import Segment, lineage
+from metasearch.tasks.blobs import Blobs
 
 ROTATE, FLIP = fixed(Step("rotate", 1.0, 0.9)), fixed(Step("flip"))
 STUDY = """
@@ -171,6 +172,9 @@ def test_a_study_by_pba_ends_in_a_schedule_that_trains_anew(tmp_path: Path, monk
     assert all(isinstance(policy, Shuffled) and len(policy.steps) == 30 for policy in schedule.policies)
     last = schedule.policies[-1]
     assert isinstance(last, Shuffled)
+    best = max((9, 10, 11, 12), key=lambda n: trials[n].outcome.score or 0)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=f"pba/{best} is the best of those that trained longest"):
+        policies.joined("pba")
     config = proposals[copied].config
     assert last.steps[0] == Step("shear_x", int(config["shear_x_1_probability"]) / 10, int(config["shear_x_1_magnitude"]) / 10)
 
@@ -189,6 +193,35 @@ def recipe(config, shape): return replace(plain(shape), augment=named(config["sc
     launch.run(again)
     with Ledger.open(tmp_path / "again" / "ledger.sqlite") as ledger:
         assert [row.status for row in ledger.trials().values()] == ["done"] * 2
+
+
+LOST = """
+from dataclasses import replace
+from metasearch.augment import Places, Schedule, Step, fixed
+from metasearch.space import Choice, Space
+from search_spaces._policies import plain
+SPACE = Space({"x": Choice((1, 2))})
+FLIP = fixed(Step("flip"))
+def recipe(config, shape): return replace(plain(shape), augment=Places(query=Schedule((FLIP,), steps=3 * config["x"])))
+"""
+
+
+def test_a_trial_that_did_not_end_well_is_not_kept_for_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One of the two schedules is for a training of another length."""
+    (tmp_path / "space.py").write_text(LOST)
+    wanted = ["name=lost", f"space={tmp_path / 'space.py'}", "method={name='grid'}", "budget.trials=2"]
+    launch.run(Study.from_text(STUDY, wanted), home=tmp_path)
+    with Ledger.open(tmp_path / "lost" / "ledger.sqlite") as ledger:
+        by_status = {row.status: number for number, row in ledger.trials().items()}
+    assert set(by_status) == {"done", "infeasible"}
+    lost = f"lost/{by_status['infeasible']}"
+    with pytest.raises(ValueError, match=f"{lost} is 'infeasible'.*augment.keep"):
+        policies.keep(lost, home=tmp_path)
+    assert policies.of_trial(lost, home=tmp_path).policies
+    assert cli.call(["policy", lost, "--keep", "--home", str(tmp_path)]) == 2
+    assert "is 'infeasible'" in capsys.readouterr().err
+    assert not (tmp_path / ".policies").exists()
+    assert policies.keep(f"lost/{by_status['done']}", home=tmp_path)
 
 
 def test_the_best_policies_side_by_side(tmp_path: Path) -> None:
@@ -342,6 +375,24 @@ def test_what_is_drawn_for_a_class_is_drawn_of_a_class(searched: Path, tmp_path:
     by_class = [turned[label == k].tolist() for k in range(4)]
     assert all(one == [True] * 2 or one == [False] * 2 for one in by_class)
     assert 0 < int(turned.sum()) < 8
+
+
+def test_the_pictures_after_are_what_each_policy_makes_of_those_before() -> None:
+    """At the end of training."""
+    tasks = Study.from_text(STUDY).tasks_distribution()
+    places = Places(support=Schedule((FLIP, fixed(Step("invert")))), query=FLIP, shot=fixed(Step("invert"), Step("flip")))
+    rows = pictures.shown(places, tasks)
+    before = rows.pop("before")
+    assert before.shape == (8, 1, 12, 12)
+    wanted = {"support": 1 - before, "query": before.flip(-1), "shot": 1 - before.flip(-1)}
+    for place, found in rows.items():
+        torch.testing.assert_close(found, wanted.pop(place))
+    assert not wanted
+
+
+def test_pictures_of_few_classes_are_shown_too() -> None:
+    for classes in (2, 3, 4):
+        assert len(pictures.shown(Places(task=FLIP, new_classes=1.0), Blobs(side=8, train_classes=classes))["classes"]) == 8
 
 
 def test_show_prints_the_policy_and_draws_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

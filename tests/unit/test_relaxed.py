@@ -1,9 +1,13 @@
 """One-shot search by gradient: the hypergradient is right, halves are apart, the best operation wins, resume is bit-equal."""
 from __future__ import annotations
 
+import itertools
 import math
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,10 @@ from torch import Generator, Tensor
 from metasearch.learners.maml import MAML
 from metasearch.nets import Params
 from metasearch.nets.mlp import mlp
-from metasearch.objectives import Diverged, Mode, Trial, parcel
+from metasearch.objectives import Diverged, Infeasible, Mode, Trial, parcel
 from metasearch.objectives.episodic import mean_gradient
-from metasearch.objectives.one_shot import rank_correlation
+from metasearch.objectives.judged import Judged, rank_correlation
+from metasearch.objectives.limits import candidates
 from metasearch.objectives.optimizer import adam, sgd
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.relaxed import Hypergradient, Relaxed, difference, exact, first, strongest
@@ -157,6 +162,28 @@ def test_exact_and_difference_take_nearly_the_same_steps_and_first_another(optim
     assert float((found["exact"] - found["difference"]).norm()) < 1e-4 * float((found["exact"] - found["first"]).norm())
 
 
+@pytest.mark.parametrize("how", ["exact", "difference", "first"])
+def test_in_the_warm_up_alpha_stays_and_the_weights_learn(how: Hypergradient) -> None:
+    """Four of four steps, as if alpha had a rate of 0; or three, and then it moves."""
+    search = replace(SEARCH, hypergradient=how, arch=sgd(1.0))
+    made = search.supernet(CONFIG)
+    begin = {k: v.double() for k, v in made.learner.init(made.net, Generator().manual_seed(0)).items()}
+    after = {warm_up: _after(replace(search, warm_up=warm_up), steps=4) for warm_up in (0.0, 0.7, 0.8)}
+    still = _after(replace(search, arch=sgd(0.0)), steps=4)
+    assert any(not torch.equal(after[0.8][key], value) for key, value in begin.items())
+    for key in begin:
+        assert torch.equal(after[0.8][key], still[key])
+        if key.startswith("arch/"):
+            assert torch.equal(after[0.8][key], begin[key])
+            assert not torch.equal(after[0.7][key], after[0.0][key])
+
+
+@pytest.mark.parametrize("warm_up", [-0.1, 1.1])
+def test_a_warm_up_is_a_share_of_the_search(warm_up: float) -> None:
+    with pytest.raises(ValueError, match=r"0 <= warm_up <= 1.*warm_up="):
+        replace(SEARCH, warm_up=warm_up)
+
+
 def test_first_order_is_xi_0() -> None:
     """Bit for bit the weights, and alpha up to rounding."""
     one = _after(replace(SEARCH, hypergradient="first"))
@@ -282,6 +309,124 @@ def test_none_is_never_found_even_with_the_largest_share() -> None:
     assert strongest({"a": [1.0]}, {"a": ("none",)}) == {"a": "none"}, "unless there is nothing else"
 
 
+@pytest.mark.parametrize(("most", "found", "gave_way"), [
+    (48, ("see", "see"), 0), (40, ("see", "blind"), 1), (23, ("blind", "blind"), 2), (7, ("blind", "blind"), 2),
+])
+def test_what_is_beyond_a_limit_gives_way_where_it_costs_least(most: int, found: tuple[str, str], gave_way: int) -> None:
+    """Below "see" of b there is "dim", which is as large, so it is "blind": 1 against 2 of a. Two that are blind have 16."""
+    train = replace(TRAIN, recipe=relaxed_space.sized, limits={"params": float(most)})
+    logits = {"arch/a": torch.tensor([9.0, 0.0, 2.0, -1.0]), "arch/b": torch.tensor([9.0, 0.0, 1.0, 0.5])}
+    (config,), changed = candidates(partial(SEARCH.found, CONFIG), logits, SEARCH.options(), train)
+    assert ((config["a"], config["b"]), changed) == (found, gave_way)
+    assert candidates(partial(SEARCH.found, CONFIG), logits, SEARCH.options(), TRAIN)[1] == 0, "without limits none does"
+
+
+def test_further_finalists_are_drawn_from_the_shares() -> None:
+    """Of nine pairs without "none", the strongest aside: 2,000 draws against the product of the shares, standard errors of 4."""
+    g = Generator().manual_seed(0)
+    logits = {f"arch/{path}": torch.randn(4, generator=g) for path in ("a", "b")}
+    some = [i for i, option in enumerate(relaxed_space.OPTIONS) if option != "none"]
+    of = {path: dict(zip((relaxed_space.OPTIONS[i] for i in some), logits[f"arch/{path}"][some].softmax(0).tolist(), strict=True))
+          for path in ("a", "b")}
+    every = {pair: of["a"][pair[0]] * of["b"][pair[1]] for pair in itertools.product(of["a"], of["b"])}
+    best = max(every, key=lambda pair: every[pair])
+    count = Counter[tuple[Any, Any]]()
+    for seed in range(2000):
+        (first, other), gave_way = candidates(partial(SEARCH.found, CONFIG), logits, SEARCH.options(), TRAIN, 2, seed)
+        assert ((first["a"], first["b"]), gave_way) == (best, 0)
+        count[other["a"], other["b"]] += 1
+    left = 1 - every.pop(best)
+    for pair, share in every.items():
+        p = share / left
+        assert abs(count[pair] - 2000 * p) < 4 * (2000 * p * (1 - p)) ** 0.5, pair
+
+
+def test_finalists_differ_are_the_same_for_the_same_seed_and_keep_limits() -> None:
+    level = {f"arch/{path}": torch.zeros(4) for path in ("a", "b")}
+    some = [option for option in relaxed_space.OPTIONS if option != "none"]
+    found, _ = candidates(partial(SEARCH.found, CONFIG), level, SEARCH.options(), TRAIN, 20)
+    assert {(c["a"], c["b"]) for c in found} == set(itertools.product(some, some))
+    assert len(found) == 9, "there are no more"
+    assert candidates(partial(SEARCH.found, CONFIG), level, SEARCH.options(), TRAIN, 4)[0] == found[:4]
+    assert candidates(partial(SEARCH.found, CONFIG), level, SEARCH.options(), TRAIN, 4, seed=1)[0] != found[:4]
+    small = replace(TRAIN, recipe=relaxed_space.sized, limits={"params": 32.0})
+    found, _ = candidates(partial(SEARCH.found, CONFIG), level, SEARCH.options(), small, 20)
+    assert {(c["a"], c["b"]) for c in found} == {pair for pair in itertools.product(some, some) if "blind" in pair}
+
+
+def test_finalists_do_not_mean_the_same() -> None:
+    """The two edges may change places: of nine pairs six differ."""
+    level = {f"arch/{path}": torch.zeros(4) for path in ("a", "b")}
+    found, _ = candidates(partial(SEARCH.found, CONFIG), level, SEARCH.options(), TRAIN, 9,
+                          canonical=lambda c: {**c, "a": min(str(c["a"]), str(c["b"])), "b": max(str(c["a"]), str(c["b"]))})
+    assert len({tuple(sorted((str(c["a"]), str(c["b"])))) for c in found}) == len(found) == 6
+
+
+def test_with_a_derivation_of_its_own_a_space_has_finalists_too() -> None:
+    logits = {f"arch/{path}": torch.randn(8, generator=Generator().manual_seed(i)) for i, path in enumerate(darts_cells.RELAXED)}
+    search = replace(SEARCH, space=darts_cells.SPACE, dims=darts_cells.RELAXED, derive=darts_cells.derive)
+    config = dict.fromkeys(darts_cells.RELAXED, "none")
+    found, _ = candidates(partial(search.found, config), logits, search.options(), TRAIN, 6)
+    assert len({repr(sorted(c.items())) for c in found}) == 6
+    assert found[0] == search.found(config, logits)
+    for c in found:
+        assert sum(c[f"normal_e5{source}"] != "none" for source in range(5)) == 2
+
+
+def test_of_darts_finalists_the_best_by_itself_is_taken() -> None:
+    """At first the shares say nothing: the likeliest one of them is as blind as not."""
+    search = replace(SEARCH, steps=1, finalists=9, check_steps=10)
+    reports = _run(search, _trial())
+    assert [r.metrics["supernet/finalists"] for r in reports if "supernet/finalists" in r.metrics] == list(range(1, 10))
+    last = reports[-1]
+    assert last.found is not None
+    every = [Proposal({**CONFIG, "a": a, "b": b}, seed=7) for a, b in itertools.product(relaxed_space.OPTIONS[1:], repeat=2)]
+    short = replace(TRAIN, steps=10, keep="last")
+    scores = {repr(sorted(one.config.items())): list(short(one, _trial()))[-1].score for one in every}
+    assert scores[repr(sorted(last.found.items()))] == max(scores.values())
+
+
+def test_a_search_ends_within_the_studys_limits() -> None:
+    """Which both operations that see are beyond."""
+    tight = replace(TRAIN, recipe=relaxed_space.sized, limits={"params": 24.0, "flops": 1e9})
+    search = replace(SEARCH, steps=60, arch=adam(0.03), train=tight)
+    last = _run(search, _trial())[-1]
+    assert last.metrics["params"] <= 24
+    assert last.metrics["supernet/gave_way"] >= 1
+
+
+def test_a_search_that_no_architecture_could_end_is_refused_before_anything_is_trained() -> None:
+    search = replace(SEARCH, train=replace(TRAIN, recipe=relaxed_space.sized, limits={"params": 15.0}))
+    with pytest.raises(Infeasible, match=r"nearest has params 16, and the limit is 15\. Raise the limit") as raised:
+        next(search(Proposal(dict(CONFIG), seed=7), _trial()))
+    assert raised.value.metrics == {"params": 16.0}, "of which the study that ends for it tells the least"
+    assert next(replace(search, train=replace(search.train, limits={"params": 16.0}))(Proposal(dict(CONFIG), seed=7), _trial()))
+
+
+def test_where_the_strongest_cannot_be_mended_another_one_is_found() -> None:
+    """Otherwise it might win among finalists that keep the limits, and the whole search be lost."""
+    def one_of_two(logits: Params) -> Config:
+        see = float(logits["arch/a"][2] - logits["arch/b"][2]) > 0
+        return {**CONFIG, "a": "see" if see else "blind", "b": "see" if see else "blind"}
+
+    tight = replace(TRAIN, recipe=relaxed_space.sized, limits={"params": 16.0})
+    logits = {"arch/a": torch.tensor([0.0, -1.0, 1.0, -2.0]), "arch/b": torch.tensor([0.0, 1.0, 0.5, -1.0])}
+    for count in (1, 2):
+        found, _ = candidates(one_of_two, logits, {}, tight, count)
+        assert [(c["a"], c["b"]) for c in found] == [("blind", "blind")]
+    (config,), _ = candidates(one_of_two, logits, {}, replace(tight, limits={"params": 15.0}), 3)
+    assert config["a"] == "see", "where none keeps them, the strongest"
+
+
+def test_more_finalists_than_architectures_are_not_sought_for_ever() -> None:
+    level, began = {f"arch/{path}": torch.zeros(4) for path in ("a", "b")}, time.monotonic()
+    found, _ = candidates(partial(SEARCH.found, CONFIG), level, SEARCH.options(), TRAIN, 1_000_000)
+    assert len(found) == 9
+    drawn = Judged(TRAIN, SEARCH.space, SEARCH.options(), 1_000_000, 1).sampled(Proposal(dict(CONFIG), seed=7))
+    assert len(drawn) == 16
+    assert time.monotonic() - began < 10
+
+
 def test_the_spaces_own_derivation_is_used_where_it_has_one() -> None:
     logits = {f"arch/{path}": torch.zeros(8) for path in darts_cells.RELAXED}
     logits["arch/normal_e20"][0], logits["arch/normal_e21"][5] = 9.0, 1.0
@@ -329,8 +474,8 @@ def test_what_was_checked_before_a_stop_is_not_trained_again(tmp_path: Path, mon
         report = next(running)
         checked = report.metrics.get("supernet/checked", 0.0)
     running.close()
-    trained, short = list[Config](), Relaxed._short
-    monkeypatch.setattr(Relaxed, "_short", lambda self, config, *rest: trained.append(config) or short(self, config, *rest))
+    trained, short = list[Config](), Judged._alone
+    monkeypatch.setattr(Judged, "_alone", lambda self, config, *rest: trained.append(config) or short(self, config, *rest))
     assert report.checkpoint is not None
     rest = _run(search, replace(trial, start=Path(report.checkpoint), own=True))
     assert len(trained) == 2
@@ -341,6 +486,7 @@ def test_what_was_checked_before_a_stop_is_not_trained_again(tmp_path: Path, mon
 
 @pytest.mark.parametrize(("wrong", "said"), [
     ({"hypergradient": "second"}, "exact, difference, first"), ({"share": 1.0}, "share"), ({"check": 1}, "check"),
+    ({"finalists": 0}, "finalists"),
     ({"steps": 0}, "steps"), ({"xi": -1.0}, "xi"),
 ])
 def test_wrong_values_are_refused_in_words(wrong: dict[str, Any], said: str) -> None:

@@ -1,7 +1,7 @@
 """Weight sharing: one sampled net a step, the others' weights get nothing; a controller that learns; resume is bit-equal."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,8 @@ from metasearch.nets import Params
 from metasearch.nets.nasbench import Cells
 from metasearch.objectives import Infeasible, Trial, parcel
 from metasearch.objectives.episodic import mean_gradient
+from metasearch.objectives.judged import Judged
 from metasearch.objectives.optimizer import Optimizer, adam, sgd
-from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.shared import CANDIDATE_EPISODES, FURTHER_EPISODES, Sampled, Shared, Uniform, narrowed, only
 from metasearch.objectives.train import Train
 from metasearch.records import Config, Proposal, Report
@@ -120,6 +120,7 @@ def test_a_fresh_architecture_every_step_and_the_weights_move_only_where_it_has_
         after, state, _ = step(meta, state, episodes, i / 8)
         moved = {k for k in meta if not torch.equal(meta[k], after[k])}
         assert moved <= {f"net/{p}/{config[p]}/{end}" for p in ("a", "b") for end in ("weight", "bias")}
+        assert moved >= {f"net/{p}/{config[p]}/weight" for p in ("a", "b") if config[p] in ("see", "dim")}, "these learn"
         meta = after
     assert len(seen) > 4
 
@@ -236,25 +237,81 @@ def test_of_candidates_the_luckiest_on_few_episodes_is_not_taken() -> None:
     assert search.counts == [CANDIDATE_EPISODES] * count + [FURTHER_EPISODES] * (count // 4)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Misled(Shared):
+    """The shared weights like blind architectures, and the better the blinder."""
+
+    def _score(self, recipe: Any, learner: Any, meta: Params, config: Config, episodes: Episode, mode: Any, chunk: Any) -> float:
+        return sum({"blind": 0.4, "none": 0.3, "dim": 0.2, "see": 0.1}[str(config[path])] for path in ("a", "b"))
+
+
+def test_of_finalists_the_best_by_itself_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a stop among them, and then those before it are not trained again."""
+    one = Misled(**{**vars(RANDOM), "steps": 2, "candidates": 60, "check_steps": 10})
+    last = _run(one, _trial())[-1]
+    assert last.found is not None
+    assert (last.found["a"], last.found["b"]) == ("blind", "blind")
+    search = replace(one, finalists=8, check=2)
+    whole = _run(search, _trial(tmp_path / "whole"))
+    assert [r.metrics["supernet/finalists"] for r in whole if "supernet/finalists" in r.metrics] == list(range(1, 9))
+    assert whole[-1].found is not None
+    assert {whole[-1].found["a"], whole[-1].found["b"]} & {"see", "dim"}
+    assert whole[-1].score == max(
+        list(TRAIN(Proposal(config, seed=7), _trial()))[-1].score or 0.0 for config in (last.found, whole[-1].found))
+
+    trial, running = _trial(tmp_path / "cut"), search(Proposal(dict(CONFIG), seed=7), _trial(tmp_path / "cut"))
+    report = next(r for r in running if r.metrics.get("supernet/finalists") == 3)
+    trained, alone = list[Config](), Judged._alone
+    monkeypatch.setattr(Judged, "_alone", lambda self, config, *rest: trained.append(config) or alone(self, config, *rest))
+    assert report.checkpoint is not None
+    chosen = Misled.chosen
+
+    def otherwise(*given: Any) -> Any:
+        """As after latencies that were measured once more."""
+        ranked, told = chosen(*given)
+        return ranked[::-1], told
+
+    monkeypatch.setattr(Misled, "chosen", otherwise)
+    rest = _run(search, replace(trial, start=Path(report.checkpoint), own=True))
+    assert 5 <= len(trained) <= 5 + 2
+    assert (rest[-1].found, rest[-1].score) == (whole[-1].found, whole[-1].score)
+    assert rest[-1].metrics.get("supernet/rank_correlation") == whole[-1].metrics.get("supernet/rank_correlation")
+
+
+def test_of_architectures_that_mean_the_same_one_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy's two edges may change places: of 16 architectures 10 differ, whether they are finalists, drawn, or both."""
+    def canonical(config: Config) -> Config:
+        a, b = sorted(str(config[path]) for path in ("a", "b"))
+        return {**config, "a": a, "b": b}
+
+    trained, alone = list[tuple[Any, Any]](), Judged._alone
+
+    def noted(self: Judged, config: Config, *rest: Any) -> float:
+        trained.append((config["a"], config["b"]))
+        return alone(self, config, *rest)
+
+    monkeypatch.setattr(Judged, "_alone", noted)
+    search = Misled(**{**vars(RANDOM), "steps": 2, "candidates": 200, "check_steps": 2, "finalists": 8, "check": 16})
+    reports = _run(replace(search, canonical=canonical), _trial())
+    assert [r.metrics["supernet/finalists"] for r in reports if "supernet/finalists" in r.metrics][-1] == 8
+    assert [r.metrics["supernet/checked"] for r in reports if "supernet/checked" in r.metrics][-1] == 16
+    assert len({tuple(sorted(pair)) for pair in trained[:8]}) == 8, "finalists differ"
+    assert len(trained) == 10
+    trained.clear()
+    _run(search, _trial())
+    assert len(trained) == 16, "what is a finalist and is drawn is trained once, too"
+
+
 @pytest.mark.parametrize("search", [RANDOM, ENAS], ids=["random", "enas"])
 def test_a_search_keeps_the_studys_limits(search: Shared) -> None:
-    """"see" has five times the weights of "none"; what is searched is chosen among what the limit leaves."""
-    def sized(config: Config, shape: TaskShape) -> Recipe:
-        made, keys = relaxed_space.recipe(config, shape), {f"net/{p}/{config[p]}/" for p in relaxed_space.RELAXED}
-        own = partial(_only, made.net.init, keys)
-        return replace(made, net=made.net._replace(init=own))
-
-    tight = replace(TRAIN, recipe=sized, limits={"params": 24.0})  # one that sees, (5 + 1) * 4, and one that has no weights
+    """What is searched is chosen among what the limit leaves: one that sees, and one that has no weights."""
+    tight = replace(TRAIN, recipe=relaxed_space.sized, limits={"params": 24.0})
     last = _run(replace(search, train=tight), _trial())[-1]
     assert last.found is not None
     assert last.metrics["params"] <= 24
     assert sorted((last.found["a"], last.found["b"]))[0] == "none" or "see" not in last.found.values()
-    with pytest.raises(Infeasible, match="keeps the study's limits"):
-        _run(replace(search, steps=2, train=replace(tight, limits={"flops": -1.0})), _trial())
-
-
-def _only(init: Callable[[Generator], Params], keys: set[str], generator: Generator) -> Params:
-    return {k: v for k, v in init(generator).items() if any(k.startswith(key) for key in keys)}
+    with pytest.raises(Infeasible, match=r"the study's limits: the nearest has flops [0-9]+, and the limit is -1"):
+        next(replace(search, train=replace(tight, limits={"flops": -1.0}))(Proposal(dict(CONFIG), seed=7), _trial()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,4 +416,6 @@ def test_every_setting_of_reinforces_controller_is_one_of_enas_with_its_publishe
 
 def test_wrong_values_are_refused_in_words() -> None:
     with pytest.raises(ValueError, match="candidates >= 1"):
-        replace(RANDOM, candidates=0)
+        replace(RANDOM, candidates=0, finalists=0)
+    with pytest.raises(ValueError, match="finalists <= candidates"):
+        replace(RANDOM, candidates=4, finalists=5)

@@ -447,7 +447,7 @@ def test_hyperband_ends_when_the_space_does() -> None:
 def test_the_contract_holds_with_tpe_inside(name: str, law: Callable[[contract.Case], None]) -> None:
     """On spaces that end, with conditions, with numbers and with repeats: "finite" and "conditional" have nothing more."""
     hyper = {"min_steps": 1, "max_steps": 9, "eta": 3, "inner": {"name": "tpe", "startup": 3}}
-    cases = [case for case in contract.cases(name, hyper) if case.space_name not in ("finite", "conditional")]
+    cases = [case for case in contract.cases(name, hyper, asks=16) if case.space_name not in ("finite", "conditional")]
     assert len(cases) == 4
     for case in cases:
         assert case.build().state_dict() is not None

@@ -138,6 +138,49 @@ def test_nobody_copies_a_failed_one_and_everybody_ends() -> None:
     assert max(one.until or 0 for one in proposals.values()) == 25
 
 
+def _generation(strategy: Pba, first: int, scores: list[float | None]) -> list[Proposal]:
+    """Asks for as many trials as there are scores, numbers them from `first` on, and tells how they ended; None: by an error."""
+    asked = [strategy.ask() for _ in scores]
+    for number, (proposal, score) in enumerate(zip(asked, scores, strict=True), first):
+        assert proposal is not None
+        strategy.tell(Outcome(number, proposal, score, {}, "done" if score is not None else "error"))
+    return [proposal for proposal in asked if proposal is not None]
+
+
+def test_a_segment_that_failed_counts_as_the_lowest() -> None:
+    """However good its member was before: it goes on as the best of the others."""
+    strategy = _pba(population=4)
+    _generation(strategy, 1, [1.0, 2.0, 3.0, 4.0])
+    strategy.closed = True
+    second = _generation(strategy, 5, [10.0, 2.0, 3.0, None])
+    assert [one.parent for one in second] == [4, 2, 3, 4]
+    third = strategy.ask()
+    assert third is not None
+    assert (third.parent, third.until) == (5, 15)
+
+
+@pytest.mark.parametrize(("quantile", "copied"), [(0.25, 2), (0.5, 4)])
+def test_as_many_are_replaced_as_was_said(quantile: float, copied: int) -> None:
+    strategy = _pba(quantile=quantile, synchronous=True)
+    _generation(strategy, 1, [float(n) for n in range(1, 9)])
+    strategy.closed = True
+    parents = [one.parent for one in _generation(strategy, 9, [0.0] * 8)]
+    assert sum(parent != own for own, parent in enumerate(parents, 1)) == copied
+    assert set(parents[:copied]) <= set(range(9 - copied, 9))
+
+
+def test_numbers_are_drawn_anew_as_often_as_was_said() -> None:
+    """Never: then a number moves by 3 at most; always: then it is any."""
+    moved = {}
+    for share in (0.0, 1.0):
+        strategy = _pba(Space({"n": Int(0, 10_000)}), population=8, resample=share, quantile=0.5)
+        _generation(strategy, 1, [float(n) for n in range(1, 9)])
+        strategy.closed = True
+        moved[share] = max(int(one.config["n"]) for one in _generation(strategy, 9, [0.0] * 8))
+    assert moved[0.0] <= 3
+    assert moved[1.0] > 1000
+
+
 def test_a_synchronous_population_is_the_same_with_any_number_of_workers() -> None:
     one, many = (_run(_pba(synchronous=True), lambda p, s: float(p.config["p"]), lanes=n)[0] for n in (1, 8))
     assert one == many

@@ -314,6 +314,8 @@ def test_what_does_not_fit_is_said_at_once() -> None:
     (["method.name=asha", "method.min_steps=1", "method.max_steps=2001"], "max_steps = 2001, but a trial has 2000 outer steps"),
     (["method.name=asha", "method.min_steps=1", "method.max_steps=9", "train.steps=8"], "Set train.steps to 9 or more"),
     (["space=maml-family"], "no configuration fits these tasks: of 1,000 none can be built. "),
+    (["method={name='pba', steps=5, max_steps=9}", "budget.trials=3"], "population = 16, but budget.trials = 3 founds no more"),
+    (["method={name='pba', steps=5, max_steps=9}", "space=nasbench201"], "explores numbers, but the space 'nasbench201' has"),
 ])
 def test_an_impossible_pairing_is_refused_in_words(overrides: list[str], said: str) -> None:
     assert said in "\n".join(Study.from_text(GOOD, overrides).problems())
