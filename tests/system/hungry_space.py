@@ -1,6 +1,6 @@
 """A space whose nets hold on to much memory for every episode, in a process that may have but little more than it has.
 
-`appetite` is how many numbers a net holds for each episode; HUNGRY_ROOM how many bytes a trial may ask for.
+`appetite` is how many numbers a net holds for each episode; HUNGRY_ROOM how many bytes more a trial may write to.
 """
 from __future__ import annotations
 
@@ -44,8 +44,11 @@ def recipe(config: Config, shape: TaskShape) -> Recipe:
 
 
 def limit() -> None:
-    """From the first trial on, this process may have HUNGRY_ROOM bytes more than it has now."""
+    """From the first trial on, this process may have HUNGRY_ROOM bytes more than it has now.
+
+    They are bytes that it can write to: of its addresses every thread that begins sets aside 64 MiB, which it may never ask for.
+    """
     room = os.environ.get("HUNGRY_ROOM")
-    if room and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
-        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + int(room), resource.RLIM_INFINITY))
+    if room and resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY:
+        (now,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData:"))
+        resource.setrlimit(resource.RLIMIT_DATA, (1024 * int(now) + int(room), resource.RLIM_INFINITY))
