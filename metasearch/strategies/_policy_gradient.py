@@ -106,7 +106,7 @@ class PolicyGradient(Strategy):
 
     def __init__(self, space: Space, *, hyperparameters: Any, seed: int) -> None:
         super().__init__(space, hyperparameters=hyperparameters, seed=seed)
-        self._finite = discretised(space, hyperparameters.bins, type(self).__name__)
+        self._finite = discretised(space, hyperparameters.bins, type(self).__name__.lower())
         self.controller = self.made(self._finite)
         self.restarts = 0
         self._begin()
