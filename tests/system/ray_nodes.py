@@ -64,7 +64,7 @@ class Nodes:
             process.terminate()
         for process in self.processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
+                process.wait(60)
             process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 

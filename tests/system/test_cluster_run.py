@@ -31,7 +31,7 @@ def possible() -> bool:
     if shutil.which("unshare") is None or shutil.which("ip") is None:
         return False
     try:
-        return subprocess.run([NODES, "true"], capture_output=True, timeout=20).returncode == 0
+        return subprocess.run([NODES, "true"], capture_output=True, timeout=60).returncode == 0
     except subprocess.TimeoutExpired:
         return False
 

@@ -217,7 +217,7 @@ def test_what_mlflow_shows_after_a_kill_is_what_the_ledger_says(forks: Any, tmp_
 def test_one_signal_stops_at_the_next_report_and_the_study_can_be_resumed(
     forks: Any, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    method = {"name": str(HERE / "counting.py"), "steps": 400, "seconds": 0.05}
+    method = {"name": str(HERE / "counting.py"), "steps": 4000, "seconds": 0.05}
     study = table(space="counting_space.py", method=method, budget={"trials": 1})
     command = [sys.executable, str(HERE / "killable.py"), json.dumps(study), str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
@@ -225,9 +225,7 @@ def test_one_signal_stops_at_the_next_report_and_the_study_can_be_resumed(
     while not list((tmp_path / "t" / "parcels").glob("*/*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    began = time.monotonic()
-    assert process.wait(30) in (code, -number)
-    assert time.monotonic() - began < 10
+    assert process.wait(60) in (code, -number), "the trial would take 200 s"
     with Ledger.open(tmp_path / "t" / "ledger.sqlite") as ledger:
         (stopped,) = ledger.rows(kinds=["stopped"])
         assert (stopped.body["reason"], stopped.body["final"]) == ("interrupted", False)

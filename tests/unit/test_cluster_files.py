@@ -592,7 +592,7 @@ def entered(state: Path, command: str) -> subprocess.Popen[bytes]:
 
 
 def until(there: Path) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not (there.exists() and there.read_text().strip()):
         assert time.monotonic() < end, f"no {there.name}"
         time.sleep(0.01)
@@ -611,13 +611,13 @@ def test_the_exit_code_of_a_study_that_is_asked_to_stop_is_written(tmp_path: Pat
         os.killpg(process.pid, signal.SIGTERM)
     else:
         os.kill(int((state / "pid").read_text()), signal.SIGTERM)
-    assert process.wait(10) == 143
+    assert process.wait(60) == 143
     assert (state / "exit").read_text() == "143\n"
     assert not (state / "pid").exists()
 
 
 def test_the_exit_code_of_a_study_is_the_one_that_is_written(tmp_path: Path) -> None:
-    assert entered(tmp_path, "exit 3").wait(10) == 3
+    assert entered(tmp_path, "exit 3").wait(60) == 3
     assert (tmp_path / "exit").read_text() == "3\n"
 
 
@@ -647,7 +647,7 @@ TASK = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'  # what comes af
 
 def test_a_slurm_job_in_which_ray_never_starts_fails_although_symmetric_run_says_0(told: Path) -> None:
     job, _ = submitted(told, "exit 0")
-    assert "never ran" in job.communicate(timeout=20)[1]
+    assert "never ran" in job.communicate(timeout=60)[1]
     assert job.returncode == 69
 
 
@@ -658,7 +658,7 @@ def test_a_slurm_job_ends_as_its_study_does_and_leaves_no_token(told: Path) -> N
         f'echo "$@" > {told}/words\nexit 4\n'
     )
     job, called = submitted(told, TASK, RAY_AUTH_TOKEN="x", RAY_ADDRESS="elsewhere:1")
-    job.communicate(timeout=20)
+    job.communicate(timeout=60)
     assert job.returncode == 4
     assert re.fullmatch(r"[0-9a-f]{64}", (told / "token").read_text())
     assert (told / "modes").read_text().split() == ["600", "700"]
@@ -669,7 +669,7 @@ def test_a_slurm_job_ends_as_its_study_does_and_leaves_no_token(told: Path) -> N
 
 def test_a_slurm_job_does_not_wait_for_nodes_that_never_notice_that_the_study_has_ended(told: Path) -> None:
     job, _ = submitted(told, f"({TASK}); exec sleep 1000", METASEARCH_GRACE="1")
-    job.communicate(timeout=20)
+    job.communicate(timeout=60)
     assert job.returncode == 0
 
 
@@ -684,7 +684,7 @@ def test_a_slurm_job_whose_time_is_over_stops_its_study_once_and_is_queued_again
     time.sleep(0.2)
     jobs["signals"][1].send_signal(signal.SIGTERM)
     for how, (told, job, called) in jobs.items():
-        assert "queued again" in job.communicate(timeout=20)[1], how
+        assert "queued again" in job.communicate(timeout=60)[1], how
         assert (job.returncode, called.read_text()) == (143, "scontrol requeue 7\n"), how
         assert (told / "terms").read_text() == "\n", how
 
@@ -693,8 +693,8 @@ def timed(told: Path, how: str) -> tuple[Path, subprocess.Popen[str], Path]:
     """A job whose study needs a second to stop, and says how often it was asked to."""
     once = f"trap 'echo >> {told}/terms; sleep 1; exit 143' TERM; echo up > {told}/up; while :; do sleep 0.05; done"
     (told / "bin" / "metasearch").write_text(f"#!/bin/bash\n{once}\n")
-    more = {"SLURM_JOB_END_TIME": str(int(time.time()) + 4)} if how == "end-time" else {}
-    return told, *submitted(told, TASK, left="0:03" if how == "clock" else "2-00:00:00", **more)
+    more = {"SLURM_JOB_END_TIME": str(int(time.time()) + 7)} if how == "end-time" else {}
+    return told, *submitted(told, TASK, left="0:06" if how == "clock" else "2-00:00:00", **more)
 
 
 @pytest.mark.parametrize(("left", "stops"), [
@@ -703,7 +703,7 @@ def timed(told: Path, how: str) -> tuple[Path, subprocess.Popen[str], Path]:
 ])
 def test_a_slurm_job_stops_its_study_minutes_before_its_end_or_in_the_middle(told: Path, left: str, stops: int | None) -> None:
     job, _ = submitted(told, "exit 0", left=left)
-    words = job.communicate(timeout=20)[1]
+    words = job.communicate(timeout=60)[1]
     assert ("no time limit" in words) if stops is None else (f"stops in {stops} s" in words), words
 
 
@@ -713,7 +713,7 @@ def test_a_slurm_job_whose_study_ended_while_it_was_asked_to_stop_is_not_queued_
     job, called = submitted(told, TASK)
     until(told / "up")
     job.send_signal(signal.SIGUSR1)
-    job.communicate(timeout=20)
+    job.communicate(timeout=60)
     assert (job.returncode, called.exists()) == (0, False), "it ended by itself: there is nothing to go on with"
 
 
@@ -725,7 +725,7 @@ def test_the_slurm_job_asks_for_what_symmetric_run_needs(told: Path) -> None:
     assert "signal" not in asked, "Slurm sends it only to the first run of a job, and at once where the limit is shorter"
     srun = f'printf "%s\\n" "$@" > {told}/srun; env > {told}/env'
     job, _ = submitted(told, srun, SLURM_JOB_NUM_NODES="3", SLURM_GPUS_ON_NODE="8")
-    job.communicate(timeout=20)
+    job.communicate(timeout=60)
     words = (told / "srun").read_text().split("\n")
     assert words[words.index("ray"):words.index("--")] == [
         "ray", "symmetric-run", "--address", "10.0.0.1:6379", "--min-nodes", "3", "--num-cpus=2", "--num-gpus=8",
@@ -735,5 +735,5 @@ def test_the_slurm_job_asks_for_what_symmetric_run_needs(told: Path) -> None:
     assert int(environment["RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT"]) >= 300
     for name in ("METASEARCH_ENV", "METASEARCH_HOME"):
         refused, _ = submitted(told, "exit 0", **{name: ""})
-        assert name in refused.communicate(timeout=20)[1]
+        assert name in refused.communicate(timeout=60)[1]
         assert refused.returncode != 0

@@ -119,7 +119,7 @@ def test_where_locks_do_not_hold_signs_do(here: Path, monkeypatch: pytest.Monkey
     else:
         began = time.monotonic()
         lock(here).close()
-        assert 0.2 < time.monotonic() - began < 10.0, "it was waited for"
+        assert 0.2 < time.monotonic() - began < 60.0, "it was waited for"
 
 
 @pytest.mark.parametrize("left", [lambda path: path.unlink(), lambda path: path.write_text("?")], ids=["nothing", "noise"])
