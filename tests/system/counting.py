@@ -28,13 +28,15 @@ def method(study: Any) -> tuple[Strategy, Objective]:
 
 class Counting:
     """steps: reports of a trial. log: a file that gets a line for every start and every end. misbehave: {trial number: how}.
-    seen: a file that gets a line of JSON for every start: the devices that a trial was given, and those that it could see."""
+    seen: a file that gets a line of JSON for every start: the devices that a trial was given, and those that it could see.
+    meet: trials wait until so many processes have written into the log, however long one of them takes to start (at most a
+    minute)."""
 
     def __init__(
         self, steps: int = 3, log: str | None = None, seconds: float = 0.0, parcels: bool = True,
-        misbehave: dict[str, str] | None = None, seen: str | None = None,
+        misbehave: dict[str, str] | None = None, seen: str | None = None, meet: int = 1,
     ) -> None:
-        self.steps, self.log, self.seconds, self.parcels = steps, log, seconds, parcels
+        self.steps, self.log, self.seconds, self.parcels, self.meet = steps, log, seconds, parcels, meet
         self.misbehave, self.seen = misbehave or {}, seen
 
     def __call__(self, proposal: Proposal, trial: Trial) -> Iterator[Report]:
@@ -45,6 +47,7 @@ class Counting:
             told = {"pid": os.getpid(), "devices": trial.devices, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
             with Path(self.seen).open("a") as file:
                 file.write(json.dumps(told) + "\n")
+        self._wait_for_the_others()
         end = proposal.until or self.steps
         for step in range(min(first, end - 1) + 1, end + 1):  # a trial that was whole, but for its letter, says its end again
             if self.seconds:
@@ -75,6 +78,13 @@ class Counting:
         if self.log is not None:
             with Path(self.log).open("a") as file:
                 file.write(f"{what} {trial.id} {step} {os.getpid()}\n")
+
+    def _wait_for_the_others(self) -> None:
+        until = time.monotonic() + 60
+        while self.log is not None and self.meet > 1 and time.monotonic() < until:
+            if len({line.split()[3] for line in Path(self.log).read_text().splitlines()}) >= self.meet:
+                return
+            time.sleep(0.05)
 
     def _fail(self, how: str | None, step: int, trial: Trial) -> None:
         if how is None or step < 2:

@@ -79,8 +79,7 @@ def ancestors(pid: int) -> list[int]:
 
 def test_a_study_under_ray_proposes_and_finds_what_the_local_driver_does(tmp_path: Path) -> None:
     shown: list[Status] = []
-    how = {"seconds": 0.1, "seen": str(tmp_path / "seen")}  # time for the second lane to start
-    result = run(counting(30, tmp_path, **how), tmp_path / "ray", shown.append)
+    result = run(counting(30, tmp_path, seconds=0.02, meet=2, seen=str(tmp_path / "seen")), tmp_path / "ray", shown.append)
     assert (result.exit_code, result.status.done, result.status.reason) == (0, 30, "trials")
     assert shown[0].done == 0
     assert shown[-1].done == 30
@@ -128,13 +127,13 @@ def test_a_search_of_architectures_finds_under_ray_what_it_finds_on_one_machine(
 
 def test_a_trial_that_fails_takes_its_process_with_it_and_nothing_else(tmp_path: Path) -> None:
     how = {"3": "error", "4": "oom", "5": "diverged", "6": "die", "7": "hang"}
-    result = run(counting(8, tmp_path, misbehave=how, driver={"trial_timeout": 2.0}), tmp_path)
+    result = run(counting(8, tmp_path, misbehave=how, driver={"trial_timeout": 4.0}), tmp_path)
     assert [results(tmp_path / "t")[n][0] for n in (3, 4, 5, 6, 7)] == ["error", "oom", "diverged", "error", "error"]
     with ledger(tmp_path) as now:
         assert (now.trials()[4].attempts, now.trials()[4].chunk) == (2, 1)
         hung = now.trials()[7].outcome
     assert hung is not None
-    assert "no report for 2.0 s" in (hung.reason or "")
+    assert "no report for 4.0 s" in (hung.reason or "")
     assert "counting.py" in (tmp_path / "t" / "stacks" / "7-1.txt").read_text()
     assert (result.status.done, result.status.failed, result.status.diverged) == (7, 4, 1)
     assert problems(tmp_path / "t") == []
@@ -249,7 +248,7 @@ def test_lanes_that_can_never_be_placed_are_an_error_in_words() -> None:
 def test_a_trial_sees_its_own_gpus_and_no_others(tmp_path: Path) -> None:
     """Four GPUs as Ray counts them: what it hands out is what CUDA is told, before anything of CUDA begins."""
     driver = {"gpus": 2, "address": ray.get_runtime_context().gcs_address}
-    result = run(counting(8, tmp_path, steps=2, seconds=0.2, seen=str(tmp_path / "seen"), driver=driver), tmp_path)
+    result = run(counting(8, tmp_path, steps=2, meet=2, seen=str(tmp_path / "seen"), driver=driver), tmp_path)
     assert result.status.done == 8
     seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
     assert all(one["devices"] == ["cuda:0", "cuda:1"] for one in seen)
