@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,12 +92,16 @@ def test_a_driver_killed_at_random_times_comes_back_to_the_same_history(
     assert run(forks, tmp_path / "whole") == 0
     whole = time.monotonic() - begin
     kills = 0
-    for attempt in range(60):
+    for _ in range(60):
         child = forks.Process(target=run_or_resume, args=(table(), str(tmp_path), None))
         child.start()
-        child.join(rng.uniform(0.1, 0.6) * whole * 1.1**attempt)  # in the middle of it, and in the end it gets there
-        if child.exitcode is not None:
+        child.join(rng.uniform(0.1, 0.6) * whole * 1.1**kills)  # in the middle of it, and in the end it gets there
+        if child.exitcode is not None and kills:
             break
+        if child.exitcode is not None:  # the machine has become faster since: once more from the beginning
+            assert child.exitcode == 0
+            shutil.rmtree(tmp_path / "t")
+            continue
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         kills += 1
@@ -148,7 +153,7 @@ def test_a_trial_that_hangs_ends_the_driver_with_its_stacks_and_is_not_tried_aga
     forks: Any, tmp_path: Path, how: str
 ) -> None:
     method = {"name": str(HERE / "counting.py"), "misbehave": {"2": how}}
-    study = table(space="counting_space.py", method=method, driver={"kind": "local", "trial_timeout": 2.0})
+    study = table(space="counting_space.py", method=method, driver={"kind": "local", "trial_timeout": 4.0})
     assert run(forks, tmp_path, None, study) == 1
     assert "counting.py" in (tmp_path / "t" / "stacks" / "2-1.txt").read_text()
     assert run(forks, tmp_path, None, study) == 0
@@ -171,9 +176,9 @@ def by_default(forks: Any, home: Path, least: float, **method: Any) -> int:
 
 
 def test_a_trial_that_hangs_is_ended_by_default(forks: Any, tmp_path: Path) -> None:
-    assert by_default(forks, tmp_path, 1.0, misbehave={"2": "hang"}) == 1
+    assert by_default(forks, tmp_path, 3.0, misbehave={"2": "hang"}) == 1
     assert "counting.py" in (tmp_path / "t" / "stacks" / "2-1.txt").read_text()
-    assert by_default(forks, tmp_path, 1.0) == 0
+    assert by_default(forks, tmp_path, 3.0) == 0
     assert [results(tmp_path / "t")[n][0] for n in range(1, 6)] == ["done", "error", "done", "done", "done"]
     with Ledger.open(tmp_path / "t" / "ledger.sqlite") as ledger:
         outcome = ledger.trials()[2].outcome
@@ -183,7 +188,7 @@ def test_a_trial_that_hangs_is_ended_by_default(forks: Any, tmp_path: Path) -> N
 
 
 def test_a_first_trial_that_hangs_after_its_first_report_is_ended_by_default(forks: Any, tmp_path: Path) -> None:
-    assert by_default(forks, tmp_path, 1.0, misbehave={"1": "hang"}) == 1
+    assert by_default(forks, tmp_path, 3.0, misbehave={"1": "hang"}) == 1
     assert (tmp_path / "t" / "stacks" / "1-1.txt").stat().st_size > 0
 
 

@@ -185,7 +185,7 @@ def test_a_worker_that_is_frozen_is_ended_from_outside(tmp_path: Path) -> None:
             frozen.append(int(log.read_text().splitlines()[-1].split()[3]))
             os.kill(frozen[0], signal.SIGSTOP)
 
-    result = run(counting(40, tmp_path, steps=1, seconds=0.2, driver={"trial_timeout": 1.0}), tmp_path, freeze_one)
+    result = run(counting(40, tmp_path, steps=1, seconds=0.2, driver={"trial_timeout": 3.0}), tmp_path, freeze_one)
     assert len(frozen) == 1
     assert result.status.done == 40
     assert not Path(f"/proc/{frozen[0]}").exists()
