@@ -6,6 +6,7 @@
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -72,8 +73,14 @@ def side_by_side(name: str, *, best: int = 5, home: Path | None = None) -> tuple
 def _best(
     name: str, trials: Mapping[int, TrialRow], of: Callable[[Config], Places | None], best: int
 ) -> tuple[Places, list[int]]:
-    ranked = sorted((row for row in trials.values() if row.outcome is not None and row.outcome.status == "done"),
-                    key=lambda row: -_score(row))
+    done = [row for row in trials.values() if row.outcome is not None and row.outcome.status == "done"]
+    until = {row.id: math.inf if row.proposal.until is None else row.proposal.until for row in done}
+    longest = max(until.values(), default=0)  # scores of segments and lower rungs are no match for those
+    ranked = sorted((row for row in done if until[row.id] == longest), key=lambda row: -_score(row))
+    whole = of_row(trials, ranked[0].id, of) if ranked else None
+    if whole is not None and any(policy.changes for policy in whole.policies.values()):
+        raise ValueError(f"what augmented the best trial of '{name}' changed while it trained, so it is a schedule, and there is "
+                         f"nothing to put beside it. Name the trial: {name}/{ranked[0].id}")
     first: tuple[Places, str, str] | None = None  # and its place and its ranges
     taken: dict[int, SubPolicies] = {}
     for row in ranked:
@@ -89,10 +96,9 @@ def _best(
         if len(taken) == best:
             break
     if first is None:
-        done = max(ranked, key=lambda row: (row.outcome.step if row.outcome else 0, _score(row)), default=None)
         raise ValueError(f"no trial of '{name}' has sub-policies at one place, so that there is nothing to join. " + (
-            "None has ended well" if done is None else
-            f"Name a trial instead: {name}/{done.id} is the best of those that trained longest"))
+            f"Name a trial instead: {name}/{ranked[0].id} is the best of those that trained longest" if ranked else
+            "None has ended well"))
     found, place, ranges = first
     return replace(found, **{place: _together(list(taken.values()), ranges)}), list(taken)  # type: ignore[arg-type]
 

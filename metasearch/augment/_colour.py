@@ -66,7 +66,7 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keeps so many of a level's eight bits: 1 at least, as pillow does; 8 is the picture (to float32's precision)."""
+    """Keeps so many of a level's eight bits: 1 at least; 8 is the picture (to float32's precision)."""
     kept = bits.round().clamp(1, 8)
     step = _each(torch.exp2(torch.where(kept == 8, -16.0, 8 - kept)) / 255)
     return (images / step).add_(ALMOST).floor_().mul_(step)
@@ -82,17 +82,19 @@ def autocontrast(images: Tensor) -> Tensor:
 
 def equalize(images: Tensor) -> Tensor:
     """Every channel's levels spread to be about equally frequent, by pillow's integer arithmetic: to the level the same."""
-    level = (images.detach().flatten(2) * 255).round_()  # [B, C, H*W]
+    precise = torch.promote_types(images.dtype, torch.float32)  # counts are exact in float32 up to 4096 x 4096 pixels
+    level = (images.detach().to(precise).flatten(2) * 255).round_()  # [B, C, H*W]
     level = torch.fmax(level, level.new_zeros(())).clamp_max_(255)  # fmax: what is no number is a level too, 0
     top, level = level.amax(2, keepdim=True).long(), level.long()
-    one = torch.ones(1, dtype=images.dtype, device=images.device)  # counts are exact in float32 up to 4096 x 4096 pixels
-    counts = torch.zeros(*level.shape[:2], 256, dtype=images.dtype, device=images.device)
+    one = torch.ones(1, dtype=precise, device=images.device)
+    counts = torch.zeros(*level.shape[:2], 256, dtype=precise, device=images.device)
     counts = counts.scatter_add(2, level, one.expand(level.shape))
     step = torch.div(level.shape[2] - counts.gather(2, top), 255, rounding_mode="floor")
     below = (counts.cumsum(2) - counts).add_(torch.div(step, 2, rounding_mode="floor"))
     table = below.div_(step.clamp(min=1)).floor_().clamp_max_(255)
-    same = torch.arange(256, dtype=images.dtype, device=images.device).expand(table.shape)
-    return torch.lerp(table, same, (step == 0).to(images.dtype)).div_(255).gather(2, level).view(images.shape)
+    same = torch.arange(256, dtype=precise, device=images.device).expand(table.shape)
+    table = torch.lerp(table, same, (step == 0).to(precise)).div_(255)
+    return table.gather(2, level).view(images.shape).to(images.dtype)
 
 
 def channel_permutation(images: Tensor, noise: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import overload
 
@@ -294,7 +295,10 @@ class Schedule(Policy):
         return self.policies[int(self.stage(progress))]
 
     def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
-        stages = self.stage(progress).expand(n) if n else torch.zeros(0, dtype=torch.long)
+        stages = self.stage(progress)
+        if stages.dim() and len(stages) != n:
+            raise ValueError(f"progress is a number, or one for each of {n} pictures, but got {len(stages)}")
+        stages = stages.expand(n)
         rows = [(self.policies[k], torch.nonzero(stages == k)[:, 0]) for k in sorted(set(stages.tolist()))]
         if not rows:
             return Plan.nothing(1, 0)
@@ -309,8 +313,8 @@ class Schedule(Policy):
 
 @dataclass(frozen=True)
 class Shared(Policy):
-    """One draw of operations and levels for all pictures of a call, as DADA draws them for a batch. Signs, holes and partners
-    stay each picture's own."""
+    """One draw of operations and levels for all pictures of an outer step (those in a row with the same progress), as DADA draws
+    them for a batch. Signs, holes and partners stay each picture's own."""
 
     policy: Policy
 
@@ -326,7 +330,18 @@ class Shared(Policy):
         return self.policy.operations
 
     def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
-        number, magnitude, _ = self.policy.plan(1, generator, torch.as_tensor(progress).flatten()[:1])
+        at = torch.as_tensor(progress, dtype=torch.float64)
+        if not at.dim():
+            return self._drawn(n, generator, at)
+        if len(at) != n:
+            raise ValueError(f"progress is a number, or one for each of {n} pictures, but got {len(at)}")
+        ends = torch.cat([torch.nonzero(at[1:] != at[:-1])[:, 0] + 1, torch.tensor([n])]) if n else torch.zeros(0)
+        steps = pairwise([0, *map(int, ends)])
+        parts = [self._drawn(end - first, generator, at[first]) for first, end in steps]
+        return joined(parts) if parts else Plan.nothing(1, 0)
+
+    def _drawn(self, n: int, generator: Generator, progress: Tensor) -> Plan:
+        number, magnitude, _ = self.policy.plan(1, generator, progress)
         noise = torch.rand(len(number), n, NOISE, generator=generator)
         return Plan(number.expand(-1, n), magnitude.expand(-1, n), noise)
 

@@ -26,7 +26,7 @@ def policy(
 ) -> None:
     """The augmentation that a search found. Exports it, or keeps it by name (metasearch.augment.load_places and named)."""
     from metasearch import policies
-    from metasearch.augment import saved
+    from metasearch.augment import find, saved
 
     folder = home_of(home)
     name, _, number = what.partition("/")
@@ -37,8 +37,8 @@ def policy(
         found = policies.of_trial(what, home=folder, ended=keep)
     else:
         found, trials = policies.side_by_side(name, best=best, home=folder)
-        talk(f"side by side: {', '.join(f'{name}/{n}' for n in trials)}" + (
-            f"; no more than {len(trials)} trials have sub-policies at that place" if len(trials) < best else ""))
+        few = f"; no more than {len(trials)} trials that trained longest have sub-policies at that place"
+        talk(f"side by side: {', '.join(f'{name}/{n}' for n in trials)}" + few * (len(trials) < best))
     if keep:
         kept = saved.keep(found, what if number else None, home=folder)
         print(kept)
@@ -52,5 +52,6 @@ def policy(
         talk(f"written: {saved.save(found, output)}. In Python: metasearch.augment.load_places({str(output)!r})")
         if len(found.policies) == 1 and not found.new_classes:
             (only,) = found.policies.values()
-            told = "images, generator, progress=0..1" if only.changes else "images, generator"
+            mixes = any(find(operation).kept is not None for operation in only.operations)
+            told = "images, generator" + ", labels" * mixes + ", progress=0..1" * only.changes
             talk(f"on pictures of your own: metasearch.augment.load({str(output)!r})({told})")

@@ -257,10 +257,10 @@ def _concluded(study: Study, result: Result, home: Path, as_json: bool) -> None:
 
         uri = tracking_uri(study.track.uri, home)
         talk(f"in MLflow: {uri}" if sqlite_path(uri) is None else f"in MLflow: mlflow ui --backend-store-uri {uri}")
-    where = elsewhere(home)
+    where, source = elsewhere(home), "" if study.track.enabled else " --source ledger"
     best = f"metasearch evaluate {study.name}/{one.best_trial}{where}"
     tested = "" if one.best_trial is None else f" On the sealed test tasks: {best}"
-    talk(f"'{study.name}' ended: {one.reason}. Again: metasearch leaderboard {study.name}{where}.{tested}")
+    talk(f"'{study.name}' ended: {one.reason}. Again: metasearch leaderboard {study.name}{source}{where}.{tested}")
     if result.exit_code == NO_SUCCESS:
         raise Refused(f"no trial of '{study.name}' succeeded. What they said: metasearch show {study.name}", NO_SUCCESS)
     if result.exit_code == TOO_MANY_ERRORS:

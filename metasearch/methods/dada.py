@@ -41,6 +41,8 @@ def method(study: Study) -> tuple[Strategy, Objective]:
     given = Hyperparameters(**study.method.arguments)
     if not given.arch_lr > 0:
         raise ValueError(f"`arch_lr > 0` must hold, but got arch_lr={given.arch_lr}")
+    if given.xi == 0:
+        raise ValueError("`xi > 0` must hold, but got xi=0: a policy is judged by what a step of this rate does to the loss")
     train, space = study.training(), study.space()
     augmented(study, train)
     path = next((name for name, dim in space.dims.items()
@@ -55,7 +57,11 @@ def method(study: Study) -> tuple[Strategy, Objective]:
         steps=given.search_steps, share=given.share, estimator=given.estimator, magnitudes=given.magnitudes,
         temperature=given.temperature, hidden=given.hidden, xi=given.xi, arch=rule(), control=rule(),
     )
-    objective.check_classes(space.decode([0.5] * space.width))
+    middle = space.decode([0.5] * space.width)
+    objective.check_learner(middle, "dada", (
+        "Give the recipe a learner that does, such as prototypical or maml, or take a method that wants scores only: "
+        "autoaugment, pba, random, tpe or regularized-evolution."))
+    objective.check_classes(middle)
     return Seeds(space, (), seed=study.seed), objective
 
 

@@ -42,7 +42,9 @@ def method(study: Study) -> tuple[Strategy, Objective]:
         xi=given.xi, warm_up=given.warm_up, arch=adam(given.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
     )
     middle = space.decode([0.5] * space.width)
-    objective.check_learner(middle)
+    objective.check_learner(middle, "darts", (
+        "Give the mixture a learner that does, such as prototypical or maml, or take a method that wants scores only: enas, "
+        "random-sharing, regularized-evolution, reinforce or random."))
     objective.check_mixture(middle, study.method.name)
     objective.check_derive(middle)
     objective.check_classes(middle)

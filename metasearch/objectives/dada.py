@@ -37,10 +37,10 @@ from metasearch.augment import PLACES, Places, Plan, Policy, Step, SubPolicies, 
 from metasearch.augment.plan import Moments
 from metasearch.learners import gradients
 from metasearch.nets import Params, learnt
-from metasearch.objectives import Mode, Trial, augmenting, relax
+from metasearch.objectives import Infeasible, Mode, Trial, augmenting, relax
 from metasearch.objectives import training as loop
 from metasearch.objectives.episodic import mean_gradient
-from metasearch.objectives.one_shot import ARCH, Last, OneShot, parted
+from metasearch.objectives.one_shot import ARCH, Last, OneShot, parted, without_gradient
 from metasearch.objectives.optimizer import Optimizer, adam
 from metasearch.objectives.recipe import Recipe, RecipeOf
 from metasearch.objectives.relaxed import exact_and_value, mean_loss, rate_ahead, step_ahead
@@ -139,13 +139,22 @@ class Dada(OneShot):
             said.append(f"estimator is one of {', '.join(get_args(Estimator))}, but got {self.estimator!r}")
         if self.magnitudes not in get_args(Magnitudes):
             said.append(f"magnitudes is one of {', '.join(get_args(Magnitudes))}, but got {self.magnitudes!r}")
-        if not self.temperature > 0 or self.hidden < 1:
-            said.append(f"`temperature > 0` and `hidden >= 1` must hold, but got {self.temperature} and {self.hidden}")
+        if not 0 < self.temperature < math.inf or self.hidden < 1:
+            said.append(f"`0 < temperature < inf` and `hidden >= 1` must hold, but got {self.temperature} and {self.hidden}")
+        if self.xi is not None and not 0 <= self.xi < math.inf:
+            said.append(f"`0 <= xi < inf` must hold, but got xi={self.xi}")
         if self.check:
             said.append("`check` compares architectures that share weights, but dada searches for augmentations: leave it at 0")
         return said
 
     def start(self, setting: loop.Setting) -> Params:
+        learner, searched = setting.recipe.learner, setting.recipe.augment
+        assert isinstance(searched, Searched)
+        if (why := without_gradient(learner, "dada")) is not None:
+            raise Infeasible(why)
+        if searched.place == "shot" and learner.noise(setting.shape):
+            raise Infeasible(f"{type(learner).__name__} draws noise for each picture of an episode, and dada adds further shots "
+                             f"after it is drawn. Take another place than shot, or autoaugment, which adds them before.")
         weights, arch = parted(setting.meta)
         phi = relax.mlp_init({"pi": arch[PI], "p": arch[P]}, self.hidden, loop.generator(setting.seed, "control"))
         state = {f"{WEIGHTS}{k}": v for k, v in setting.recipe.optimizer.init(weights).items()}

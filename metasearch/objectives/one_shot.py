@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metasearch.learners import Learner
 from metasearch.nets import Params
 from metasearch.nets.discrete import ARCH
 from metasearch.objectives import Infeasible, Mode, Trial, augmenting, parcel
@@ -30,7 +31,9 @@ from metasearch.records import Config, Proposal, Report
 from metasearch.space import Choice, Space
 from metasearch.tasks import Episode, TaskDistribution, TaskShape, concatenate
 
-__all__ = ["ARCH", "Last", "OneShot", "by_itself", "check_logits", "mode_of", "options_of", "parted", "searched"]
+__all__ = [
+    "ARCH", "Last", "OneShot", "by_itself", "check_logits", "mode_of", "options_of", "parted", "searched", "without_gradient",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +129,16 @@ class OneShot(ABC):
         except Infeasible:
             return  # another config may not be
         check_logits(recipe, self.space, self.dims, method)
+
+    def check_learner(self, config: Config, method: str, instead: str) -> None:
+        """Raises ValueError for a learner that moves its weights by something else than the gradient of a loss on queries, as
+        Reptile does: then `method` has nothing to differentiate. instead: what to do about it."""
+        try:
+            learner = self.supernet(config).learner
+        except Infeasible:
+            return  # another config may not be
+        if (why := without_gradient(learner, method)) is not None:
+            raise ValueError(f"{why} {instead}")
 
     def check_classes(self, config: Config) -> None:
         """Raises ValueError if the parts of the training classes are too small for the episodes of the search."""
@@ -282,6 +295,15 @@ def check_logits(recipe: Recipe, space: Space, dims: Sequence[str], method: str)
     if beside:
         raise ValueError(f"{said} and for no other, but relaxed(config, shape) begins {', '.join(beside)}: name them in RELAXED, "
                          "or read those dimensions from the config.")
+
+
+def without_gradient(learner: Learner, method: str) -> str | None:
+    """Why `method` has nothing to differentiate, in words; None: it has."""
+    own = type(learner)
+    if own.episode_gradient is Learner.episode_gradient or own.episode_loss is not Learner.episode_loss:
+        return None
+    return (f"{method} follows the gradient of the loss on queries, but {own.__name__} learns by none (it has an "
+            "episode_gradient of its own).")
 
 
 def parted(params: Params) -> tuple[Params, Params]:

@@ -31,7 +31,7 @@ from metasearch.nets import Net, Params, learnt
 from metasearch.objectives import Infeasible, Mode, Trial
 from metasearch.objectives.episodic import in_precision, mean_gradient
 from metasearch.objectives.limits import candidates, some_within
-from metasearch.objectives.one_shot import ARCH, Last, OneShot, parted
+from metasearch.objectives.one_shot import ARCH, Last, OneShot, parted, without_gradient
 from metasearch.objectives.optimizer import Optimizer, adam
 from metasearch.objectives.recipe import Precision, Recipe
 from metasearch.objectives.training import Setting, Step, to
@@ -133,20 +133,6 @@ class Relaxed(OneShot):
             said.append(f"`xi >= 0` must hold, but got xi={self.xi}")
         return said
 
-    def check_learner(self, config: Config) -> None:
-        """Raises ValueError for a learner that moves its weights by something else than the gradient of a loss on queries, as
-        Reptile does: then there is nothing to differentiate in the architecture."""
-        try:
-            learner = type(self.supernet(config).learner)
-        except Infeasible:
-            return  # another config may not be
-        if learner.episode_gradient is not Learner.episode_gradient and learner.episode_loss is Learner.episode_loss:
-            raise ValueError(
-                f"darts follows the gradient of the loss on queries, but {learner.__name__} learns by none (it has an "
-                "episode_gradient of its own). Give the mixture a learner that does, such as prototypical or maml, or take a "
-                "method that wants scores only: enas, random-sharing, regularized-evolution, reinforce or random."
-            )
-
     def check_derive(self, config: Config) -> None:
         """Raises ValueError if the space's own `derive` makes something else than an option for every relaxed dimension."""
         if self.derive is None:
@@ -160,6 +146,8 @@ class Relaxed(OneShot):
             raise ValueError(f"derive(shares) must choose for every dimension in RELAXED, but leaves out {', '.join(left)}.")
 
     def start(self, setting: Setting) -> Params:
+        if (why := without_gradient(setting.recipe.learner, "darts")) is not None:
+            raise Infeasible(why)
         weights, arch = parted(setting.meta)
         state = {f"weights/{k}": v for k, v in setting.recipe.optimizer.init(weights).items()}
         return to(state | {f"{ARCH}{k}": v for k, v in self.arch.init(arch).items()}, setting.tasks.device)

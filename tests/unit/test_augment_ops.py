@@ -178,6 +178,15 @@ def test_a_turn_is_pillows(count: int) -> None:
         assert torch.equal(mine, _tensor(_pil(picture).rotate(90 * count)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_pictures_of_half_precision_are_equalized_by_exact_counts(dtype: torch.dtype) -> None:
+    """float16 ends at 65,504 pixels, and counts in whole numbers up to 2,048."""
+    x = torch.rand(1, 1, 300, 300, generator=Generator().manual_seed(0)).square().to(dtype)
+    found = find("equalize")(x, torch.zeros(1), torch.zeros(1, NOISE))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, find("equalize")(x.double(), torch.zeros(1), torch.zeros(1, NOISE)).to(dtype))
+
+
 def test_a_value_that_is_no_number_does_not_stop_the_others_from_being_equalized() -> None:
     """As it would on a GPU for all that comes after it, too."""
     x = torch.rand(2, 3, 8, 8, generator=Generator().manual_seed(0))

@@ -179,6 +179,20 @@ def test_a_shared_draw_is_one_for_all_pictures_but_for_its_signs() -> None:
         torch.testing.assert_close(carry_out(plan, x)[0], alone)
 
 
+def test_a_shared_draw_is_one_for_each_outer_step_and_follows_a_schedule() -> None:
+    """Training hands over many steps at once: pictures of the same progress are those of one step."""
+    progress = (torch.arange(60) / 60).repeat_interleave(4)
+    steps = Shared(TrivialAugment()).plan(240, _generator(), progress).operation.view(60, 4)
+    assert bool((steps == steps[:, :1]).all())
+    assert len(steps.unique()) > 5
+    schedule = Shared(Schedule((fixed(Step("identity")), fixed(INVERT))))
+    assert torch.equal(schedule.plan(240, _generator(), progress).operation[0] == NUMBER["invert"], progress >= 0.5)
+    assert schedule.plan(0, _generator(), torch.zeros(0)).count == 0
+    for policy in (schedule, schedule.policy):
+        with pytest.raises(ValueError, match="one for each of 4 pictures, but got 3"):
+            policy.plan(4, _generator(), torch.zeros(3))
+
+
 def test_what_is_returned_is_never_what_was_given() -> None:
     x = _images()
     for policy in (fixed(Step("identity")), Shared(RandAugment(names=("identity",))), fixed(INVERT)):

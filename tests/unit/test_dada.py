@@ -12,6 +12,8 @@ from metasearch import policies
 from metasearch.augment import PLACES, Places, find
 from metasearch.driver import launch
 from metasearch.driver.study import Study
+from metasearch.learners.mann import MANN
+from metasearch.learners.reptile import Reptile
 from metasearch.ledger import Ledger
 from metasearch.nets import Params
 from metasearch.objectives import Infeasible, Mode, Trial
@@ -157,7 +159,7 @@ def test_the_gradient_of_a_probability_is_the_difference_that_its_operation_make
 def test_the_other_classes_are_looked_at_clean(estimator: str) -> None:
     """With a step ahead of length 0 the loss that is looked at is that of the episodes as they were drawn, and only a change of
     weights would say anything of a magnitude."""
-    objective = _objective("method.xi=0.0", f"method.estimator={estimator}")
+    objective = replace(_objective(f"method.estimator={estimator}"), xi=0.0)
     recipe, meta, state, episodes = _begun(objective)
     after, _, told = objective.step(recipe, "vmap", None, state, 7)(meta, state, episodes, 0.0)
     val = episodes.select(slice(2, None))
@@ -278,8 +280,35 @@ def test_a_study_by_dada_runs_from_its_text_to_a_policy(tmp_path: Path, estimato
 
 @pytest.mark.parametrize(("overrides", "said"), [
     (["space=nasbench201"], "dada searches for augmentations"), (["space=randaugment"], "opens any"),
-    (["method.arch_lr=0.0"], "arch_lr > 0"), (["method.temperature=0.0"], "temperature > 0"),
+    (["method.arch_lr=0.0"], "arch_lr > 0"), (["method.temperature=0.0"], "0 < temperature < inf"),
+    (["method.temperature=inf"], "0 < temperature < inf"), (["method.xi=0.0"], "xi > 0"), (["method.xi=-1.0"], "0 <= xi < inf"),
     (["method.magnitudes=real"], "magnitudes must be"),
 ])
 def test_what_does_not_fit_is_refused(overrides: list[str], said: str) -> None:
     assert said in " ".join(Study.from_text(STUDY, overrides).problems())
+
+
+LEARNER = """
+from dataclasses import replace
+from metasearch.learners.{module} import {learner}
+from search_spaces import augmentation
+SPACE = augmentation.SPACE
+def recipe(config, shape):
+    return replace(augmentation.recipe(config, shape), learner={learner}())
+"""
+
+
+def test_a_learner_without_a_gradient_is_refused_before_anything_starts_and_in_a_trial(tmp_path: Path) -> None:
+    (tmp_path / "space.py").write_text(LEARNER.format(module="reptile", learner="Reptile"))
+    said = " ".join(Study.from_text(STUDY, [f"space={tmp_path / 'space.py'}"]).problems())
+    assert "dada follows the gradient of the loss on queries, but Reptile learns by none" in said
+    assert "autoaugment" in said
+    autoaugment = ["method={name='autoaugment', batch=1}", f"space={tmp_path / 'space.py'}"]
+    assert not Study.from_text(STUDY, autoaugment).problems(), "it wants scores only"
+    objective = _objective()  # a space may have learners of both kinds: then trials say so
+    recipe = objective.supernet(_config(objective))
+    for learner, place, why in ((Reptile(), "query", "Reptile learns by none"), (MANN(), "shot", "Take another place than shot")):
+        assert isinstance(recipe.augment, Searched)
+        other = replace(recipe, learner=learner, augment=replace(recipe.augment, place=place))
+        with pytest.raises(Infeasible, match=why):
+            objective.start(Setting(other, objective.train, Trial(0), objective.train.tasks, objective.train.shape, 7, {}, 3))

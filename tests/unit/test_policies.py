@@ -316,6 +316,35 @@ def test_a_schedule_is_told_in_stages() -> None:
     assert two == {"rotate": (0.75, pytest.approx(0.6)), "flip": (0.0, 0.0)}
 
 
+def test_who_mixes_labels_is_told_to_hand_them_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "space.py").write_text(JOINED.replace('Step("flip")', 'Step("cutmix", 0.5, 0.5)'))
+    wanted = ["name=mixed", f"space={tmp_path / 'space.py'}", "method={name='grid'}", "budget.trials=1", "train.steps=1"]
+    launch.run(Study.from_text(STUDY, wanted), home=tmp_path)
+    capsys.readouterr()
+    assert cli.call(["policy", "mixed", "-o", str(tmp_path / "mixed.json"), "--home", str(tmp_path)]) == 0
+    assert "(images, generator, labels)" in capsys.readouterr().err.replace("\n", " ")
+    x, labels = augment.load(tmp_path / "mixed.json")(torch.rand(4, 1, 8, 8), Generator().manual_seed(0), torch.eye(4))
+    assert (x.shape, labels.shape) == ((4, 1, 8, 8), (4, 4))
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_segments_are_not_put_beside_whole_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: bool) -> None:
+    wanted = ["name=cut", "space=augmentation", "method={name='pba', steps=1, max_steps=2, population=3, synchronous=true}",
+              "budget.trials=3"]
+    launch.run(Study.from_text(STUDY, wanted), home=tmp_path)
+    with Ledger.open(tmp_path / "cut" / "ledger.sqlite") as ledger:
+        until = {n: row.proposal.until for n, row in ledger.trials().items()}
+    monkeypatch.setattr(policies, "_score", lambda row: -until[row.id])  # the first segments are the best
+    if not changes:
+        monkeypatch.setattr(policies, "of_row", lambda trials, number, of: of(trials[number].proposal.config))
+        assert {until[n] for n in policies.side_by_side("cut", home=tmp_path)[1]} == {2}
+        return
+    first = next(n for n in until if until[n] == 2)
+    monkeypatch.setattr(policies, "of_row", lambda trials, number, of: Places(query=Schedule((FLIP, ROTATE))))
+    with pytest.raises(ValueError, match=rf"is a schedule.*Name the trial: cut/{first}"):
+        policies.side_by_side("cut", home=tmp_path)
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("searched")
@@ -338,9 +367,10 @@ def test_a_policy_is_shown_exported_and_kept_from_the_command_line(searched: Pat
     joined = policies.side_by_side("subs", best=2, home=searched)[1]
     assert f"side by side: {', '.join(f'subs/{n}' for n in joined)}" in said
     assert ("no more than 1 trials" in said) == (len(joined) == 1)
-    assert f"load('{file}')(images, generator)" in said.replace("\n", "")
     (policy,) = best.policies.values()
     assert isinstance(policy, SubPolicies)
+    labels = ", labels" * ("cutmix" in policy.operations)
+    assert f"load('{file}')(images, generator{labels})" in said.replace("\n", "")
     assert len(policy.choices) in (5, 10)  # the second best may be at another place
     assert cli.call(["policy", "subs/2", "--keep", *home]) == 0
     kept = capsys.readouterr().out.strip()
