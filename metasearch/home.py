@@ -11,6 +11,7 @@ from pathlib import Path
 __all__ = ["NAME", "home_of", "homes", "live_in", "living_in", "parcel_path", "study_folder", "study_name"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+TAKEN = re.compile(r"mlartifacts|mlflow\.db.*", re.IGNORECASE)  # by MLflow, in the same folder
 _lived_in: ContextVar[tuple[Path, ...]] = ContextVar("lived_in", default=())
 
 
@@ -47,6 +48,8 @@ def study_name(name: str) -> str:
             "must begin with a letter or a digit and have at most 64 characters out of A-Z a-z 0-9 . _ -, "
             f"but got {name[:80]!r}"
         )
+    if TAKEN.fullmatch(name):
+        raise ValueError(f"must be another: {name!r} is MLflow's own in the folder where studies are")
     return name
 
 

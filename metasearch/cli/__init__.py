@@ -22,6 +22,7 @@ from metasearch import __version__
 from metasearch.cli import compares, configs, doctors, looks, names, plans, policy, runs, stops, submits
 from metasearch.cli.failures import FAILURE, INTERRUPTED, IO_ERROR, OK, TERMINATED, Stopped, Voice, judged, talk
 from metasearch.cli.talking import Log, Quiet
+from metasearch.signals import asking
 
 __all__ = ["call", "main"]
 
@@ -76,11 +77,23 @@ def _all(
 
 def main() -> NoReturn:
     """The entry point `metasearch`."""
+    _open_what_is_closed()
     faulthandler.enable()
     code = call(sys.argv[1:])
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """`metasearch run ... 2>&-`: what would be said goes nowhere, and no file of ours gets the number of a stream."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 def call(arguments: Sequence[str]) -> int:
@@ -140,23 +153,23 @@ def _misused(error: typer.TyperException) -> int:
 
 
 def _stopped(number: int) -> int:
-    code, said = (TERMINATED, "terminated") if number == signal.SIGTERM else (INTERRUPTED, "interrupted")
+    code, said = (INTERRUPTED, "interrupted") if number == signal.SIGINT else (TERMINATED, "terminated")
     talk(f"metasearch: {said}", "error", exit_code=code)
     return code
 
 
 @contextlib.contextmanager
 def _signals(caught: list[int]) -> Iterator[None]:
-    """SIGINT and SIGTERM once: everything cleans up; twice: at once. While a study runs, the driver is asked first."""
+    """SIGINT, SIGTERM and SIGHUP once: everything cleans up; twice: at once. While a study runs, the driver is asked first."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if caught:
-            os._exit(TERMINATED if number == signal.SIGTERM else INTERRUPTED)
+            os._exit(INTERRUPTED if number == signal.SIGINT else TERMINATED)
         caught.append(number)
         raise Stopped
 
     try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in asking()}
     except ValueError:  # not the main thread
         yield
         return

@@ -32,7 +32,8 @@ def doctor(
         failed += check.state == "failed"
         if not as_json:
             todo = f" {check.todo}" if check.todo else ""
-            print(printable(redact(f"{check.state:<8}{check.name}: {check.said}.{todo}").replace("\n", " ")), flush=True)
+            line = f"{check.state:<8}{check.name}: {check.said.rstrip('.')}.{todo}"
+            print(printable(redact(line).replace("\n", " ")), flush=True)
     if as_json:
         print(json.dumps(rows, indent=1))
     if failed:

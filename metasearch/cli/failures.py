@@ -5,7 +5,10 @@
 """
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
 import sqlite3
 import sys
 import time
@@ -104,4 +107,16 @@ def talk(message: str, level: Level = "info", **facts: Any) -> None:
     if Voice.as_json:
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         said = redact(json.dumps({"at": at, "level": level, "message": said, **facts}, allow_nan=False))
-    print(said, file=sys.stderr, flush=True)
+    try:
+        print(said, file=sys.stderr, flush=True)
+    except (OSError, ValueError) as error:  # nobody reads it any more, or the disk of a log is full: no reason to end a search
+        _go_silent()
+        logging.getLogger("metasearch.cli").warning("stderr cannot be written any more: %s", error)
+
+
+def _go_silent() -> None:
+    """What is still said on stderr goes nowhere, whoever says it."""
+    silent = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError, ValueError):  # it may have no number
+        os.dup2(silent, sys.stderr.fileno())
+    sys.stderr = os.fdopen(silent, "w")

@@ -1,6 +1,7 @@
 """What a person sees while a study runs, on stderr: a live region on a terminal, one line per change elsewhere."""
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -66,14 +67,16 @@ class Live:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+                self._live.stop()
         if self.last is not None and in_a_line(self.last, self.unit) != self._said:
             self._say(self.last)
 
     def note(self, words: str, level: Level = "warning") -> None:
         """A line that stays, above the live region if there is one."""
         if self._live is not None:
-            self._live.console.print(redact(words))
+            with contextlib.suppress(OSError, ValueError):
+                self._live.console.print(redact(words))
         else:
             talk(words, level)
 

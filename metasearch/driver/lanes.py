@@ -33,7 +33,7 @@ from metasearch.driver.worker import work
 from metasearch.environment import environment
 from metasearch.objectives import Mode
 
-__all__ = ["RayLanes", "Sick", "address_of", "authenticated", "connected", "lanes_that_fit", "places"]
+__all__ = ["RayLanes", "Sick", "address_of", "authenticated", "connected", "knock", "lanes_that_fit", "places"]
 
 BARREN = 20  # lanes that end in a row before any of them asks for a trial: none ever will
 OWNER = "driver.pid"  # in Ray's folder: whose Ray it was
@@ -443,12 +443,12 @@ def _started(driver: Driver) -> Iterator[None]:
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is not None:
         try:
-            _knock(address)
+            knock(address)
             ray.init(address=address, **common)
         except Exception as error:
             raise ConnectionError(
-                f"there is no Ray at {address}: {error}. If it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN "
-                f"(or RAY_AUTH_TOKEN_PATH) as on the cluster."
+                f"there is no Ray at {address}: {str(error).rstrip('.')}. If it asks for a token, set "
+                f"RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as on the cluster."
             ) from error
         try:
             yield
@@ -467,11 +467,26 @@ def _started(driver: Driver) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _knock(address: str) -> None:
-    """Raises OSError if nobody listens there; Ray itself tries for minutes."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
+def knock(address: str) -> None:
+    """Raises OSError if nobody listens there, or turns us away; Ray itself tries for minutes."""
+    scheme, _, where = address.rpartition("://")
+    host, colon, port = where.rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        if not scheme:
+            _show_the_token(where)
+
+
+def _show_the_token(where: str) -> None:
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError
+
+    try:
+        GcsClient(address=where).get_all_node_info(timeout=10)
+    except AuthenticationError as error:
+        raise PermissionError("the token that it asks for is another, or was not given") from error
+    except Exception as error:  # Ray's own connection says more
+        log.debug("no answer from %s: %s", where, error)
 
 
 def _sweep(room: Path) -> None:

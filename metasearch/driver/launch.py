@@ -33,6 +33,7 @@ from metasearch.driver.status import Status
 from metasearch.driver.study import Study, StudyError
 from metasearch.home import home_of, living_in, study_folder
 from metasearch.ledger import Ledger, LedgerError, TrialRow
+from metasearch.signals import asking
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -124,7 +125,7 @@ def status(name: str, *, home: Path | None = None) -> dict[str, Any]:
     import json
 
     path = study_folder(name, home_of(home)) / "status.json"
-    if not path.parent.is_dir():
+    if not (path.exists() or (path.parent / "ledger.sqlite").exists()):
         raise StudyError([f"there is no {path}: check the study's name and METASEARCH_HOME"], f"study '{name}'")
     try:
         found: dict[str, Any] = json.loads(path.read_text())
@@ -160,9 +161,15 @@ def _with_its_limits(ledger: Ledger) -> Study:
 
 def _work(study: Study, folder: Path, about: Mapping[str, Any], show: Show | None) -> Result:
     folder.mkdir(parents=True, exist_ok=True)
-    with logged(folder), _Interrupts() as interrupts:
-        found = _work_of(study)(study, folder, about, show or (lambda status: None), interrupts)
-        interrupts.deliver()
+    try:
+        with logged(folder), _Interrupts() as interrupts:
+            found = _work_of(study)(study, folder, about, show or (lambda status: None), interrupts)
+            interrupts.deliver()
+    except _Terminated:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # where nothing was begun, nothing is left
     return Result(found, folder)
 
 
@@ -179,12 +186,16 @@ def _locally(study: Study, folder: Path, about: Mapping[str, Any], show: Show, i
 
     director = Director(study, folder, about=about)
     try:
-        last = time.monotonic()
+        last, broken = time.monotonic(), list[Exception]()
 
         def tick(look: Callable[[], Status]) -> None:
             nonlocal last
             if time.monotonic() - last >= SHOWN:
-                show(look())
+                try:
+                    show(look())
+                except Exception as error:
+                    broken.append(error)
+                    raise Lost(f"the study cannot be shown: {error}") from error  # no trial is to blame
                 last = time.monotonic()
 
         if not director.finished:
@@ -195,6 +206,8 @@ def _locally(study: Study, folder: Path, about: Mapping[str, Any], show: Show, i
                 director.close()
         if director.failure is not None:
             raise director.failure
+        if broken:
+            raise broken[0]
         found = director.status()
         show(found)
         return found
@@ -260,7 +273,7 @@ def _through_a_client(
 
 
 class _Interrupts:
-    """The first SIGINT or SIGTERM asks the study to stop at the next reports, the second one ends at once."""
+    """The first SIGINT, SIGTERM or SIGHUP asks the study to stop at the next reports, the second one ends at once."""
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
@@ -269,7 +282,7 @@ class _Interrupts:
 
     def __enter__(self) -> _Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.getsignal(number) for number in asking()}
             self.install()
         return self
 
@@ -312,7 +325,11 @@ class _Interrupts:
         before = self._before.get(number)
         if callable(before):
             before(number, frame)
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, SIGHUP: a SystemExit that comes out of a trial would be the trial's own error."""
 
 
 # -- what the ledger's first row says ------------------------------------------------------------------------------------------

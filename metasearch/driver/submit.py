@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from metasearch.driver.lanes import authenticated
+from metasearch.driver.lanes import authenticated, knock
 from metasearch.driver.study import Study
 from metasearch.driver.travel import packed
 from metasearch.environment import environment
@@ -106,6 +106,8 @@ def _client(address: str | None) -> Iterator[Any]:
 
         where = address or "the address in RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or this machine"
         try:
+            if address is not None and "://" not in address:
+                knock(address)
             client = JobSubmissionClient(address)
         except Exception as error:
             raise ConnectionError(
@@ -120,10 +122,11 @@ def _last(client: Any, study: str) -> tuple[str, Any]:
     """(the name of a new job of a study, the newest that is there or None). '@' is in no study's name."""
     first = f"metasearch-{study}"
     known = {job.submission_id: job for job in client.list_jobs() if job.submission_id}
-    number, last = 1, None
-    while (name := first if number == 1 else f"{first}@{number}") in known:
-        last, number = known[name], number + 1
-    return name, last
+    numbers = [1] * (first in known) + [
+        int(number) for name in known for study_, at, number in [name.rpartition("@")] if study_ == first and number.isdecimal()]
+    newest = max(numbers, default=0)  # there may be gaps: jobs can be deleted
+    last = None if not newest else known[first if newest == 1 else f"{first}@{newest}"]
+    return first if not newest else f"{first}@{newest + 1}", last
 
 
 def _submitted(

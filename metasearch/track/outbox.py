@@ -281,13 +281,15 @@ def catch_up(folder: Path, study: Mapping[str, Any]) -> None:
         start(folder, tracking_uri((study["study"].get("track") or {}).get("uri"), folder.parent))
 
 
-def sync(folder: Path, uri: str, *, wait: float = 10.0, seconds: int = 60) -> Synced:
+def sync(folder: Path, uri: str, *, wait: float | None = None, seconds: int = 60) -> Synced:
     """Makes MLflow equal the ledger: sends what is missing, mends what differs, restores what was deleted, removes copies.
 
-    wait: for another outbox of this study to end. seconds: patience for one call.
+    wait: seconds for another outbox of this study to end; None: ten, or until it has given a server up that is down, once the
+    study has stopped. seconds: patience for one call.
     Raises OutboxBusy, or TrackingError if the server does not answer or refuses.
     """
-    with _alone(folder, lambda: wait, asked_by="sync"), patience(seconds):
+    most = wait if wait is not None else GRACE + 15.0 if _has_stopped(folder) else 10.0
+    with _alone(folder, lambda: most, asked_by="sync"), patience(seconds):
         box = Outbox(folder, uri)
         try:
             wanted: dict[Key, Wanted] = {}
@@ -415,7 +417,8 @@ def _alone(folder: Path, patience: Callable[[], float], *, asked_by: str) -> Ite
                     lock.seek(0)
                     raise OutboxBusy(
                         f"process {lock.read().strip() or '?'} is sending the rows of {folder.name} to MLflow "
-                        f"({behind(folder)} are left). It ends when the study has stopped; then try again.", passing=True,
+                        f"({behind(folder)} are left). It ends when the study has stopped, or {GRACE:g} s later; then try again.",
+                        passing=True,
                     ) from None
                 time.sleep(0.1)
         lock.seek(0)
@@ -423,6 +426,12 @@ def _alone(folder: Path, patience: Callable[[], float], *, asked_by: str) -> Ite
         lock.write(f"{os.getpid()} ({asked_by})\n")
         lock.flush()
         yield
+
+
+def _has_stopped(folder: Path) -> bool:
+    with Ledger.open(folder / "ledger.sqlite") as ledger:
+        last = [row.kind for row in ledger.rows(kinds=["study", "resumed", "stopped"])][-1:]
+    return last == ["stopped"]
 
 
 def _departed(pid: int | None) -> Callable[[], bool]:

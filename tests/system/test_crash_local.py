@@ -21,7 +21,9 @@ import pytest
 from killable import HERE, run_or_resume, table
 
 from metasearch.crashpoint import POINTS
-from metasearch.driver import worker
+from metasearch.driver import launch, worker
+from metasearch.driver.status import Status
+from metasearch.driver.study import Study
 from metasearch.ledger import Ledger
 from metasearch.testing.history import problems, proposals, results
 from metasearch.track.outbox import sync
@@ -216,6 +218,48 @@ def test_what_mlflow_shows_after_a_kill_is_what_the_ledger_says(forks: Any, tmp_
         time.sleep(0.2)
     assert problems(tmp_path / "t", tracked=uri) == []
     assert sync(tmp_path / "t", uri, wait=60).wrong == 0
+
+
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGINT, (130, 1, -2)), (signal.SIGTERM, (143,)), (signal.SIGHUP, (143,))])
+def test_a_second_signal_blames_no_trial(tmp_path: Path, number: signal.Signals, codes: tuple[int, ...]) -> None:
+    """From Python, where no command line stands between."""
+    method = {"name": str(HERE / "counting.py"), "steps": 2, "seconds": 600.0, "log": str(tmp_path / "log")}
+    study = table(space="counting_space.py", method=method, budget={"trials": 1})
+    command = [sys.executable, str(HERE / "killable.py"), json.dumps(study), str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "log").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    time.sleep(0.5)
+    assert process.poll() is None, "one signal is a question"
+    process.send_signal(number)
+    assert process.wait(60) in codes
+    with Ledger.open(tmp_path / "t" / "ledger.sqlite") as ledger:
+        assert ledger.trials()[1].status == "running"
+    assert problems(tmp_path / "t", finished=False) == []
+
+
+def showing_fails(study: dict[str, Any], home: str) -> None:
+    def show(status: Status) -> None:
+        if status.done == 1:
+            raise OSError("nobody looks any more")
+
+    try:
+        launch.run(Study.from_json(study), home=Path(home), show=show)
+    except OSError as error:
+        sys.exit(9 if "nobody looks" in str(error) else 1)
+
+
+def test_a_study_that_cannot_be_shown_ends_and_blames_no_trial(forks: Any, tmp_path: Path) -> None:
+    method = {"name": str(HERE / "counting.py"), "steps": 3, "seconds": 0.5}
+    child = forks.Process(target=showing_fails, args=(table(space="counting_space.py", method=method), str(tmp_path)))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 9
+    with Ledger.open(tmp_path / "t" / "ledger.sqlite") as ledger:
+        assert {row.status for row in ledger.trials().values()} <= {"done", "running", "proposed"}
+    assert problems(tmp_path / "t", finished=False) == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

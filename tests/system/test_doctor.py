@@ -278,6 +278,7 @@ def test_a_node_that_does_not_answer_fails_and_so_do_full_disks_of_those_that_do
 def test_whoever_has_another_token_is_turned_away_in_words(reports: Reports) -> None:
     assert reports.stranger.code == 1
     assert states(reports.stranger)["ray"] == "failed"
+    assert "the token that it asks for is another, or was not given" in reports.stranger.checks["ray"]["said"]
     assert "RAY_AUTH_TOKEN" in reports.stranger.checks["ray"]["said"]
 
 

@@ -149,7 +149,10 @@ def test_watching_takes_no_lock_opens_no_ledger_and_says_when_the_driver_is_gone
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+    ("number", "code"), [
+        (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 143, marks=pytest.mark.slow),
+    ],
 )
 def test_a_second_signal_ends_at_once_what_a_first_one_asked_to_stop(
     place: Place, number: signal.Signals, code: int
@@ -203,3 +206,14 @@ def test_an_error_is_said_in_quiet_and_is_an_object_where_lines_are_objects(plac
     events = [json.loads(line) for line in said.splitlines()]
     assert failed.returncode == 2
     assert [(event["level"], event["exit_code"]) for event in events] == [("error", 2)]
+
+
+@pytest.mark.parametrize("how", ["2>/dev/full", "2>&-", ">&- 2>&-", "2> >(head -1 > /dev/null)"])
+def test_a_stderr_that_takes_nothing_more_ends_no_study(place: Place, how: str) -> None:
+    """A log on a full disk, a stream that is closed, a reader that is gone."""
+    words = f"{sys.executable} -c 'from metasearch.cli import main; main()' run {place.study(0.5, 3)}"
+    done = subprocess.run(["bash", "-c", f"{words} {how}"], cwd=place.folder, env=place.env, capture_output=True, timeout=120)
+    assert done.returncode == 0
+    status = json.loads((place.folder / "studies" / "t" / "status.json").read_text())
+    assert (status["done"], status["failed"], status["reason"]) == (3, 0, "trials")
+    assert (b"t/1" in done.stdout) == (not how.startswith(">&-"))

@@ -500,6 +500,21 @@ def test_only_one_process_sends_the_rows_of_a_study(folder: Path, uri: str) -> N
     assert outbox.sync(folder, uri).runs == 15
 
 
+def test_sync_waits_for_an_outbox_that_gives_a_server_up_once_its_study_has_stopped(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default: so long as that one tries, and a little; while the study runs there is no use in waiting for it."""
+    monkeypatch.setattr(outbox, "GRACE", -14.5)
+    waited = []
+    for stopped in (True, False):
+        folder = make(tmp_path / str(stopped) / "made", 2, stopped=stopped)
+        began = time.monotonic()
+        with outbox._alone(folder, lambda: 0.0, asked_by="test"), pytest.raises(outbox.OutboxBusy):
+            outbox.sync(folder, uri)
+        waited.append(time.monotonic() - began)
+    assert waited[0] < 8 < 10 <= waited[1]
+
+
 def test_processes_that_touch_a_fresh_database_at_once_make_it_once(tmp_path: Path) -> None:
     context = forked.server()
     found = context.Queue()

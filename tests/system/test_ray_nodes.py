@@ -62,7 +62,7 @@ def test_an_address_where_there_is_no_ray_is_said_in_words_at_once(tmp_path: Pat
     with pytest.raises(ConnectionError, match=r"no Ray at 127.0.0.1:9.*refused.*RAY_AUTH_TOKEN"):
         launch.run(Study.from_json(table(driver=driver)), home=tmp_path)
     assert time.monotonic() - began < 30
-    assert not (tmp_path / "t" / "ledger.sqlite").exists()
+    assert not (tmp_path / "t").exists(), "nothing was begun, so nothing is left"
 
 
 # -- sixty trials, and a node that is lost in the middle --------------------------------------------------------------------

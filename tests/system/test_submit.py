@@ -6,6 +6,7 @@ import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray_nodes import TOKEN, environment, free_port, metasearch, nodes
@@ -13,6 +14,7 @@ from ray_nodes import TOKEN, environment, free_port, metasearch, nodes
 from metasearch import cli
 from metasearch.cli import runs
 from metasearch.cli.stored import stored
+from metasearch.driver import submit
 from metasearch.ledger import Ledger
 from metasearch.testing.history import problems
 
@@ -116,6 +118,16 @@ def test_a_study_is_submitted_once_runs_there_with_its_files_and_gives_its_exit_
     for value in CANARIES.values():
         assert value.encode() not in logs + kept
     assert b"metasearch-good" in logs
+
+
+def test_the_newest_job_of_a_study_is_found_where_older_ones_have_been_deleted() -> None:
+    def last(*names: str | None) -> tuple[str, str | None]:
+        name, job = submit._last(SimpleNamespace(list_jobs=lambda: [SimpleNamespace(submission_id=one) for one in names]), "s")
+        return name, None if job is None else job.submission_id
+
+    assert last(None, "metasearch-other", "metasearch-s2", "metasearch-other@3") == ("metasearch-s", None)
+    assert last("metasearch-s") == ("metasearch-s@2", "metasearch-s")
+    assert last("metasearch-s@2", "metasearch-s@10", "metasearch-s@x") == ("metasearch-s@11", "metasearch-s@10")
 
 
 def test_an_address_where_nobody_listens_is_unavailable_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 with constraints.txt, and nothing is open, secret, root or unpinned."""
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import re
@@ -124,6 +125,19 @@ def test_a_ray_up_file_fits_rays_own_schema_and_rays_own_preparation(path: Path)
         assert head["resources"] == {"CPU": 0, "GPU": 0}, "trials would run beside the study's driver"
         assert [kind["min_workers"] for kind in workers] == [1], "a study needs one lane that fits before it starts"
         assert config["idle_timeout_minutes"] <= 5
+
+
+def test_what_is_not_copied_to_a_clusters_machines_is_nothing_that_the_package_needs() -> None:
+    """A pattern of rsync that begins with a slash is of the folder's own entries, another of whatever lies below."""
+    excluded = one(CLUSTER / "ray-up" / "on-prem.yaml")["rsync_exclude"]
+    needed = [path.relative_to(ROOT) for path in (ROOT / "metasearch").rglob("*") if "__pycache__" not in path.parts]
+    assert any("studies" in path.parts for path in needed)
+    for pattern in excluded:
+        name = pattern.removeprefix("**").removeprefix("/")
+        places = [path.parts[:1] if pattern.startswith("/") else path.parts for path in needed]
+        lost = [parts for parts in places if any(fnmatch.fnmatch(part, name) for part in parts)]
+        assert not lost, f"{pattern} leaves {lost[0]} behind"
+    assert "/studies" in excluded, "a home in the repository stays where it is"
 
 
 @pytest.mark.parametrize("path", RAY_UP, ids=lambda path: path.stem)

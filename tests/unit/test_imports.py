@@ -15,7 +15,7 @@ FILES = sorted([*(ROOT / "metasearch").rglob("*.py"), *(ROOT / "search_spaces").
 
 # A room may import itself and what is listed; "later" imports (inside a function) count as well, TYPE_CHECKING ones too.
 GROUND = {  # stdlib, numpy
-    "metasearch", "space", "budget", "records", "plugins", "crashpoint", "environment", "home", "graph", "mounts",
+    "metasearch", "space", "budget", "records", "plugins", "crashpoint", "environment", "home", "graph", "mounts", "signals",
 }
 MATHEMATICS = {"tasks", "nets", "augment", "learners"}
 ORDER: dict[str, set[str]] = {
@@ -28,6 +28,7 @@ ORDER: dict[str, set[str]] = {
     "environment": set(),
     "home": set(),
     "mounts": set(),
+    "signals": set(),
     "graph": {"records"},
     "strategies": GROUND,
     "tasks": GROUND,

@@ -209,6 +209,11 @@ def test_a_name_that_is_no_safe_folder_is_refused(name: str) -> None:
     assert problems[0].isprintable()
 
 
+@pytest.mark.parametrize("name", ["mlflow.db", "mlflow.db-wal", "mlflow.db.lock", "mlartifacts", "MLflow.db"])
+def test_a_name_that_mlflow_has_in_the_same_folder_is_refused(name: str) -> None:
+    assert f"name must be another: '{name}' is MLflow's own" in refused(GOOD.replace('"first"', f'"{name}"'))[0]
+
+
 @given(st.text(max_size=70))
 def test_a_study_name_never_leaves_its_folder(name: str) -> None:
     from metasearch.home import study_name
