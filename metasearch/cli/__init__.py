@@ -93,6 +93,7 @@ def _open_what_is_closed() -> None:
             if opened != number:
                 os.dup2(opened, number)
                 os.close(opened)
+            os.set_inheritable(number, True)  # Ray's processes have it, too
             setattr(sys, name, os.fdopen(number, mode))
 
 
