@@ -120,13 +120,13 @@ def _client(address: str | None) -> Iterator[Any]:
 
 def _last(client: Any, study: str) -> tuple[str, Any]:
     """(the name of a new job of a study, the newest that is there or None). '@' is in no study's name."""
-    first = f"metasearch-{study}"
-    known = {job.submission_id: job for job in client.list_jobs() if job.submission_id}
-    numbers = [1] * (first in known) + [
-        int(number) for name in known for study_, at, number in [name.rpartition("@")] if study_ == first and number.isdecimal()]
-    newest = max(numbers, default=0)  # there may be gaps: jobs can be deleted
-    last = None if not newest else known[first if newest == 1 else f"{first}@{newest}"]
-    return first if not newest else f"{first}@{newest + 1}", last
+    first, known = f"metasearch-{study}", dict[int, Any]()
+    for job in client.list_jobs():
+        name, _, number = (job.submission_id or "").partition("@")
+        if name == first and (not number or number.isdecimal()):
+            known[int(number or 1)] = job
+    newest = max(known, default=0)  # there may be gaps: jobs can be deleted
+    return f"{first}@{newest + 1}" if newest else first, known.get(newest)
 
 
 def _submitted(
