@@ -20,6 +20,7 @@ from metasearch.cli.live import Live, Unit, Warnings
 from metasearch.cli.show import Json
 from metasearch.cli.stored import Home, board_of, elsewhere, stored
 from metasearch.cli.talking import Log, Quiet
+from metasearch.driver.folder import must_be_free
 from metasearch.home import home_of, study_folder
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ def resume(
 
     folder_of_all = home_of(home)
     wanted = stored(name, folder_of_all, steal=steal)
+    if not steal:
+        must_be_free(folder_of_all / name)  # said at once: what follows takes seconds
     with _shown(wanted, home, progress) as show:
         words = (*(changes or ()), *_addressed(address))
         result = launch.resume(name, home=folder_of_all, show=show, overrides=words, accept_space_change=accept, steal=steal)

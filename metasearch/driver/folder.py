@@ -20,7 +20,9 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["Held", "LockedError", "held_by", "lives", "lock", "locked", "logged", "must_be_gone", "runs_elsewhere"]
+__all__ = [
+    "Held", "LockedError", "held_by", "lives", "lock", "locked", "logged", "must_be_free", "must_be_gone", "runs_elsewhere",
+]
 
 LOG_BYTES, LOGS = 10_000_000, 3  # of one log file, and how many old ones are kept
 BEAT, STALE = 10.0, 60.0  # seconds between two signs that a driver gives of itself, and after which it may be robbed
@@ -113,8 +115,7 @@ def lock(folder: Path, *, owner: int | None = None, steal: bool = False) -> Held
                 must_be_gone(folder)
                 file = _another(path)
                 break
-            left_behind = holder.get("host") == socket.gethostname() and not lives(holder.get("pid"))
-            if not left_behind or time.monotonic() > until:
+            if not _left_behind(holder) or time.monotonic() > until:
                 raise LockedError(_who(folder, holder) + _way_out(folder, holder)) from None
             time.sleep(0.1)
             continue
@@ -131,6 +132,20 @@ def lock(folder: Path, *, owner: int | None = None, steal: bool = False) -> Held
     json.dump({"host": socket.gethostname(), "pid": owner or os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
     file.flush()
     return Held(path, file)
+
+
+def must_be_free(folder: Path) -> None:
+    """Raises LockedError if somebody works on the study now, as `lock` would, but before anything slow has been done for it."""
+    try:
+        file = (folder / "driver.lock").open()
+    except OSError:
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            if not _left_behind(holder := _read(file)):
+                raise LockedError(_who(folder, holder) + _way_out(folder, holder)) from None
 
 
 def must_be_gone(folder: Path) -> None:
@@ -197,6 +212,11 @@ def _age(folder: Path) -> float:
         file.flush()
         os.fsync(file.fileno())
         return os.fstat(file.fileno()).st_mtime - seen
+
+
+def _left_behind(holder: dict[str, Any]) -> bool:
+    """Is it a dead process of this machine, whose children may hold its lock for another moment?"""
+    return holder.get("host") == socket.gethostname() and not lives(holder.get("pid"))
 
 
 def _who(folder: Path, holder: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ the ledger, and calls that were under way are repeated: they may be repeated wit
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import math
@@ -460,11 +461,25 @@ def _started(driver: Driver) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="ms-", dir=room)
     Path(folder, OWNER).write_text(str(os.getpid()))
     try:
-        ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder, **common)
+        with _out_of_our_group():
+            ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder, **common)
         yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _out_of_our_group() -> Iterator[None]:
+    """Ray's processes that are started inside get sessions of their own: a signal to the driver's process group (a terminal
+    that is closed, a container's init, `kill -- -GROUP`) asks the driver to stop, and leaves it the Ray that it stops with."""
+    services: Any = importlib.import_module("ray._private.services")
+    before = services.ConsolePopen
+    services.ConsolePopen = functools.partial(before, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
 
 
 def knock(address: str) -> None:

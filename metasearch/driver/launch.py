@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from metasearch.driver import start
 from metasearch.driver.director import Director
-from metasearch.driver.folder import logged, must_be_gone
+from metasearch.driver.folder import logged, must_be_free, must_be_gone
 from metasearch.driver.messages import Lost
 from metasearch.driver.opening import ACCEPT, STEAL, StudyMismatch, mend
 from metasearch.driver.status import Status
@@ -110,8 +110,7 @@ def resume(
     machine that is gone, whose lock is left.
     """
     folder = study_folder(name, home_of(home))
-    if steal:
-        must_be_gone(folder)
+    (must_be_gone if steal else must_be_free)(folder)
     mend(folder)
     with Ledger.open(folder / "ledger.sqlite") as ledger:
         study = _with_its_limits(ledger).with_(overrides)

@@ -324,12 +324,16 @@ def test_the_driver_is_killed_three_times_under_ray_and_resumed(tmp_path: Path) 
     assert results(tmp_path / "t") == results(quiet / "t")
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("number", "send", "code"), [
+    (signal.SIGTERM, os.killpg, 143),
+    pytest.param(signal.SIGINT, os.kill, 130, marks=pytest.mark.slow),
+    pytest.param(signal.SIGHUP, os.killpg, 143, marks=pytest.mark.slow),
+], ids=["SIGTERM to the group", "SIGINT", "SIGHUP to the group"])  # fmt: skip
 def test_one_signal_stops_the_lanes_at_their_next_report_and_leaves_no_ray_behind(
-    tmp_path: Path, number: signal.Signals, code: int
+    tmp_path: Path, number: signal.Signals, send: Callable[[int, int], None], code: int
 ) -> None:
+    """To the driver alone, or to its whole process group, as a closed terminal or a container's init sends it."""
+
     def rays_of_it() -> list[Path]:
         found = list[Path]()
         for mark in Path("/tmp").glob(f"ms-*/{OWNER}"):
@@ -340,7 +344,7 @@ def test_one_signal_stops_the_lanes_at_their_next_report_and_leaves_no_ray_behin
     process = child(counting(2, tmp_path, steps=1000, seconds=0.1, parcels=True), tmp_path)
     wait_for(tmp_path, lambda now: len(list(now.rows(kinds=["report"]))) > 2, process)
     assert rays_of_it()
-    process.send_signal(number)
+    send(process.pid, number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode in (code, -number), out
     with ledger(tmp_path) as now:

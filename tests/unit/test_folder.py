@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from metasearch.driver import folder as folders
-from metasearch.driver.folder import Held, LockedError, held_by, lock, locked, must_be_gone
+from metasearch.driver.folder import Held, LockedError, held_by, lock, locked, must_be_free, must_be_gone
 
 
 @pytest.fixture
@@ -88,6 +88,29 @@ def test_a_living_process_of_this_machine_is_never_robbed(here: Path) -> None:
         other.kill()
         other.wait()
     lock(here, steal=True).close()
+
+
+def test_that_somebody_works_there_is_said_before_anything_slow_is_done(here: Path) -> None:
+    """A second driver is refused without torch, Ray, or a look at the ledger."""
+    code = ("import sys; from pathlib import Path; from metasearch.driver import launch\n"
+            "from metasearch.driver.folder import LockedError\n"
+            "try: launch.resume('t', home=Path(sys.argv[1]))\n"
+            "except LockedError as error: print(error, sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))")
+    (here / "t").mkdir()
+    must_be_free(here / "t")
+    with locked(here / "t"):
+        said = subprocess.run([sys.executable, "-c", code, str(here)], capture_output=True, text=True, check=True, timeout=60)
+        assert f"study 't' is being run by process {os.getpid()} on" in said.stdout, said
+        assert said.stdout.endswith("[]\n")
+    must_be_free(here / "t")
+
+
+def test_what_a_dead_driver_has_left_behind_is_not_yet_a_refusal(here: Path) -> None:
+    with locked(here, owner=2**22 - 1):  # a pid that no process has
+        must_be_free(here)
+        as_if_elsewhere(here)
+        with pytest.raises(LockedError, match="process 7 on other"):
+            must_be_free(here)
 
 
 def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
