@@ -59,19 +59,23 @@ class SNAIL(Learner):
         return params | _linear.init("snail/head", width, net.outputs, generator)
 
     def adapt(self, net: Net, loss: Loss, meta: Params, support_x: Tensor, support_y: Tensor) -> Params:
-        reach = 2 ** len(self.dilations)
-        if support_x.shape[0] >= reach:
-            raise ValueError(f"these temporal convolutions reach over {reach - 1} supports, but the episode has "
-                             f"{support_x.shape[0]}. Train with supports={support_x.shape[0]} (ways * shots: tasks.shots, in a "
-                             f"study), or give fewer.")
+        self._must_reach(support_x.shape[0])
         return {"support": _embedding.kept(net, meta, support_x), "y": support_y}
 
     def predict(self, net: Net, meta: Params, task: Params, query_x: Tensor) -> Tensor:
         return self.outputs(meta, *_embedding.both(net, meta, task["support"], query_x), task["y"])[task["y"].shape[0]:]
 
     def episode_loss(self, net: Net, loss: Loss, meta: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
+        self._must_reach(episode.support_x.shape[0])
         z, query_z = _embedding.together(net, meta, episode.support_x, episode.query_x)
         return loss(self.outputs(meta, z, query_z, episode.support_y)[z.shape[0]:], episode.query_y), {}
+
+    def _must_reach(self, supports: int) -> None:
+        reach = 2 ** len(self.dilations) - 1
+        if supports > reach:
+            raise ValueError(f"these temporal convolutions reach over {reach} supports, but the episode has {supports}. Train "
+                             f"with supports={supports} (ways * shots: tasks.shots, in a study; an augmentation at the place "
+                             f"shot multiplies them), or give fewer.")
 
     def outputs(self, meta: Params, support_z: Tensor, query_z: Tensor, support_y: Tensor) -> Tensor:
         """Features [M, D], [Q, D] and labels [M, N] -> outputs of all M + Q items [M + Q, N]."""

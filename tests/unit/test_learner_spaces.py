@@ -14,6 +14,8 @@ from torch import Generator
 import metasearch
 from metasearch import plugins
 from metasearch import tasks as task_room
+from metasearch.augment.places import Places
+from metasearch.augment.policy import TrivialAugment
 from metasearch.driver import launch
 from metasearch.driver.study import Study
 from metasearch.learners import Learner
@@ -22,6 +24,7 @@ from metasearch.learners.learned_optimizer import LearnedOptimizer
 from metasearch.learners.maml import MAML
 from metasearch.learners.maml_rl import MAMLRL
 from metasearch.learners.snail import SNAIL
+from metasearch.nets.conv4 import conv4
 from metasearch.nets.mlp import mlp
 from metasearch.objectives import Infeasible, Trial
 from metasearch.objectives.optimizer import adam
@@ -203,6 +206,23 @@ def test_a_precision_that_nobody_knows_is_refused() -> None:
 ])
 def test_a_learner_of_other_tasks_is_infeasible(tasks: str, arguments: dict[str, object], learner: Learner, said: str) -> None:
     _refused(lambda config, shape: Recipe(mlp(shape.x, shape.ways), learner, adam(0.01), 1, 1), tasks, said, **arguments)
+
+
+def test_further_shots_count_before_anything_is_trained() -> None:
+    """At the place `shot` the episodes that a learner is given are larger than those that are drawn: 10 supports instead of 5."""
+    tasks = task_room.build("glyphs", {})
+    shape = tasks.shape(ways=5, shots=1, queries=2)
+
+    def train(supports: int) -> Train:
+        return Train(lambda config, shape: Recipe(
+            conv4(shape.x, shape.ways), SNAIL(supports, (4, 4, 4), (4, 4, 4), 4), adam(0.01), 1, 1,
+            augment=Places(shot=TrivialAugment()),
+        ), tasks, shape, validation_episodes=2, steps=1, mode="loop")
+
+    with pytest.raises(Infeasible, match=r"reach over 7 supports, but the episode has 10\..*an augmentation at the place shot"):
+        list(train(5)(Proposal({}, seed=0), Trial(0)))
+    *_, last = train(10)(Proposal({}, seed=0), Trial(0))
+    assert last.step == 1
 
 
 def test_a_learner_that_needs_a_head_is_infeasible_on_a_net_without_one() -> None:

@@ -162,9 +162,13 @@ def test_a_support_set_beyond_its_reach_is_refused_in_words() -> None:
     def adapt(e: Episode) -> object:
         return SMALL.adapt(NET, lambda output, y: output.sum(), _meta(), e.support_x, e.support_y)
 
-    adapt(episode(7))
-    with pytest.raises(ValueError, match=r"reach over 7 supports, but the episode has 8. Train with supports=8"):
-        adapt(episode(8))
+    def train(e: Episode) -> object:
+        return SMALL.episode_loss(NET, lambda output, y: output.sum(), _meta(), e)
+
+    for use in (adapt, train):
+        use(episode(7))
+        with pytest.raises(ValueError, match=r"reach over 7 supports, but the episode has 8. Train with supports=8"):
+            use(episode(8))
 
 
 def test_sizes_that_mean_nothing_are_refused() -> None:
