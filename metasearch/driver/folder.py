@@ -135,7 +135,8 @@ def lock(folder: Path, *, owner: int | None = None, steal: bool = False) -> Held
 
 
 def must_be_free(folder: Path) -> None:
-    """Raises LockedError if somebody works on the study now, as `lock` would, but before anything slow has been done for it."""
+    """Raises LockedError if a process is seen to work on the study now: what `lock` would say in the end, before anything slow is
+    done. Waits for nothing; that it is silent promises nothing."""
     try:
         file = (folder / "driver.lock").open()
     except OSError:

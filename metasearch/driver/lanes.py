@@ -33,6 +33,7 @@ from metasearch.driver.study import Driver, Study
 from metasearch.driver.worker import work
 from metasearch.environment import environment
 from metasearch.objectives import Mode
+from metasearch.signals import kept
 
 __all__ = ["RayLanes", "Sick", "address_of", "authenticated", "connected", "knock", "lanes_that_fit", "places"]
 
@@ -445,7 +446,8 @@ def _started(driver: Driver) -> Iterator[None]:
     if address is not None:
         try:
             knock(address)
-            ray.init(address=address, **common)
+            with kept():
+                ray.init(address=address, **common)
         except Exception as error:
             raise ConnectionError(
                 f"there is no Ray at {address}: {str(error).rstrip('.')}. If it asks for a token, set "
@@ -461,19 +463,26 @@ def _started(driver: Driver) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="ms-", dir=room)
     Path(folder, OWNER).write_text(str(os.getpid()))
     try:
-        with _out_of_our_group():
+        with _out_of_our_group(), kept():
             ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder, **common)
         yield
     finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            ray.shutdown()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _out_of_our_group() -> Iterator[None]:
     """Ray's processes that are started inside get sessions of their own: a signal to the driver's process group (a terminal
-    that is closed, a container's init, `kill -- -GROUP`) asks the driver to stop, and leaves it the Ray that it stops with."""
+    that is closed, a container's init, `kill -- -GROUP`) asks the driver to stop, and leaves it the Ray that it stops with.
+
+    Only where the kernel ends them with a driver that is killed (Linux): elsewhere Ray does it itself, by the group."""
     services: Any = importlib.import_module("ray._private.services")
+    if not services.ray._private.utils.detect_fate_sharing_support():
+        yield
+        return
     before = services.ConsolePopen
     services.ConsolePopen = functools.partial(before, start_new_session=True)
     try:

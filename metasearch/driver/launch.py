@@ -3,8 +3,8 @@
     result = run(Study.from_toml("study.toml"))
     result.status.best_trial, result.trials          # a pandas DataFrame, one row a trial
 
-Ctrl-C (or SIGTERM) once stops running trials at their next report; the study can then be resumed. Twice ends at once, which a
-study survives as well as kill -9.
+Ctrl-C (or SIGTERM, SIGHUP) once stops running trials at their next report; the study can then be resumed. Twice ends at once,
+which a study survives as well as kill -9.
 """
 from __future__ import annotations
 
@@ -219,7 +219,6 @@ def _on_ray(study: Study, folder: Path, about: Mapping[str, Any], show: Show, in
 
     with contextlib.ExitStack() as stack:
         with RayLanes(study, folder, about) as lanes:
-            interrupts.install()  # Ray has put its own in place
             found = lanes.status()
             if found.reason is None:
                 stack.enter_context(_tracked(study, folder))

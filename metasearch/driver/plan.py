@@ -161,12 +161,13 @@ def _looked_at(
 def _size(train: Any, seed: int, config: Config) -> dict[str, float] | None:
     """What an architecture is before it is trained; None: infeasible; {}: its recipe breaks, which a smoke run says."""
     from metasearch import measure
+    from metasearch.objectives import augmenting
     from metasearch.objectives.training import generator
 
     try:
         recipe = train.built(config)
         meta = recipe.learner.init(recipe.net, generator(seed, "init"))
-        found = measure.size(recipe.net, recipe.learner, train.tasks, meta, train.shape)
+        found = measure.size(recipe.net, recipe.learner, train.tasks, meta, augmenting.at_test(recipe, train.shape))
     except Infeasible:
         return None
     except Exception:

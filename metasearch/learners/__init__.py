@@ -42,8 +42,9 @@ class Learner(ABC):
         """Everything that the outer loop learns."""
         return net.init(generator)
 
-    def check(self, tasks: TaskDistribution) -> None:
-        """Raises ValueError (law, value, way out) for tasks that it cannot learn; by default: of another kind than `kinds`."""
+    def check(self, tasks: TaskDistribution, shape: TaskShape) -> None:
+        """Raises ValueError (law, value, way out) for tasks, or episodes of a shape, that it cannot learn; by default: for tasks
+        of another kind than `kinds`."""
         if tasks.kind not in self.kinds:
             learns = f"{type(self).__name__} learns tasks of {' and '.join(self.kinds)}"
             raise ValueError(f"{learns}, but {type(tasks).__name__} is of {tasks.kind}")

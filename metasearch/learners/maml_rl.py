@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from metasearch.learners import Learner, Loss, gradients, inner
 from metasearch.nets import Net, Params, adapted
-from metasearch.tasks import Episode, Kind, TaskDistribution
+from metasearch.tasks import Episode, Kind, TaskDistribution, TaskShape
 from metasearch.tasks.navigation import Navigation, rewarded, walk
 
 STD = "net/policy/log_std"
@@ -66,8 +66,8 @@ class MAMLRL(Learner):
             raise ValueError(f"a navigating policy has 2 outputs, but this net has {net.outputs}. Build it with shape.ways.")
         return net.init(generator) | {STD: torch.ones(2) * math.log(self.std)}
 
-    def check(self, tasks: TaskDistribution) -> None:
-        super().check(tasks)
+    def check(self, tasks: TaskDistribution, shape: TaskShape) -> None:
+        super().check(tasks, shape)
         if not isinstance(tasks, Navigation):
             raise ValueError(f"maml-rl walks in the plane of Navigation, but the tasks are {type(tasks).__name__}")
         if tasks.horizon != self.horizon:

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from metasearch.learners import Learner, Loss, _embedding, _linear
 from metasearch.nets import Net, Params
-from metasearch.tasks import Episode
+from metasearch.tasks import Episode, TaskDistribution, TaskShape
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class SNAIL(Learner):
                 params |= _linear.init(f"snail/attention{i}/{name}", width, size, generator)
             width += values
         return params | _linear.init("snail/head", width, net.outputs, generator)
+
+    def check(self, tasks: TaskDistribution, shape: TaskShape) -> None:
+        super().check(tasks, shape)
+        self._must_reach(shape.shots * (shape.ways if tasks.kind == "classes" else 1))
 
     def adapt(self, net: Net, loss: Loss, meta: Params, support_x: Tensor, support_y: Tensor) -> Params:
         self._must_reach(support_x.shape[0])

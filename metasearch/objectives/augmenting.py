@@ -20,7 +20,7 @@ from metasearch.tasks import Episode, TaskDistribution, TaskShape
 if TYPE_CHECKING:
     from metasearch.objectives.recipe import Recipe
 
-__all__ = ["augmented", "check", "given", "hardest", "tested", "versions"]
+__all__ = ["at_test", "augmented", "check", "given", "hardest", "tested", "versions"]
 
 
 def augmented(
@@ -48,8 +48,13 @@ def moments(tasks: TaskDistribution) -> Moments | None:
 
 
 def given(recipe: Recipe, shape: TaskShape) -> TaskShape:
-    """Of the episodes that the learner is given, when those of `shape` are drawn."""
+    """Of the training episodes that the learner is given, when those of `shape` are drawn."""
     return recipe.augment.shape(shape) if isinstance(recipe.augment, Places) else shape
+
+
+def at_test(recipe: Recipe, shape: TaskShape) -> TaskShape:
+    """Of the episodes that the finished learner is given: `given`, if further shots are there at test time too."""
+    return given(recipe, shape) if isinstance(recipe.augment, Places) and recipe.augment.at_test else shape
 
 
 def versions(recipe: Recipe) -> int:

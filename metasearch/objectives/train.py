@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from metasearch.objectives import Infeasible, Mode, Trial
+from metasearch.objectives import Infeasible, Mode, Trial, augmenting
 from metasearch.objectives.recipe import Recipe, RecipeOf
 from metasearch.records import Config, Proposal, Report
 from metasearch.tasks import Bank, TaskDistribution, TaskShape
@@ -57,7 +57,8 @@ class Train:
         """The recipe of a config under the study's overrides. Raises Infeasible for a config that means nothing trainable."""
         try:
             recipe = self.recipe(config, self.shape)
-            recipe.learner.check(self.tasks)
+            for shape in (augmenting.given(recipe, recipe.episode or self.shape), augmenting.at_test(recipe, self.shape)):
+                recipe.learner.check(self.tasks, shape)
         except ValueError as error:
             raise Infeasible(str(error)) from error
         return replace(recipe, steps=self.steps or recipe.steps, meta_batch=self.meta_batch or recipe.meta_batch)

@@ -234,7 +234,7 @@ def _looks(recipe: Recipe, study: Train, tasks: TaskDistribution, meta: Params, 
         return {"params": float(measure.parameters(meta)), "flops": float(measure.flops(recipe.net, meta, study.shape.x))}
     one = tasks.sample_episodes(1, split="train", shape=study.shape, generator=generator(seed, "looks")).select(0)
     x = torch.cat([one.support_x, one.query_x])[:64]
-    return measure.looks(recipe.net, recipe.learner, tasks, meta, augmenting.given(recipe, study.shape), x)
+    return measure.looks(recipe.net, recipe.learner, tasks, meta, augmenting.at_test(recipe, study.shape), x)
 
 
 def within(limits: Mapping[str, float], looks: Mapping[str, float]) -> None:

@@ -418,7 +418,7 @@ def _kind(module: ModuleType) -> tuple[Kind, list[Config]]:
             try:
                 recipe = module.recipe(dict(config), shape)
                 _made(recipe, seed=0)
-                recipe.learner.check(tasks)
+                recipe.learner.check(tasks, shape)
                 feasible.append(config)
             except Broken:
                 raise

@@ -18,6 +18,7 @@ import ray
 from killable import HERE, table
 
 from metasearch.driver import launch
+from metasearch.driver.folder import lives
 from metasearch.driver.lanes import OWNER, lanes_that_fit
 from metasearch.driver.status import Status
 from metasearch.driver.study import Driver, Study
@@ -314,14 +315,59 @@ def test_the_driver_is_killed_three_times_under_ray_and_resumed(tmp_path: Path) 
     for kind, count in (("started", 2), ("report", 9), ("ended", 4)):
         process = child(study, tmp_path)
         wait_for(tmp_path, lambda now, kind=kind, count=count: len(list(now.rows(kinds=[kind]))) >= count, process)  # type: ignore[misc]
+        started = children(process.pid)
+        assert kind != "started" or {"raylet", "gcs_server"} <= set(started.values())  # later ones may still be starting
         process.kill()
         process.wait()
+        gone(started)
     last = child(study, tmp_path)
     out, _ = last.communicate(timeout=200)
     assert (last.returncode, out) == (0, b""), "it failed, or Ray talks"
     assert problems(tmp_path / "t", effects=effects(tmp_path)) == []
     assert proposals(tmp_path / "t") == proposals(quiet / "t")
     assert results(tmp_path / "t") == results(quiet / "t")
+
+
+def children(pid: int) -> dict[int, str]:
+    """The processes that a process has started, and their names."""
+    found = dict[int, str]()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            before, _, after = stat.read_text().rpartition(")")
+            if int(after.split()[1]) == pid and after.split()[0] != "Z":
+                found[int(stat.parent.name)] = before.partition("(")[2]
+    return found
+
+
+def gone(processes: dict[int, str], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while left := {pid: name for pid, name in processes.items() if lives(pid)}:
+        assert time.monotonic() < deadline, f"they stay behind: {left}"
+        time.sleep(0.05)
+
+
+def rays_of(driver: int) -> list[Path]:
+    """Folders of Rays that a driver has started."""
+    found = list[Path]()
+    for mark in Path("/tmp").glob(f"ms-*/{OWNER}"):
+        with contextlib.suppress(FileNotFoundError):  # another test's, which ends at this moment
+            found += [mark] * (mark.read_text() == str(driver))
+    return found
+
+
+def test_a_signal_while_ray_starts_ends_the_study_in_order(tmp_path: Path) -> None:
+    """Ray then has a handler of its own."""
+    process = child(counting(2, tmp_path, steps=1000, seconds=0.1), tmp_path)
+    deadline = time.monotonic() + 60
+    while "gcs_server" not in (started := children(process.pid)).values():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, out
+    assert not rays_of(process.pid)
+    gone(started)
 
 
 @pytest.mark.parametrize(("number", "send", "code"), [
@@ -333,17 +379,10 @@ def test_one_signal_stops_the_lanes_at_their_next_report_and_leaves_no_ray_behin
     tmp_path: Path, number: signal.Signals, send: Callable[[int, int], None], code: int
 ) -> None:
     """To the driver alone, or to its whole process group, as a closed terminal or a container's init sends it."""
-
-    def rays_of_it() -> list[Path]:
-        found = list[Path]()
-        for mark in Path("/tmp").glob(f"ms-*/{OWNER}"):
-            with contextlib.suppress(FileNotFoundError):  # another test's, which ends at this moment
-                found += [mark] * (mark.read_text() == str(process.pid))
-        return found
-
     process = child(counting(2, tmp_path, steps=1000, seconds=0.1, parcels=True), tmp_path)
     wait_for(tmp_path, lambda now: len(list(now.rows(kinds=["report"]))) > 2, process)
-    assert rays_of_it()
+    assert rays_of(process.pid)
+    started = children(process.pid)
     send(process.pid, number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode in (code, -number), out
@@ -351,4 +390,5 @@ def test_one_signal_stops_the_lanes_at_their_next_report_and_leaves_no_ray_behin
         assert [r.body["final"] for r in now.rows(kinds=["stopped"])] == [False]
         assert {t.status for t in now.trials().values()} == {"running"}
     assert problems(tmp_path / "t", finished=False) == []
-    assert not rays_of_it()
+    assert not rays_of(process.pid)
+    gone(started)

@@ -34,7 +34,7 @@ def test_every_recipe_can_be_built_and_begun(name: str) -> None:
     shape = TaskShape(x, entry.ways, entry.shots, entry.queries)
     recipe = entry.recipe({}, shape)
     if entry.tasks in MADE:
-        recipe.learner.check(MADE[entry.tasks])
+        recipe.learner.check(MADE[entry.tasks], shape)
         MADE[entry.tasks].check(shape, "test")
         MADE[entry.tasks].check(recipe.episode or shape, "train")
     else:

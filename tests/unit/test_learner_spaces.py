@@ -16,7 +16,7 @@ from metasearch import plugins
 from metasearch import tasks as task_room
 from metasearch.augment.places import Places
 from metasearch.augment.policy import TrivialAugment
-from metasearch.driver import launch
+from metasearch.driver import launch, plan
 from metasearch.driver.study import Study
 from metasearch.learners import Learner
 from metasearch.learners.centroid import Centroid
@@ -213,16 +213,23 @@ def test_further_shots_count_before_anything_is_trained() -> None:
     tasks = task_room.build("glyphs", {})
     shape = tasks.shape(ways=5, shots=1, queries=2)
 
-    def train(supports: int) -> Train:
+    def train(supports: int, looks: bool = True, at_test: bool = True) -> Train:
         return Train(lambda config, shape: Recipe(
             conv4(shape.x, shape.ways), SNAIL(supports, (4, 4, 4), (4, 4, 4), 4), adam(0.01), 1, 1,
-            augment=Places(shot=TrivialAugment()),
-        ), tasks, shape, validation_episodes=2, steps=1, mode="loop")
+            augment=Places(shot=TrivialAugment(), at_test=at_test),
+        ), tasks, shape, validation_episodes=2, steps=1, mode="loop", looks=looks)
+
+    def operations(one: Train) -> float:
+        (report,) = one(Proposal({}, seed=0), Trial(0))
+        planned = plan._size(one, 0, {})
+        assert planned is not None
+        assert planned["episode_flops"] == report.metrics["episode_flops"], "the plan says something else than the trial"
+        return planned["episode_flops"]
 
     with pytest.raises(Infeasible, match=r"reach over 7 supports, but the episode has 10\..*an augmentation at the place shot"):
-        list(train(5)(Proposal({}, seed=0), Trial(0)))
-    *_, last = train(10)(Proposal({}, seed=0), Trial(0))
-    assert last.step == 1
+        list(train(5, looks=False)(Proposal({}, seed=0), Trial(0)))
+    assert plan._size(train(5), 0, {}) is None
+    assert operations(train(10)) > 1.2 * operations(train(10, at_test=False)), "the finished learner is given none of them there"
 
 
 def test_a_learner_that_needs_a_head_is_infeasible_on_a_net_without_one() -> None:
