@@ -28,7 +28,7 @@ def kept() -> Iterator[None]:
     except SystemExit:
         left = True
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
     if left:
         signal.raise_signal(signal.SIGTERM)
         raise SystemExit(128 + signal.SIGTERM)
