@@ -36,7 +36,7 @@ class Places:
                themselves are not. With `at_test`, also when the learner is validated, tested and used: then the changes are those
                of a fixed seed and of the episode's number, so they are the same every time.
     task:      what is drawn for a class happens to all of its pictures, supports and queries. What they share is a sign by which
-               to tell the class, in training alone: short trainings lost points here (docs/benchmarks.md).
+               to tell the class, in training alone: a mild policy lost points here (docs/benchmarks.md).
     new_classes: the probability with which an episode's N classes are drawn anew out of 4 N: its own, turned by 0, 90, 180 and
                270 degrees. Right for characters, wrong where a turned picture is of the same class.
     versions:  MetaMaxUp: every episode is augmented so often, and the version of the largest loss is trained on; 1 is plain.
