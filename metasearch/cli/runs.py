@@ -97,7 +97,7 @@ def resume(
 
     folder_of_all = home_of(home)
     wanted = stored(name, folder_of_all, steal=steal)
-    if not steal:  # then `stored` has looked
+    if not steal:  # else `stored` has looked
         must_be_free(folder_of_all / name)  # said at once: what follows takes seconds
     with _shown(wanted, home, progress) as show:
         words = (*(changes or ()), *_addressed(address))

@@ -137,16 +137,9 @@ def lock(folder: Path, *, owner: int | None = None, steal: bool = False) -> Held
 def must_be_free(folder: Path) -> None:
     """Raises LockedError if a process is seen to work on the study now: what `lock` would say in the end, before anything slow is
     done. Waits for nothing; that it is silent promises nothing."""
-    try:
-        file = (folder / "driver.lock").open()
-    except OSError:
-        return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            if not _left_behind(holder := _read(file)):
-                raise LockedError(_who(folder, holder) + _way_out(folder, holder)) from None
+    holder = _holder(folder)
+    if holder is not None and not _left_behind(holder):
+        raise LockedError(_who(folder, holder) + _way_out(folder, holder))
 
 
 def must_be_gone(folder: Path) -> None:
@@ -255,6 +248,12 @@ class _Redacted(logging.Formatter):
 
 def held_by(folder: Path) -> str | None:
     """Who works on the study now ("4711 on host"), or None. Looks only; never keeps anybody out for more than a moment."""
+    holder = _holder(folder)
+    return None if holder is None else f"{holder.get('pid', '?')} on {holder.get('host', '?')}"
+
+
+def _holder(folder: Path) -> dict[str, Any] | None:
+    """What the lock says of who holds it now; None: nobody does."""
     try:
         file = (folder / "driver.lock").open()
     except OSError:
@@ -263,8 +262,7 @@ def held_by(folder: Path) -> str | None:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            holder = _read(file)
-            return f"{holder.get('pid', '?')} on {holder.get('host', '?')}"
+            return _read(file)
     return None
 
 
