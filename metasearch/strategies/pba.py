@@ -8,7 +8,8 @@ Every `steps` outer steps a member is a trial that has ended. It goes on from it
 `until`), unless its score is in the lowest quarter: then from the weights of a random one of the highest quarter, in a config
 explored around that one's. `lineage` reads from the trials what a weight vector went through: a schedule of configs, for
 augmentation that of a policy (metasearch/policies.py), and it is the schedule that is used from then on, for a training from
-the beginning of any length.
+the beginning of any length. Scores of segments that end at different steps do not compare, so a study ranks those that trained
+longest.
 
 Explored are numbers. A whole number is drawn anew with probability .2, otherwise it moves by 0, 1, 2 or 3, up or down alike, and
 stays in its range. Floats and logarithmic whole numbers are drawn anew as often, otherwise times 1.2 or .8, as in population
@@ -132,7 +133,6 @@ class Pba(Strategy):
     """
 
     children = True
-    inherits = True
     repeats = True  # equal founders begin with different weights, and who is not exploited trains on in its own config
     example: ClassVar[Mapping[str, Any]] = {"steps": 5, "max_steps": 20, "population": 4}
 

@@ -20,6 +20,7 @@ from metasearch.ledger import Ledger
 from metasearch.records import Config
 from metasearch.strategies.pba import Segment, lineage
 from metasearch.tasks.blobs import Blobs
+from metasearch.track.leaderboard import leaderboard, rows_from_ledger
 
 ROTATE, FLIP = fixed(Step("rotate", 1.0, 0.9)), fixed(Step("flip"))
 STUDY = """
@@ -158,7 +159,7 @@ def test_a_study_by_pba_ends_in_a_schedule_that_trains_anew(tmp_path: Path, monk
     monkeypatch.setenv("METASEARCH_HOME", str(tmp_path))
     study = Study.from_text(STUDY)
     assert study.problems() == []
-    launch.run(study)
+    ended = launch.run(study)
     with Ledger.open(tmp_path / "pba" / "ledger.sqlite") as ledger:
         trials = ledger.trials()
     assert [row.status for row in trials.values()] == ["done"] * 12
@@ -175,6 +176,13 @@ def test_a_study_by_pba_ends_in_a_schedule_that_trains_anew(tmp_path: Path, monk
     best = max((9, 10, 11, 12), key=lambda n: trials[n].outcome.score or 0)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=f"pba/{best} is the best of those that trained longest"):
         policies.joined("pba")
+    assert ended.best is not None
+    assert ended.best.id == best, "scores after one step do not compare with those after three"
+    board = leaderboard(rows_from_ledger(tmp_path / "pba")).set_index("trial")
+    assert set(board.index[board["rank"].notna()]) == {f"pba/{n}" for n in (9, 10, 11, 12)}
+    assert board["rank"].idxmin() == f"pba/{best}"
+    went_on = {one.parent for one in proposals.values() if one.parent and one.config == proposals[one.parent].config}
+    assert set(board.index) == {f"pba/{n}" for n in set(trials) - went_on}, "one row a member"
     config = proposals[copied].config
     assert last.steps[0] == Step("shear_x", int(config["shear_x_1_probability"]) / 10, int(config["shear_x_1_magnitude"]) / 10)
 
