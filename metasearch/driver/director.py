@@ -23,6 +23,7 @@ from metasearch.driver import letters, opening, worker
 from metasearch.driver import status as status_file
 from metasearch.driver.folder import lock
 from metasearch.driver.messages import Assignment, Ending, Line, Lost, StorageFailure, Wait
+from metasearch.driver.patience import Patience
 from metasearch.driver.snapshot import load_snapshot, save_snapshot
 from metasearch.driver.spending import FAILED, Spending
 from metasearch.driver.start import PARCEL
@@ -42,8 +43,6 @@ __all__ = ["Director", "trial_seed"]
 
 DEATHS = 3  # a worker that dies so often in one trial, without a report in between, takes the trial with it
 CHUNK = 1  # episodes at once in the second try of a trial that ran out of memory: the least that there is, for it is the last
-OVERDUE = 8.0  # seconds after a watchdog should have ended a hung worker
-LOADING = 120.0  # seconds more for a process whose watchdog does not watch yet: it imports and builds the study's objective
 SNAPSHOT = 100  # outcomes between two snapshots of a strategy that offers them,
 SLOW = 0.5  # or seconds that it has spent since the last one: as much as has to be spent again after a kill
 Loss = Literal["machine", "memory"]
@@ -79,8 +78,7 @@ class Director:
         self._stopping: str | None = None
         self._broken: Exception | None = None
         self._calls = 0
-        self._heard: dict[str, float] = {}  # lane -> time.monotonic() of its last call
-        self._loaded: dict[str, str] = {}  # lane -> its process, once that has begun to work
+        self._patience = Patience(study.driver.trial_timeout)
         self._idle_at = -1  # number of ends at which the strategy had nothing to ask
         self._status_at = -math.inf
         steal = bool((about or {}).get(opening.STEAL)) and not lanes_live
@@ -108,9 +106,6 @@ class Director:
         self._lost: dict[str, Loss] = {}  # lanes whose process is known to have ended by no fault of its trial
         self._holder: dict[str, int] = {}  # lane -> its trial
         self._modes: dict[str, Mode] = {}
-        self._longest: float | None = None  # seconds between two reports of a trial
-        self._deadlines: dict[int, float | None] = {}  # of running trials, as their workers were told
-        self._mentioned = False  # that no trial has reported for long
         self._numbers = 0
         self._ended_here = 0
 
@@ -125,7 +120,7 @@ class Director:
         again: it gets its trial back. The same call twice gets the same answer twice.
         """
         self._calls += 1
-        self._heard[lane] = time.monotonic() + (0.0 if self._loaded.get(lane) == process else LOADING)
+        self._patience.called(lane, process)
         with self._transaction() as told:
             if ending is not None:
                 self._end(ending, lines, told)
@@ -155,7 +150,7 @@ class Director:
 
     def report(self, lane: str, process: str, trial: int, lines: tuple[Line, ...]) -> bool:
         """Writes reports; False: stop this trial. Without lines: the lane's process begins to work on the trial now."""
-        self._heard[lane], self._loaded[lane] = time.monotonic(), process
+        self._patience.reported(lane, process)
         with self._transaction() as told:
             row = self._trials.get(trial)
             if row is None or row.ended or row.lane != lane or row.process != process:
@@ -229,43 +224,13 @@ class Director:
             coverage_wanted=self.study.budget.coverage, top=spending.goal.top if spending.goal else None,
             random_part=not self.strategy.uniform, elapsed_seconds=elapsed,
             reason=self.reason, lanes=tuple(sorted(self._holder)), pid=self._owner,
-            host=socket.gethostname(), calls=self._calls, overdue=self._overdue(), unit=self._unit,
+            host=socket.gethostname(), calls=self._calls, overdue=self._patience.overdue(self._holder), unit=self._unit,
         )
-
-    def _overdue(self) -> tuple[str, ...]:
-        """Lanes whose watchdog should have ended them: it is stopped or stuck together with its process."""
-        if self.deadline is None:
-            return ()
-        late = time.monotonic() - self.deadline - OVERDUE
-        return tuple(lane for lane in self._holder if self._heard.setdefault(lane, self._began) < late)
 
     @property
     def deadline(self) -> float | None:
         """Seconds without a report after which a trial is ended; None: nobody wants that, or no trial has reported yet."""
-        said = self.study.driver.trial_timeout
-        if not isinstance(said, str):
-            return said
-        return None if said == "off" or self._longest is None else max(worker.LEAST, worker.TIMES * self._longest)
-
-    def _told(self, number: int) -> float | None:
-        """The deadline that the worker of a running trial knows: that of its start."""
-        return self._deadlines.get(number) if self._automatic else self.deadline
-
-    @property
-    def _automatic(self) -> bool:
-        return self.study.driver.trial_timeout == "auto"
-
-    def _mention_silence(self) -> None:
-        """Says once that trials run for long without a word, where nothing ends them since none has ever reported."""
-        if self._mentioned or not self._automatic or self._longest is not None or self._broken is not None:
-            return
-        for lane, number in self._holder.items():
-            if self._heard.setdefault(lane, self._began) < time.monotonic() - worker.LEAST:
-                self._mentioned = True
-                path = stack_file(self.folder, number, self._trials[number].attempts).with_suffix(".silent.txt")
-                what = f"no report for {worker.LEAST / 60:g} minutes, and no trial of the study has reported, so nothing ends it"
-                self.note(number, f"{what}: its stacks are in {path}; driver.trial_timeout = SECONDS sets a limit")
-                return
+        return self._patience.deadline
 
     @property
     def elapsed(self) -> float:
@@ -393,9 +358,8 @@ class Director:
             "lane": lane, "process": process, "attempt": row.attempts + 1, "start": starts[0] if starts else None, "own": own,
             "cause": self._causes.pop(number, "new"), **({} if row.chunk is None else {"chunk": row.chunk}),
         }
-        self._deadlines[number] = self.deadline
-        if self._automatic and self.deadline is not None:
-            body["deadline"] = self.deadline
+        if (deadline := self._patience.started(number)) is not None:
+            body["deadline"] = deadline
         self.ledger.append("started", body, trial=number)
 
     def _assignment(self, number: int) -> Assignment:
@@ -404,7 +368,7 @@ class Director:
         hours = self.study.budget.hours
         left = None if hours is None else max(0.0, hours * 3600 - self.elapsed)
         return Assignment(number, row.proposal, row.attempts, starts, own, fallback, row.seconds, left, row.chunk,
-                          self._told(number), worker.LEAST if self._automatic else None)
+                          self._patience.told(number), worker.LEAST if self._patience.automatic else None)
 
     def _parcels(self, row: TrialRow) -> tuple[tuple[str, ...], bool, str | None]:
         """(where to start, best first; whether those are its own; the parent's parcel, or the study's start)."""
@@ -424,7 +388,7 @@ class Director:
     def _report(self, trial: int, lines: tuple[Line, ...]) -> None:
         before = self._trials[trial].seconds
         for line in lines:
-            self._longest = max(self._longest or 0.0, line.seconds - before)
+            self._patience.waited(line.seconds - before)
             before = line.seconds
             body = {
                 "step": line.step, "metrics": finite(line.metrics), "score": line.score, "checkpoint": line.checkpoint,
@@ -442,8 +406,7 @@ class Director:
         if row.ended:
             return
         self._report(ending.trial, lines)
-        if self._longest is not None:  # a trial's last words come after its last report
-            self._longest = max(self._longest, ending.seconds - self._trials[ending.trial].seconds)
+        self._patience.ended(ending.seconds - self._trials[ending.trial].seconds)
         self._ended_or_again(ending, told)
 
     def _ended_or_again(self, ending: Ending, told: list[Outcome]) -> None:
@@ -532,9 +495,7 @@ class Director:
         stacks = stack_file(self.folder, number, row.attempts)
         if not stacks.is_file() or stacks.stat().st_size == 0:
             return False
-        said = self._told(number) or self.deadline or worker.LEAST
-        why = f", {worker.TIMES:g} times the longest time between two reports" if self._automatic else ""
-        reason = f"no report for {said:.1f} s (driver.trial_timeout{why}); its stacks are in {stacks}"
+        reason = f"{self._patience.hung(number)}; its stacks are in {stacks}"
         self._write_end(Ending(number, "error", reason=reason, step=row.report.step if row.report else 0), told)
         return True
 
@@ -604,9 +565,7 @@ class Director:
                     different += asked is None or asked.stamped(proposal.seed or 0) != proposal
                 self._proposed(row.trial, proposal)
             elif row.kind == "started":
-                self._deadlines[row.trial] = deadline = row.body.get("deadline")
-                if deadline is not None:
-                    self._longest = max(self._longest or 0.0, deadline / worker.TIMES)
+                self._patience.replayed(row.trial, row.body.get("deadline"))
                 self._release(row.trial)
                 self._causes.pop(row.trial, None)
                 self._holder[row.body["lane"]] = row.trial
@@ -673,7 +632,10 @@ class Director:
 
     def keep_status(self) -> None:
         """Writes status.json if it is due, for those who look from elsewhere; and says what they should hear of."""
-        self._mention_silence()
+        if self._broken is None and (trial := self._patience.unheard(self._holder)) is not None:
+            path = stack_file(self.folder, trial, self._trials[trial].attempts).with_suffix(".silent.txt")
+            what = f"no report for {worker.LEAST / 60:g} minutes, and no trial of the study has reported, so nothing ends it"
+            self.note(trial, f"{what}: its stacks are in {path}; driver.trial_timeout = SECONDS sets a limit")
         self._write_status()
 
     def _write_status(self, *, force: bool = False) -> None:

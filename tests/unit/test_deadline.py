@@ -13,8 +13,9 @@ import pytest
 from directing import done, kill, line, rows, study
 
 from metasearch.driver import worker
-from metasearch.driver.director import LOADING, OVERDUE, Director
+from metasearch.driver.director import Director
 from metasearch.driver.messages import Assignment, Line
+from metasearch.driver.patience import LOADING, OVERDUE
 from metasearch.driver.study import Driver
 from metasearch.driver.worker import run_trial
 from metasearch.objectives import Trial
