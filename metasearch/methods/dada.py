@@ -13,8 +13,9 @@ from functools import partial
 from metasearch.methods import Study, augmented
 from metasearch.methods._one_shot import Halved
 from metasearch.objectives import Infeasible, Objective
-from metasearch.objectives.dada import Dada, Estimator, Magnitudes, clean, placed
+from metasearch.objectives.dada import Dada, Estimator, Magnitudes, clean, searchable
 from metasearch.objectives.optimizer import adam
+from metasearch.objectives.recipe import RecipeOf
 from metasearch.objectives.train import Train
 from metasearch.space import Choice, Space
 from metasearch.strategies import Strategy
@@ -50,12 +51,13 @@ def method(study: Study) -> tuple[Strategy, Objective]:
     if path is None:
         raise ValueError(f"dada searches for sub-policies, but no place in the space '{study.space_name}' opens any. Take "
                          f"augmentation or whole-pipeline, or autoaugment or pba for numbers of another kind.")
-    _all_placed(train, space, path)
+    relaxed = partial(clean, study.space_module().recipe, space, path)
+    _all_searchable(train, relaxed, space, path)
     rule = partial(adam, given.arch_lr, betas=(0.5, 0.999))
     objective = Dada(
-        train=train, relaxed=partial(clean, study.space_module().recipe, space, path), space=space, dims=(), path=path,
-        steps=given.search_steps, share=given.share, estimator=given.estimator, magnitudes=given.magnitudes,
-        temperature=given.temperature, hidden=given.hidden, xi=given.xi, arch=rule(), control=rule(),
+        train=train, relaxed=relaxed, space=space, dims=(), path=path, steps=given.search_steps, share=given.share,
+        estimator=given.estimator, magnitudes=given.magnitudes, temperature=given.temperature, hidden=given.hidden, xi=given.xi,
+        arch=rule(), control=rule(),
     )
     middle = space.decode([0.5] * space.width)
     objective.check_learner(middle, "dada", (
@@ -65,8 +67,9 @@ def method(study: Study) -> tuple[Strategy, Objective]:
     return Seeds(space, (), seed=study.seed), objective
 
 
-def _all_placed(train: Train, space: Space, path: str) -> None:
-    """Raises ValueError if an option of `path` opens sub-policies that the recipe does not use at the place of that name."""
+def _all_searchable(train: Train, relaxed: RecipeOf, space: Space, path: str) -> None:
+    """Raises ValueError if an option of `path` opens sub-policies that cannot be searched, or that the recipe does not use at the
+    place of that name."""
     dim, column = space.dims[path], [name for name, _ in space.columns()].index(path)
     assert isinstance(dim, Choice)
     for number, opened in enumerate(dim.spaces):
@@ -74,7 +77,9 @@ def _all_placed(train: Train, space: Space, path: str) -> None:
             u = [0.5] * space.width
             u[column] = (number + 0.5) / len(dim.values)
             config = space.decode(u)
+            searchable(space, path, str(config[path]))
             try:
-                placed(train.built(config), path, str(config[path]))
+                train.built(config)
             except Infeasible:
                 continue  # another config may not be
+            relaxed(config, train.shape)

@@ -45,16 +45,17 @@ from metasearch.objectives.optimizer import Optimizer, adam
 from metasearch.objectives.recipe import Recipe, RecipeOf
 from metasearch.objectives.relaxed import exact_and_value, mean_loss, rate_ahead, step_ahead
 from metasearch.records import Config, Proposal
-from metasearch.space import Choice, Repeat, Space
+from metasearch.space import Choice, Dim, Int, Repeat, Space
 from metasearch.tasks import Episode, TaskShape
 
-__all__ = ["Dada", "Estimator", "Magnitudes", "Searched", "clean", "placed"]
+__all__ = ["Dada", "Estimator", "Magnitudes", "Searched", "clean", "searchable"]
 
 Estimator = Literal["relax", "gumbel"]
 Magnitudes = Literal["straight-through", "exact"]
 WEIGHTS, CONTROL, CONTROL_STATE = "weights/", "control/", "control state/"
 PI, P, M = f"{ARCH}pi", f"{ARCH}p", f"{ARCH}m"
-HIGHEST = 0.9  # level of a magnitude that a config can say: 9 of 10
+TENTHS = {"probability": 10, "magnitude": 9}  # the highest that a config can say of a step, as AutoAugment's can
+HIGHEST = TENTHS["magnitude"] / 10
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,19 @@ class Searched:
 def clean(recipe_of: RecipeOf, space: Space, path: str, config: Config, shape: TaskShape) -> Recipe:
     """The recipe of a config without its augmentation, and with the logits of all that there could be.
 
-    path: the Choice of places. Raises ValueError where the config's option of it opens no sub-policies of two operations, or the
-    recipe does not use them at the place that the option names.
+    path: the Choice of places. Raises ValueError where the config's option of it opens no sub-policies of two operations, or such
+    as what is found cannot be written into, or the recipe does not use them at the place that the option names.
     """
     recipe, option = recipe_of(config, shape), str(config[path])
+    names, count = searchable(space, path, option)
+    places, policy = _placed(recipe, path, option)
+    around = replace(places, versions=1, **{option: None})  # type: ignore[arg-type]
+    return _searching(recipe, Searched(option, tuple(combinations(names, 2)), count, policy.ranges, around))
+
+
+def searchable(space: Space, path: str, option: str) -> tuple[tuple[str, ...], int]:
+    """The operations of the sub-policies that an option opens, and how many of these a config has. Raises ValueError where
+    `Dada.found` could not write into them what it found, or would mean something else by it."""
     dim = space.dims[path]
     assert isinstance(dim, Choice)
     subs = dim.spaces[dim.index(option)].dims.get("sub") if dim.spaces else None
@@ -89,13 +99,32 @@ def clean(recipe_of: RecipeOf, space: Space, path: str, config: Config, shape: T
     named = steps.bodies[0].dims.get("operation") if isinstance(steps, Repeat) else None
     if not (isinstance(subs, Repeat) and isinstance(steps, Repeat) and isinstance(named, Choice)) or len(steps.bodies) != 2:
         raise ValueError(f"dada searches for sub-policies of two operations, but {path} = {option} opens none")
-    pairs = tuple(combinations([str(name) for name in named.values], 2))
-    places, policy = placed(recipe, path, option)
-    around = replace(places, versions=1, **{option: None})  # type: ignore[arg-type]
-    return _searching(recipe, Searched(option, pairs, subs.count.high, policy.ranges, around))
+    at, said = f"{path}.sub", []
+    for name, repeat in ((at, subs), (f"{at}.0.step", steps)):
+        low, most = repeat.count.low, repeat.count.high
+        if low < most:
+            said.append(f"{name} must be a Repeat of a fixed number, Int({most}, {most}), but has {low} to {most}")
+        if any(body != repeat.bodies[0] for body in repeat.bodies):
+            said.append(f"{name} must have the same dimensions in all of its items, but they differ")
+    if len(named.values) < 2 or named.width > 1:
+        said.append(f"{at}.0.step.0.operation must be a Choice of two names or more that open nothing, but is {named}")
+    for name, most in TENTHS.items():
+        level = steps.bodies[0].dims.get(name)
+        if not _holds(level, most):
+            said.append(f"{at}.0.step.0.{name} must be Int(0, {most}), tenths, but is {level}")
+    if said:
+        raise ValueError(f"dada writes what it found into the sub-policies of {path} = {option}, so {'; '.join(said)}. "
+                         f"search_spaces/_policies.py makes such: sub_policies(operations). Methods that want scores only search "
+                         f"others, too: autoaugment, pba, random or regularized-evolution.")
+    return tuple(find(str(name)).name for name in named.values), subs.count.high
 
 
-def placed(recipe: Recipe, path: str, option: str) -> tuple[Places, SubPolicies]:
+def _holds(dim: Dim | None, most: int) -> bool:
+    """Are 0, 1, ..., `most` its values, and nothing else?"""
+    return isinstance(dim, Int | Choice) and dim.size == most + 1 and not any(dim.problem(k) for k in range(most + 1))
+
+
+def _placed(recipe: Recipe, path: str, option: str) -> tuple[Places, SubPolicies]:
     """What a recipe does to episodes, and its sub-policies at the place that `path` names. Raises ValueError if it has none."""
     places = recipe.augment
     policy = places.policies.get(option) if isinstance(places, Places) else None

@@ -224,6 +224,57 @@ def test_options_that_name_no_place_of_sub_policies_are_refused_before_anything_
     assert "with where = queries the recipe has no sub-policies at a place of that name" in said
 
 
+STEPS = """
+from metasearch.space import Choice, Float, Int, Repeat, Space
+from search_spaces import augmentation
+from search_spaces._policies import LEVELS
+
+def two(operation=("rotate", "contrast"), count=Int(2, 2), **levels):
+    return Space({"step": Repeat(count, Space({"operation": Choice(operation), **LEVELS, **levels}))})
+
+SPACE = Space({"place": Choice({"query": Space({"sub": %s})})})
+recipe = augmentation.recipe
+"""
+
+
+@pytest.mark.parametrize(("sub", "said"), [
+    ("Repeat(Int(2, 2), two(magnitude=Int(0, 30)))", r"place.sub.0.step.0.magnitude must be Int(0, 9), tenths, but is Int(low=0, "
+                                                     r"high=30"),
+    ("Repeat(Int(2, 2), two(magnitude=Float(0, 1)))", "magnitude must be Int(0, 9), tenths, but is Float"),
+    ("Repeat(Int(2, 2), two(probability=Int(0, 9)))", "probability must be Int(0, 10), tenths, but is Int(low=0, high=9"),
+    ("Repeat(Int(1, 5), two())", "place.sub must be a Repeat of a fixed number, Int(5, 5), but has 1 to 5"),
+    ("Repeat(Int(2, 2), two(count=Int(1, 2)))", "place.sub.0.step must be a Repeat of a fixed number, Int(2, 2)"),
+    ("Repeat(Int(2, 2), (two(), two(('flip', 'invert'))))", "place.sub must have the same dimensions in all of its items"),
+    ("Repeat(Int(2, 2), two(('rotate',)))", "operation must be a Choice of two names or more"),
+    ("Repeat(Int(2, 2), two(('rotate', 'trun')))", "there is no operation 'trun'. Did you mean 'turn'"),
+])
+def test_sub_policies_that_could_not_say_what_is_found_are_refused_before_anything_starts(
+    sub: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "space.py").write_text(STEPS % sub)
+    assert said in " ".join(Study.from_text(STUDY, [f"space={tmp_path / 'space.py'}"]).problems())
+
+
+def test_what_is_found_is_a_config_of_every_space_that_is_not_refused(tmp_path: Path) -> None:
+    """The levels may as well be options."""
+    options = "Repeat(Int(3, 3), two(magnitude=Choice(tuple(range(10))), probability=Choice(tuple(range(11)))))"
+    (tmp_path / "space.py").write_text(STEPS % options)
+    for study in ([f"space={tmp_path / 'space.py'}"], [], ["space=whole-pipeline", "tasks.side=28"]):
+        assert Study.from_text(STUDY, study).problems() == []
+        objective = _objective(*study)
+        for u in (0.3, 0.5, 0.9):
+            config = objective.space.decode([u] * objective.space.width)
+            if config[objective.path] == "none":
+                continue
+            searched = objective.supernet(config).augment
+            assert isinstance(searched, Searched)
+            n = len(searched.pairs)
+            for m in (0.0, HIGHEST):
+                found = objective.found(config, searched, {PI: torch.zeros(n), P: torch.zeros(n, 2), M: torch.full((n, 2), m)})
+                assert objective.space.problems(found) == []
+                assert found[f"{objective.path}.sub.1.step.1.magnitude"] == round(10 * m)
+
+
 def test_a_net_beyond_a_limit_is_not_searched_for() -> None:
     """No augmentation would change it."""
     objective = _objective("limits.max_params=1000")
