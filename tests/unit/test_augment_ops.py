@@ -390,6 +390,23 @@ def test_differentiable_operations_have_the_gradient_of_their_finite_differences
     torch.testing.assert_close(slope, (total(magnitude + h) - total(magnitude - h)) / (2 * h), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", AFFINE)
+@pytest.mark.parametrize("noise", [PLUS, MINUS], ids=["plus", "minus"])
+def test_a_magnitude_of_0_has_the_gradient_of_its_finite_difference_too(name: str, noise: Tensor) -> None:
+    """To the side of larger ones. Of slopes, seen away from the border: elsewhere what is interpolated has a kink at 0."""
+    y, x = torch.meshgrid(*[torch.linspace(0.2, 0.8, 12, dtype=torch.float64)] * 2, indexing="ij")
+    slopes, weights = torch.stack([x, y, 0.5 * (x + y)])[None], torch.zeros(12, 12, dtype=torch.float64)
+    weights[2:-2, 2:-2] = torch.rand(8, 8, dtype=torch.float64, generator=Generator().manual_seed(4))
+
+    def total(m: Tensor) -> Tensor:
+        return (find(name)(slopes, m, noise.double()[None]) * weights).sum()
+
+    h, zero = torch.tensor([1e-6], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    slope = torch.func.grad(total)(zero)
+    assert abs(float(slope)) > 1e-3
+    torch.testing.assert_close(slope, (total(h) - total(zero)) / h, rtol=1e-4, atol=1e-5)
+
+
 def _smooth() -> Tensor:
     """float64 [4, 3, 12, 12], well within 0..1: no value is clipped under a small change."""
     return 0.3 + 0.2 * torch.rand(4, 3, 12, 12, dtype=torch.float64, generator=Generator().manual_seed(6))

@@ -136,6 +136,24 @@ def test_an_exact_gradient_of_a_magnitude_is_its_finite_difference(place: str, n
         assert abs(float(found[1, j] - published[1, j])) > 5
 
 
+@pytest.mark.parametrize("name", ["rotate", "translate_x"])
+def test_an_exact_gradient_leads_away_from_level_0(name: str) -> None:
+    """Where a magnitude ends whose last step was too long. Of slopes, seen away from the border: there is no kink at 0."""
+    drawn = _begun(_objective())[-1]
+    episodes = drawn._replace(query_x=torch.linspace(0.2, 0.8, 12).double().expand(drawn.query_x.shape).contiguous())
+    one = replace(_drawn("query", (True, True)), names=(name, "invert"), levels=(0.0, 0.4))
+    values = torch.randn(episodes.query_x.shape, generator=Generator().manual_seed(1))[..., 2:-2, 2:-2]
+
+    def weighed(found: Episode) -> Tensor:
+        return (found.query_x[..., 2:-2, 2:-2] * values).sum()
+
+    pictures, levels = one.relaxed(episodes, mixed=False, exact=True), torch.tensor([[0.3, 0.4], one.levels])
+    slope, h = torch.func.grad(lambda m: weighed(pictures({**ARCH, M: m})))(levels)[1, 0], 1e-4
+    step = weighed(replace(one, levels=(h, 0.4)).hard(episodes)) - weighed(one.hard(episodes))
+    assert abs(float(slope)) > 0.1
+    torch.testing.assert_close(slope.double(), step / h, rtol=0.01, atol=0.01)
+
+
 def test_the_gradient_of_a_probability_is_the_difference_that_its_operation_makes() -> None:
     *_, episodes = _begun(_objective())
     one = _drawn("query", (False, True))
