@@ -49,7 +49,8 @@ class Policy(ABC):
 
     @abstractmethod
     def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
-        """For n pictures. progress: the point of training, 0..1, one or [n] of them; only a Schedule looks at it."""
+        """For n pictures. progress: the point of training, 0..1, one or [n] of them; a Schedule goes by it, and Shared tells the
+        outer steps apart by it."""
 
     @property
     @abstractmethod
@@ -295,14 +296,14 @@ class Schedule(Policy):
         return self.policies[int(self.stage(progress))]
 
     def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
-        stages = self.stage(progress)
+        stages, at = self.stage(progress), torch.as_tensor(progress, dtype=torch.float64)
         if stages.dim() and len(stages) != n:
             raise ValueError(f"progress is a number, or one for each of {n} pictures, but got {len(stages)}")
-        stages = stages.expand(n)
+        stages, at = stages.expand(n), at.expand(n)
         rows = [(self.policies[k], torch.nonzero(stages == k)[:, 0]) for k in sorted(set(stages.tolist()))]
         if not rows:
             return Plan.nothing(1, 0)
-        parts = joined([policy.plan(len(where), generator) for policy, where in rows])
+        parts = joined([policy.plan(len(where), generator, at[where]) for policy, where in rows])
         return parts.select(torch.cat([where for _, where in rows]).argsort())
 
     def check(self, steps: int) -> None:

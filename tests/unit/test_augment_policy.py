@@ -193,6 +193,17 @@ def test_a_shared_draw_is_one_for_each_outer_step_and_follows_a_schedule() -> No
             policy.plan(4, _generator(), torch.zeros(3))
 
 
+def test_a_schedule_of_shared_policies_draws_once_a_step() -> None:
+    """As a shared schedule does, so that what is drawn for a step does not depend on how many steps are drawn at once."""
+    progress = (torch.arange(60).double() / 60).repeat_interleave(4)
+    schedule = Schedule((Shared(RandAugment(1)), Shared(TrivialAugment())))
+    plan = schedule.plan(240, _generator(), progress)
+    for drawn in (plan.operation[0].view(60, 4), plan.magnitude[0].view(60, 4)):
+        assert bool((drawn == drawn[:, :1]).all())
+        assert min(len(half.unique()) for half in drawn[:, 0].split(30)) > 5
+    assert len(schedule.plan(4, _generator(), 0.9).operation.unique()) == 1
+
+
 def test_what_is_returned_is_never_what_was_given() -> None:
     x = _images()
     for policy in (fixed(Step("identity")), Shared(RandAugment(names=("identity",))), fixed(INVERT)):
