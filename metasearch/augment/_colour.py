@@ -81,20 +81,20 @@ def autocontrast(images: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor) -> Tensor:
-    """Every channel's levels spread to be about equally frequent, by pillow's integer arithmetic: to the level the same."""
-    precise = torch.promote_types(images.dtype, torch.float32)  # counts are exact in float32 up to 4096 x 4096 pixels
-    level = (images.detach().to(precise).flatten(2) * 255).round_()  # [B, C, H*W]
+    """Every channel's levels spread to be about equally frequent, by pillow's integer arithmetic: to the level the same. Counts
+    are exact in float32 up to 4096 x 4096 pixels."""
+    level = (images.detach().flatten(2) * 255).round_()  # [B, C, H*W]
     level = torch.fmax(level, level.new_zeros(())).clamp_max_(255)  # fmax: what is no number is a level too, 0
     top, level = level.amax(2, keepdim=True).long(), level.long()
-    one = torch.ones(1, dtype=precise, device=images.device)
-    counts = torch.zeros(*level.shape[:2], 256, dtype=precise, device=images.device)
+    one = torch.ones(1, dtype=images.dtype, device=images.device)
+    counts = torch.zeros(*level.shape[:2], 256, dtype=images.dtype, device=images.device)
     counts = counts.scatter_add(2, level, one.expand(level.shape))
     step = torch.div(level.shape[2] - counts.gather(2, top), 255, rounding_mode="floor")
     below = (counts.cumsum(2) - counts).add_(torch.div(step, 2, rounding_mode="floor"))
     table = below.div_(step.clamp(min=1)).floor_().clamp_max_(255)
-    same = torch.arange(256, dtype=precise, device=images.device).expand(table.shape)
-    table = torch.lerp(table, same, (step == 0).to(precise)).div_(255)
-    return table.gather(2, level).view(images.shape).to(images.dtype)
+    same = torch.arange(256, dtype=images.dtype, device=images.device).expand(table.shape)
+    table = torch.lerp(table, same, (step == 0).to(images.dtype)).div_(255)
+    return table.gather(2, level).view(images.shape)
 
 
 def channel_permutation(images: Tensor, noise: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ An operation is a function of (images, magnitude, noise) on a batch, on the imag
 it runs under `torch.func.vmap` and in a compiled function. Every picture has a magnitude of its own, in the operation's own unit
 (`Operation.unit`); which magnitudes a level 0..1 means is a table of ranges (ranges.py). All luck is in `noise`: the sign of a
 rotation, the place of a hole, the other picture. Pictures are floats in 0..1, as the episodes of all picture tasks are (unless
-they are normalised, which a policy undoes and redoes), or uint8, which come back as uint8; one channel, three, or others.
+they are normalised, which a policy undoes and redoes), or uint8, which come back as uint8; one channel, three, or others. What is
+worked out is float32 or more: half precision knows neither the places of pixels nor all 256 levels.
 
 AutoAugment: Cubuk et al. CVPR 2019. https://arxiv.org/abs/1805.09501, table 6. Its definitions are pillow's ImageOps,
 ImageEnhance and affine transforms, see _geometry.py, _colour.py, _pieces.py for what differs.
@@ -26,6 +27,7 @@ from metasearch.augment import _pieces as pieces
 
 __all__ = ["AUTOAUGMENT", "NOISE", "NUMBER", "OPERATIONS", "RANDAUGMENT", "Operation", "find", "partners"]
 
+HALF = (torch.float16, torch.bfloat16)
 NOISE = 4  # uniform numbers that an operation may use for one picture; the last says which other picture is mixed in
 
 Run = Callable[[Tensor, Tensor, Tensor, float, Tensor], Tensor]  # (images, magnitude, noise, fill, others) -> images
@@ -63,6 +65,9 @@ class Operation:
             others = None if others is None else others.float() / 255
             found = self(images.float() / 255, magnitude, noise, fill=fill, others=others)
             return (found * 255).round().clamp(0, 255).to(torch.uint8)
+        if images.dtype in HALF:
+            others = None if others is None else others.float()
+            return self(images.float(), magnitude.float(), noise.float(), fill=fill, others=others).to(images.dtype)
         fill = behind(images.shape[1]) if fill is None else fill
         if self.signed:
             magnitude = with_sign(magnitude, noise)

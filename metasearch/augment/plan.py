@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metasearch.augment import _geometry as geometry
-from metasearch.augment.ops import NOISE, NUMBER, OPERATIONS, behind, partners, with_sign
+from metasearch.augment.ops import HALF, NOISE, NUMBER, OPERATIONS, behind, partners, with_sign
 
 __all__ = ["Moments", "Plan", "carry_out", "joined", "look_at_moments"]
 
@@ -227,9 +227,10 @@ def _slices(first: int, last: int, x: Tensor) -> Iterator[slice]:
 
 
 def _lifted(images: Tensor, moments: Moments | None) -> Tensor:
-    """To 0..1."""
+    """To 0..1, in float32 or more."""
     if images.dtype == torch.uint8:
         return images.float() / 255
+    images = images.float() if images.dtype in HALF else images
     if moments is None:
         return images
     mean, std = (torch.as_tensor(m, dtype=images.dtype, device=images.device).view(-1, 1, 1) for m in moments)
@@ -241,6 +242,6 @@ def _lowered(x: Tensor, like: Tensor, moments: Moments | None) -> Tensor:
     if like.dtype == torch.uint8:
         return (x * 255).round().clamp(0, 255).to(torch.uint8)
     if moments is None:
-        return x
+        return x.to(like.dtype)
     mean, std = (torch.as_tensor(m, dtype=x.dtype, device=x.device).view(-1, 1, 1) for m in moments)
-    return (x - mean) / std
+    return ((x - mean) / std).to(like.dtype)

@@ -360,6 +360,31 @@ def test_whole_levels_are_the_rounded_floats(operation: Any) -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.name)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_pictures_of_half_precision_become_what_those_of_float32_do(operation: Any, dtype: torch.dtype) -> None:
+    """Rounded once, at the end; also under a vmap, and with others of their own."""
+    x = torch.rand(2, 4, 3, 40, 40, generator=Generator().manual_seed(3)).to(dtype)
+    magnitude, noise = (t.unflatten(0, (2, 4)) for t in _drawn(operation.name, 8))
+    for mapped in (torch.func.vmap(operation), lambda *of: operation(*(t[0] for t in of), others=of[0][1])[None]):
+        wanted = mapped(x.float(), magnitude, noise).to(dtype)
+        found = mapped(x, magnitude, noise)
+        assert found.dtype == dtype
+        assert bool(torch.isfinite(found).all())
+        assert torch.equal(found, wanted)
+    given = [t[0].to(dtype) for t in (magnitude, noise)]
+    assert torch.equal(operation(x[0], *given), operation(x[0].float(), *(t.float() for t in given)).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_gradient_goes_back_through_half_precision(dtype: torch.dtype) -> None:
+    x = _smooth().float()
+    magnitude, noise = _drawn("rotate", 4, seed=5)
+    whole, half = (torch.func.grad(lambda m, x=x: find("rotate")(x, m, noise).float().square().sum())(magnitude)
+                   for x in (x, x.to(dtype)))
+    torch.testing.assert_close(half, whole, rtol=0.05, atol=0.01)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.name)
 def test_values_stay_between_0_and_1_and_the_input_as_it_was(operation: Any) -> None:
     x = torch.rand(8, 3, 12, 12, generator=Generator().manual_seed(3))
     before = x.clone()

@@ -330,6 +330,20 @@ def test_whole_levels_come_back_as_whole_levels() -> None:
     torch.testing.assert_close(found.float() / 255, RandAugment()(x / 255, _generator()), atol=0.5 / 255 + 1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("moments", [None, ([0.5] * 3, [0.25] * 3)])
+def test_half_precision_comes_back_as_half_precision(dtype: torch.dtype, moments: Any) -> None:
+    """Rounded once, at the end, whether pictures draw the same or not; and what was given stays as it was."""
+    x = _images(200, side=40).to(dtype) if moments is None else ((_images(200, side=40) - 0.5) / 0.25).to(dtype)
+    before = x.clone()
+    for policy in (TrivialAugment(), RandAugment(3), Shared(RandAugment()), fixed(Step("posterize")), fixed(Step("identity"))):
+        found = policy(x, _generator(1), moments=moments)
+        assert found.dtype == dtype
+        assert torch.equal(found, policy(x.float(), _generator(1), moments=moments).to(dtype))
+        found.zero_()
+        assert torch.equal(x, before)
+
+
 def test_normalised_pictures_are_augmented_as_they_were_before() -> None:
     x, mean, std = _images(), [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
     m, s = (torch.tensor(v).view(3, 1, 1) for v in (mean, std))
