@@ -87,10 +87,14 @@ class Places:
 
     def check(self, shape: TaskShape, steps: int) -> None:
         """Raises ValueError if such episodes, or a training of so many outer steps, cannot be augmented."""
-        if len(shape.x) != 3:
-            raise ValueError(f"augmentation is for pictures [C, H, W], but the inputs of these tasks are {list(shape.x)}")
+        self.check_pictures(shape)
         for policy in self.policies.values():
             policy.check(steps)
+
+    def check_pictures(self, shape: TaskShape) -> None:
+        """Raises ValueError if such episodes cannot be augmented, however long a training is."""
+        if len(shape.x) != 3:
+            raise ValueError(f"augmentation is for pictures [C, H, W], but the inputs of these tasks are {list(shape.x)}")
         if shape.x[0] > NOISE and any("channel_permutation" in policy.operations for policy in self.policies.values()):
             raise ValueError(f"channel_permutation takes pictures of up to {NOISE} channels, but these have {shape.x[0]}. "
                              f"Leave it away.")

@@ -80,12 +80,18 @@ def clean(recipe_of: RecipeOf, space: Space, path: str, config: Config, shape: T
     """The recipe of a config without its augmentation, and with the logits of all that there could be.
 
     path: the Choice of places. Raises ValueError where the config's option of it opens no sub-policies of two operations, or such
-    as what is found cannot be written into, or the recipe does not use them at the place that the option names.
+    as what is found cannot be written into, or the recipe does not use them at the place that the option names; and where one of
+    the operations cannot act on these pictures.
     """
     recipe, option = recipe_of(config, shape), str(config[path])
     names, count = searchable(space, path, option)
     places, policy = _placed(recipe, path, option)
     around = replace(places, versions=1, **{option: None})  # type: ignore[arg-type]
+    try:
+        any_of = SubPolicies(tuple((Step(name),) for name in names))
+        replace(around, **{option: any_of}).check_pictures(shape)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"dada tries every operation that {path} = {option} opens: {error}") from error
     return _searching(recipe, Searched(option, tuple(combinations(names, 2)), count, policy.ranges, around))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor
@@ -271,6 +272,31 @@ def test_sub_policies_that_could_not_say_what_is_found_are_refused_before_anythi
 ) -> None:
     (tmp_path / "space.py").write_text(STEPS % sub)
     assert said in " ".join(Study.from_text(STUDY, [f"space={tmp_path / 'space.py'}"]).problems())
+
+
+@pytest.mark.parametrize(("size", "names", "said"), [
+    ((12, 10), "('rotate', 'turn')", "turned by 90 degrees, but these are 12 x 10. Leave `turn`"),
+    ((12, 12, 5), "('rotate', 'channel_permutation')", "pictures of up to 4 channels, but these have 5. Leave"),
+    ((12, 10), "('rotate', 'channel_permutation')", ""), ((12, 12, 4), "('rotate', 'channel_permutation', 'turn')", ""),
+])
+def test_operations_that_cannot_act_on_the_pictures_are_refused_before_anything_starts(
+    size: tuple[int, ...], names: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever operations the config has that a trial begins with: those of the middle, say."""
+    monkeypatch.setenv("METASEARCH_CACHE", str(tmp_path / "cache"))
+    np.savez(tmp_path / "a.npz", images=np.zeros((30, 8, *size), np.uint8), split=np.repeat(["train", "val", "test"], [18, 6, 6]))
+    (tmp_path / "space.py").write_text(STEPS % f"Repeat(Int(2, 2), two({names}))")
+    tasks = f"tasks={{name='class-arrays', path='{tmp_path / 'a.npz'}', split='split', ways=3, shots=1, queries=3}}"
+    problems = Study.from_text(STUDY, [f"space={tmp_path / 'space.py'}", tasks]).problems()
+    assert said in " ".join(problems)
+    assert said or not problems
+    assert not said or "dada tries every operation that place = query opens: " in " ".join(problems)
+
+
+def test_operations_that_mix_pictures_are_refused_for_whole_classes(tmp_path: Path) -> None:
+    (tmp_path / "space.py").write_text(STEPS.replace('"query"', '"task"') % "Repeat(Int(2, 2), two(('cutmix', 'rotate')))")
+    said = " ".join(Study.from_text(STUDY, [f"space={tmp_path / 'space.py'}"]).problems())
+    assert "place = task opens: cutmix mixes single pictures, so it cannot act on a whole class" in said
 
 
 def test_what_is_found_is_a_config_of_every_space_that_is_not_refused(tmp_path: Path) -> None:
