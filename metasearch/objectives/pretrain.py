@@ -173,6 +173,9 @@ def _pictures(setting: Setting, batch: int | None) -> Data:
     if isinstance(recipe.augment, Places) and recipe.augment.new_classes:
         raise Infeasible("new classes are drawn for episodes, but pre-training reads minibatches over all classes. Set "
                          "new_classes=0, or let the tasks count turned classes.")
+    if isinstance(recipe.augment, Places) and recipe.augment.query is not None:
+        raise Infeasible("pre-training has no queries: all pictures of a minibatch are supports. Put the policy at the place "
+                         "support.")
     rows = batch or recipe.meta_batch * _rows(setting)
     classes = _classes(setting)
     steps = max(1, min(BLOCK_STEPS, BLOCK_BYTES // (4 * rows * (math.prod(shape.x) + classes))))

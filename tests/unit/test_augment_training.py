@@ -236,6 +236,7 @@ def test_grey_pictures_are_remarked_upon_once_in_a_study(tmp_path: Path, caplog:
     ({"augment": Places(query=Schedule((INVERT,), steps=5))}, "for 5 outer steps, but this training has 8"),
     ({"augment": Places(query=INVERT, versions=2), "learner": MAML(), "fit": Pretrain()}, r"MetaMaxUp .versions=2.*pre-training"),
     ({"augment": Places(new_classes=0.5), "learner": MAML(), "fit": Pretrain()}, "new classes are drawn for episodes"),
+    ({"augment": Places(query=INVERT), "learner": MAML(), "fit": Pretrain()}, "pre-training has no queries.*place support"),
 ])
 def test_trials_that_cannot_be_augmented_end_before_they_begin(given: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(Infeasible, match=said):
