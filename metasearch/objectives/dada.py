@@ -187,9 +187,9 @@ class Dada(OneShot):
         assert isinstance(searched, Searched)
         if (why := without_gradient(learner, "dada")) is not None:
             raise Infeasible(why)
-        if searched.place == "shot" and learner.noise(setting.shape):
+        if (searched.place == "shot" or searched.around.shot is not None) and learner.noise(setting.shape):
             raise Infeasible(f"{type(learner).__name__} draws noise for each picture of an episode, and dada adds further shots "
-                             f"after it is drawn. Take another place than shot, or autoaugment, which adds them before.")
+                             f"after it is drawn. Take no policy at the place shot, or autoaugment, which adds them before.")
         weights, arch = parted(setting.meta)
         phi = relax.mlp_init({"pi": arch[PI], "p": arch[P]}, self.hidden, loop.generator(setting.seed, "control"))
         state = {f"{WEIGHTS}{k}": v for k, v in setting.recipe.optimizer.init(weights).items()}

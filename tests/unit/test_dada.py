@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from metasearch import policies
-from metasearch.augment import PLACES, Places, find
+from metasearch.augment import PLACES, Places, Step, find, fixed
 from metasearch.driver import launch
 from metasearch.driver.study import Study
 from metasearch.learners.mann import MANN
@@ -402,8 +402,18 @@ def test_a_learner_without_a_gradient_is_refused_before_anything_starts_and_in_a
     assert not Study.from_text(STUDY, autoaugment).problems(), "it wants scores only"
     objective = _objective()  # a space may have learners of both kinds: then trials say so
     recipe = objective.supernet(_config(objective))
-    for learner, place, why in ((Reptile(), "query", "Reptile learns by none"), (MANN(), "shot", "Take another place than shot")):
-        assert isinstance(recipe.augment, Searched)
-        other = replace(recipe, learner=learner, augment=replace(recipe.augment, place=place))
-        with pytest.raises(Infeasible, match=why):
-            objective.start(Setting(other, objective.train, Trial(0), objective.train.tasks, objective.train.shape, 7, {}, 3))
+    assert isinstance(recipe.augment, Searched)
+    other = replace(recipe, learner=Reptile())
+    with pytest.raises(Infeasible, match="Reptile learns by none"):
+        objective.start(Setting(other, objective.train, Trial(0), objective.train.tasks, objective.train.shape, 7, {}, 3))
+
+
+@pytest.mark.parametrize(("place", "around"), [("shot", Places()), ("query", Places(shot=fixed(Step("flip"))))])
+def test_further_shots_are_refused_to_a_learner_that_draws_noise_for_each_picture(place: str, around: Places) -> None:
+    """Whether they are searched or the recipe's own: there would be none for them."""
+    objective = _objective()
+    recipe = objective.supernet(_config(objective))
+    assert isinstance(recipe.augment, Searched)
+    other = replace(recipe, learner=MANN(), augment=replace(recipe.augment, place=place, around=around))
+    with pytest.raises(Infeasible, match=r"MANN draws noise for each picture.*Take no policy at the place shot"):
+        objective.start(Setting(other, objective.train, Trial(0), objective.train.tasks, objective.train.shape, 7, {}, 3))
