@@ -253,7 +253,13 @@ def _rows(policy: Policy, when: str) -> Iterator[tuple[str, str, str, str]]:
     elif isinstance(policy, Shared):
         yield from _rows(policy.policy, ", ".join(filter(None, (when, "the same for all pictures"))))
     else:
-        yield ", ".join(policy.operations), "one as often as another", repr(policy).partition(", names=")[0] + ")", when
+        yield ", ".join(policy.operations), "one as often as another", _numbers(policy), when
+
+
+def _numbers(policy: Policy) -> str:
+    """A policy's name and numbers, without the names of its operations."""
+    told = [f"{name}={value:g}" for name, value in vars(policy).items() if isinstance(value, int | float)]
+    return f"{type(policy).__name__}({', '.join(told)})"
 
 
 def _applied(steps: Sequence[Step], when: str) -> list[tuple[str, str, str, str]]:

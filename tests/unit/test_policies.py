@@ -304,7 +304,12 @@ def test_a_policy_is_told_as_a_table() -> None:
         ["flip", "query", "1", "-", "0-50 % of training, sub-policy 2 (50%)"],
         ["nothing", "query", "-", "-", "50-100 % of training, in random order"],
     ]
-    assert policies.told(Places(task=augment.RandAugment(2, 9)))[0][2:4] == ["one as often as another", "RandAugment(n=2, m=9)"]
+    for policy, numbers in (
+        (augment.RandAugment(2, 9), "RandAugment(n=2, m=9)"), (augment.RandAugment(1, 4.5, ("flip",)), "RandAugment(n=1, m=4.5)"),
+        (augment.UniformAugment(), "UniformAugment(n=2, probability=0.5)"), (augment.TrivialAugment(), "TrivialAugment()"),
+        (augment.TrivialAugment(("flip", "invert"), "dada"), "TrivialAugment()"),
+    ):
+        assert policies.told(Places(query=policy))[0][2:4] == ["one as often as another", numbers]
 
 
 def test_what_leaves_grey_pictures_alone_says_so_and_what_is_no_operation_is_told_too() -> None:
