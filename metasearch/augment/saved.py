@@ -63,7 +63,8 @@ def save(policy: Policy | Places, path: str | Path) -> Path:
 
 
 def load(path: str | Path) -> Policy:
-    """The policy in a JSON file: `policy(images, generator)` augments pictures of one's own.
+    """The policy in a JSON file: `policy(images, generator)` augments pictures of one's own. Of a place, it is the policy alone:
+    what lies around pictures there is for the caller to say, `fill=load_places(path).fill`.
 
     Raises ValueError for a file that holds no policy; of policies at several places it names them: see `load_places`.
     """

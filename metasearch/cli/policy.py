@@ -54,4 +54,5 @@ def policy(
             (only,) = found.policies.values()
             mixes = any(find(operation).kept is not None for operation in only.operations)
             told = "images, generator" + ", labels" * mixes + ", progress=0..1" * only.changes
+            told += "" if found.fill is None else f", fill={found.fill}"
             talk(f"on pictures of your own: metasearch.augment.load({str(output)!r})({told})")

@@ -340,6 +340,21 @@ def test_who_mixes_labels_is_told_to_hand_them_over(tmp_path: Path, capsys: pyte
     assert (x.shape, labels.shape) == ((4, 1, 8, 8), (4, 4))
 
 
+def test_who_takes_a_policy_from_its_place_is_told_what_lies_around_its_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, x = tmp_path / "filled.json", torch.ones(1, 1, 28, 28)
+    moved = JOINED.replace('Step("flip")', 'Step("rotate", 1.0, 1.0)').replace("Places(", "Places(fill=0.75, ")
+    (tmp_path / "space.py").write_text(moved)
+    wanted = ["name=filled", f"space={tmp_path / 'space.py'}", "method={name='grid'}", "budget.trials=1", "train.steps=1"]
+    launch.run(Study.from_text(STUDY, wanted), home=tmp_path)
+    capsys.readouterr()
+    assert cli.call(["policy", "filled", "-o", str(file), "--home", str(tmp_path)]) == 0
+    assert "(images, generator, fill=0.75)" in capsys.readouterr().err.replace("\n", " ")
+    found = augment.load(file)(x, Generator().manual_seed(0), fill=augment.load_places(file).fill)
+    assert float(found.min()) == 0.75
+
+
 @pytest.mark.parametrize("changes", [False, True])
 def test_segments_are_not_put_beside_whole_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: bool) -> None:
     wanted = ["name=cut", "space=augmentation", "method={name='pba', steps=1, max_steps=2, population=3, synchronous=true}",
