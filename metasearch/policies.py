@@ -11,7 +11,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from metasearch.augment import Places, Policy, Schedule, Shared, Shuffled, Step, SubPolicies, find, fixed, saved
+from metasearch.augment import (
+    Places,
+    Policy,
+    RandAugment,
+    Schedule,
+    Shared,
+    Shuffled,
+    Step,
+    SubPolicies,
+    TrivialAugment,
+    UniformAugment,
+    find,
+    fixed,
+    saved,
+)
 from metasearch.driver.study import Study
 from metasearch.home import home_of, living_in, study_folder
 from metasearch.ledger import Ledger, TrialRow
@@ -207,7 +221,9 @@ def told(places: Places, channels: int = 3) -> list[list[str]]:
 
 def stages(policy: Policy) -> list[tuple[float, dict[str, tuple[float, float]]]]:
     """Of a schedule, for a picture: (the share of training at which a stage ends, operation -> (probability, magnitude)), the
-    mean over its steps of that operation. A policy that does not change is one stage; RandAugment and its like have none."""
+    mean over its steps of that operation; of RandAugment and its like, the share of pictures that get it, and the mean level. A
+    policy that does not change is one stage."""
+    policy = policy.policy if isinstance(policy, Shared) else policy
     parts = policy.policies if isinstance(policy, Schedule) else (policy,)
     lengths = (policy.lengths if isinstance(policy, Schedule) else ()) or (1.0,) * len(parts)
     found, done = [], 0.0
@@ -218,15 +234,30 @@ def stages(policy: Policy) -> list[tuple[float, dict[str, tuple[float, float]]]]
 
 
 def _by_operation(policy: Policy) -> dict[str, list[Step]]:
-    steps: list[Step] = []
-    if isinstance(policy, SubPolicies):
-        steps = [step for choice in policy.choices for step in choice]
-    elif isinstance(policy, Shuffled):
-        steps = list(policy.steps)
     found: dict[str, list[Step]] = {}
-    for step in steps:
+    for step in _steps(policy):
         found.setdefault(step.operation, []).append(step)
     return {name: each for name, each in found.items() if name != "identity"}
+
+
+def _steps(policy: Policy) -> list[Step]:
+    if isinstance(policy, Shared):
+        return _steps(policy.policy)
+    if isinstance(policy, SubPolicies):
+        return [step for choice in policy.choices for step in choice]
+    if isinstance(policy, Shuffled):
+        return list(policy.steps)
+    if isinstance(policy, RandAugment):
+        return _alike(policy.names, policy.n, 1.0, policy.m / 30)
+    if isinstance(policy, UniformAugment):
+        return _alike(policy.names, policy.n, policy.probability, 0.5)
+    return _alike(policy.names, 1, 1.0, 0.5) if isinstance(policy, TrivialAugment) else []
+
+
+def _alike(names: Sequence[str], draws: int, probability: float, magnitude: float) -> list[Step]:
+    """A step for every operation, as probable as it is in one draw or more out of so many."""
+    each = {name: probability * names.count(name) / len(names) for name in names}
+    return [Step(name, 1 - (1 - share) ** draws, magnitude) for name, share in each.items()]
 
 
 def _mean(steps: Sequence[Step]) -> tuple[float, float]:

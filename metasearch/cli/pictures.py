@@ -132,7 +132,7 @@ def of_policy(ledger: Ledger, row: TrialRow, places: Places, tasks: TaskDistribu
     """Draws eight pictures before and after each place's policy at the end of training, and schedules over time, into the
     study's folder. Returns what was written."""
     from metasearch import policies
-    from metasearch.augment import Schedule
+    from metasearch.augment import Schedule, Shared
     from metasearch.track import augmented
 
     rows = shown(places, tasks)
@@ -140,7 +140,7 @@ def of_policy(ledger: Ledger, row: TrialRow, places: Places, tasks: TaskDistribu
     draws: list[tuple[str, Callable[[Path], object]]] = [
         ("augmented", lambda path: augmented.grid(rows, title=title, path=path))]
     for place, policy in places.policies.items():
-        if isinstance(policy, Schedule):
+        if isinstance(policy, Schedule | Shared) and policy.changes:
             draws.append((f"schedule-{place}", partial(augmented.timeline, policies.stages(policy), title)))
     return _written(draws, None, ledger.path.parent / "pictures", f"{row.id}-")
 

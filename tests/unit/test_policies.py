@@ -10,7 +10,8 @@ from torch import Generator
 
 import metasearch
 from metasearch import augment, cli, policies
-from metasearch.augment import Places, Schedule, Shuffled, Step, SubPolicies, fixed
+from metasearch.augment import Places, Schedule, Shared, Shuffled, Step, SubPolicies, fixed
+from metasearch.augment.ops import NUMBER
 from metasearch.cli import pictures
 from metasearch.driver import launch
 from metasearch.driver.study import Study
@@ -327,6 +328,22 @@ def test_a_schedule_is_told_in_stages() -> None:
     assert (first, end) == (0.25, 1.0)
     assert one == {"rotate": (1.0, pytest.approx(0.9))}
     assert two == {"rotate": (0.75, pytest.approx(0.6)), "flip": (0.0, 0.0)}
+
+
+def test_a_schedule_of_policies_that_draw_their_operations_is_told_in_stages_too() -> None:
+    """By the share of pictures that get an operation: in that of 4,000, missed by 5 standard errors once in 1.7 million seeds."""
+    drawn = (augment.RandAugment(3, 6), augment.RandAugment(2, 15, ("flip", "rotate", "flip")), augment.TrivialAugment(),
+             augment.UniformAugment())
+    for policy, magnitude in zip(drawn, (0.2, 0.5, 0.5, 0.5), strict=True):
+        seen = policy.plan(4000, Generator().manual_seed(0)).operation
+        for schedule in (Schedule((policy, ROTATE)), Schedule((Shared(policy), ROTATE)), Shared(Schedule((policy, ROTATE)))):
+            (end, one), (_, two) = policies.stages(schedule)
+            assert (end, two) == (0.5, {"rotate": (1.0, pytest.approx(0.9))})
+            assert set(one) == set(policy.operations) - {"identity"}
+            for name, (probability, level) in one.items():
+                share = float((seen == NUMBER[name]).any(0).float().mean())
+                assert abs(share - probability) < 5 * (probability * (1 - probability) / 4000) ** 0.5
+                assert level == pytest.approx(magnitude)
 
 
 def test_who_mixes_labels_is_told_to_hand_them_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
