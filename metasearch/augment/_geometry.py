@@ -55,7 +55,9 @@ def along(name: str) -> Amounts:
 
 
 def crop(magnitude: Tensor, noise: Tensor, size: Size) -> Tensor:
-    """Padded by `magnitude` sides all around, then cut out anywhere: moved by whole pixels in both directions."""
+    """Padded by `magnitude` sides all around, then cut out anywhere: moved by whole pixels in both directions, -k, ..., k, by one
+    number as often as by another."""
     sides = torch.tensor([size[1], size[0]], dtype=magnitude.dtype, device=magnitude.device)
-    moved = ((2 * noise[:, :2] - 1) * magnitude[:, None] * sides).round() / sides
-    return F.pad(moved, (2, 1))
+    k = (magnitude[:, None] * sides).round()
+    moved = torch.minimum((noise[:, :2] * (2 * k + 1)).floor(), 2 * k) - k
+    return F.pad(moved / sides, (2, 1))
