@@ -99,11 +99,12 @@ class Loaded:
             if self.standardised:
                 mean, spread = standard(told, axis=0)
             support_y = torch.from_numpy((told - mean) / spread).float()
+        given = len(support_x)
         support_x, support_y = self._with_shots(support_x, support_y)
         with gradients.on_tape(graphs=False):
             task = learner.adapt(net, self.loss, self.meta, support_x, support_y)
         flat = self.kind == "regression" and np.ndim(y) == 1  # type: ignore[arg-type]
-        return Adapted(self, net, learner, task, support_x, named, mean, spread, flat)
+        return Adapted(self, net, learner, task, given, support_x, named, mean, spread, flat)
 
     def _with_shots(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The supports as they were in validation: with the further shots that the recipe makes of them at test time."""
@@ -133,12 +134,16 @@ class Loaded:
 
 @dataclass(frozen=True, repr=False)
 class Adapted:
-    """What was learnt from supports. Answers are arrays, or tensors where tensors were asked about."""
+    """What was learnt from supports. Answers are arrays, or tensors where tensors were asked about.
+
+    given: so many supports; support_x: these, and the further shots that were made of them.
+    """
 
     model: Loaded
     net: Net
     learner: Learner
     task: Any
+    given: int
     support_x: Tensor
     labels: Labels | None
     mean: Array
@@ -147,7 +152,7 @@ class Adapted:
 
     def __repr__(self) -> str:
         told = "" if self.labels is None else f" of {len(self.labels.classes)} classes"
-        return f"<{self.model.name}, adapted to {len(self.support_x)} supports{told}>"
+        return f"<{self.model.name}, adapted to {self.given} supports{told}>"
 
     @property
     def classes(self) -> Array:

@@ -15,7 +15,7 @@ from torch import Generator
 from metasearch import hands
 from metasearch.augment import Places, Policy, RandAugment, Schedule, Step, fixed
 from metasearch.examples import Inputs
-from metasearch.hands import Loaded
+from metasearch.hands import Adapted, Loaded
 from metasearch.learners import Learner
 from metasearch.learners.maml import MAML
 from metasearch.learners.prototypical import Prototypical
@@ -204,17 +204,21 @@ def test_a_users_supports_get_the_further_shots_of_validation() -> None:
     e = TASKS.sample_episodes(1, split="val", shape=SHAPE, generator=_generator())
     x, y, asked = e.support_x[0], e.support_y[0].argmax(-1), e.query_x[0]
 
-    def said(augment: object) -> Any:
+    def adapted(augment: object) -> Adapted:
         inputs = Inputs(SHAPE.x, True)
         model = Loaded("m", recipe.net, recipe.learner, meta, "classes", SHAPE, inputs, cross_entropy, False,
                        lambda n: (recipe.net, recipe.learner), augment)
-        return model.adapt(x, y).probabilities(asked)
+        return model.adapt(x, y)
+
+    def said(augment: object) -> Any:
+        return adapted(augment).probabilities(asked)
 
     given = augmenting.tested(recipe.augment, e, None)
     task = recipe.learner.adapt(recipe.net, cross_entropy, meta, given.support_x[0], given.support_y[0])
     torch.testing.assert_close(said(recipe.augment), recipe.learner.predict(recipe.net, meta, task, asked).softmax(-1))
     assert torch.equal(said(recipe.augment), said(recipe.augment))
     assert not torch.allclose(said(recipe.augment), said(None))
+    assert f"adapted to {len(x)} supports of" in repr(adapted(recipe.augment)), "the user's own, of which there are so many"
 
 
 def test_grey_pictures_are_remarked_upon_once_in_a_study(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
