@@ -50,7 +50,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Tried:
-    """One trial of a history. low, high: the interval, if it is drawn; whole: not stopped before its recipe ended."""
+    """One trial of a history. low, high: the interval, if it is drawn; whole: none that is done trained longer."""
 
     trial: int
     status: str
@@ -114,17 +114,25 @@ def history(ledger: Ledger) -> History:
     first = ledger.study()
     rows = list(ledger.trials().values())
     found, top = _covered(ledger, first, rows)
-    tried = tuple(_tried(row, len(rows) <= MOST_BARS) for row in rows)
+    lengths = {row.id: _length(row, individuals=bool(first.get("inherits"))) for row in rows}
+    longest = max((lengths[row.id] for row in rows if row.status == "done"), default=0.0)
+    tried = tuple(_tried(row, len(rows) <= MOST_BARS, whole=lengths[row.id] >= longest) for row in rows)
     return History(str(first["study"]["name"]), unit(first), tried, found, top)
 
 
-def _tried(row: TrialRow, barred: bool) -> Tried:
+def _length(row: TrialRow, *, individuals: bool) -> float:
+    """To which step a trial trains, math.inf: to its recipe's end. individuals: trials that begin with others' weights compare,
+    however long those have trained."""
+    return math.inf if individuals or row.proposal.until is None else row.proposal.until
+
+
+def _tried(row: TrialRow, barred: bool, *, whole: bool) -> Tried:
     score = row.outcome.score if row.outcome is not None and row.status in ("done", "reused") else None
     low = high = None
     if barred and score is not None and row.episodes is not None and len(row.episodes) > 1:
         interval = mean_interval(row.episodes)
         low, high = (interval.low, interval.high) if math.isfinite(interval.low) else (None, None)
-    return Tried(row.id, row.status, score, low, high, row.proposal.until is None)
+    return Tried(row.id, row.status, score, low, high, whole)
 
 
 def _covered(ledger: Ledger, first: dict[str, Any], rows: Sequence[TrialRow]) -> tuple[Points, str]:
@@ -258,8 +266,8 @@ def _trials(axes: Axes, one: History) -> None:
 
 
 def _best(axes: Axes, one: History, done: Sequence[Tried]) -> None:
-    """The best so far, of whole trials if there are any: a step at every trial that is better than all before it."""
-    done = [each for each in done if each.whole] or done
+    """The best so far of those that trained longest: a step at every trial that is better than all before it."""
+    done = [each for each in done if each.whole]
     numbers: list[float] = []
     values: list[float] = []
     best = -math.inf

@@ -333,6 +333,26 @@ def test_an_error_falls_and_one_that_blew_up_leaves_the_picture(tmp_path: Path) 
     assert axes.get_ylim()[1] < 10
 
 
+@pytest.mark.parametrize(("about", "untils", "whole"), [
+    ({}, (None, None, None), [1, 2, 3]), ({}, (20, 20, None), [3]), ({}, (20, 40, 40), [2, 3]),
+    ({"inherits": True}, (20, 40, 60), [1, 2, 3]),
+], ids=["whole", "promoted", "segments", "individuals"])
+def test_a_history_has_the_best_of_those_that_trained_longest(
+    tmp_path: Path, about: dict[str, Any], untils: tuple[int | None, ...], whole: list[int]
+) -> None:
+    with Ledger.create(tmp_path / "made" / "ledger.sqlite", {**study(), **about}) as ledger:
+        for trial, until in enumerate(untils, start=1):
+            proposal = propose(ledger, trial, {"lr": 0.1 * trial}, until=until)
+            end(ledger, trial, proposal, np.array([0.9 - 0.1 * trial] * 2))
+        one = plots.history(ledger)
+        axes = plots.searched(one).axes[0]
+    assert [each.trial for each in one.tried if each.whole] == whole
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["score"].get_xdata().tolist() == whole
+    assert lines["best so far"].get_xdata().tolist() == [whole[0], 3]
+    assert ("score, stopped early" in lines) == (len(whole) < 3)
+
+
 def test_a_study_that_has_just_begun_is_an_empty_picture(tmp_path: Path) -> None:
     with Ledger.create(tmp_path / "made" / "ledger.sqlite", study()) as ledger:
         assert plots.searched(plots.history(ledger)).axes[0].get_title(loc="left") == "made: 0 trials, 0 done"
