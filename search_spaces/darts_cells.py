@@ -11,9 +11,9 @@ Published sizes (8 cells of 16 channels in the search, 20 of 36 in the end) are 
 own makes smaller ones:
 
     from functools import partial
-    from search_spaces.darts_cells import NODE_INPUTS, RELAXED, SPACE, Stack, derive, graph
+    from search_spaces.darts_cells import NODE_INPUTS, RELAXED, SPACE, Stack, canonical, derive, graph
     from search_spaces import darts_cells
-    recipe, relaxed = (partial(f, stack=Stack(2, 8), way="maml") for f in (darts_cells.recipe, darts_cells.relaxed))
+    recipe, relaxed = (partial(f, stack=Stack(3, 8), way="maml") for f in (darts_cells.recipe, darts_cells.relaxed))
 """
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ A block's inputs are numbered 0 (the cell before the last), 1 (the last cell), 2
 concatenated. In a reduction cell operations on the two inputs of the cell have stride 2. Where channels differ, a 1x1
 convolution matches them. Published are B = 5 (here 1 to 5) and, in the search, 8 cells of 32 channels. Smaller:
 
-    recipe = partial(nasnet_cells.recipe, stack=Stack(2, 8), way="maml")
+    recipe = partial(nasnet_cells.recipe, stack=Stack(3, 8), way="maml")
 """
 from __future__ import annotations
 

@@ -44,14 +44,15 @@ def prepared(key: str, inputs: tuple[int, int], channels: int, halve: bool, norm
 
 @dataclass(frozen=True)
 class Stack:
-    """cells: how many; channels: of the stem and of the first cells' operations, doubled by every reduction."""
+    """cells: how many, of which two are reductions, a third and two thirds of the way; channels: of the stem and of the first
+    cells' operations, doubled by every reduction."""
 
     cells: int = 8
     channels: int = 16
 
     def __post_init__(self) -> None:
-        if self.cells < 1 or self.channels < 1:
-            raise ValueError(f"`cells >= 1` and `channels >= 1` must hold, but got {self}")
+        if self.cells < 3 or self.channels < 1:
+            raise ValueError(f"`cells >= 3` (two reductions and a normal one) and `channels >= 1` must hold, but got {self}")
 
 
 def stacked(

@@ -24,7 +24,7 @@ from metasearch.tasks.blobs import Blobs
 from metasearch.testing import spaces
 from search_spaces import conv_chain, darts_cells, nasnet_cells
 
-TINY = Stack(2, 2)
+TINY = Stack(3, 2)  # a normal cell, two reductions
 SHAPE = Blobs(side=12, train_classes=10).shape(ways=5, shots=1, queries=3)
 
 
@@ -102,6 +102,20 @@ def one_hot(config: Config) -> Params:
         share[darts_cells.PRIMITIVES.index(str(config[path]))] = 1.0
         found[f"arch/{path}"] = share.log()
     return found
+
+
+@pytest.mark.parametrize("module", [darts_cells, nasnet_cells])
+def test_the_smallest_stack_has_cells_of_both_kinds(module: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    one, other = (small(module).sample(rng) for _ in range(2))
+    for kind in module.KINDS:
+        mixed = {path: value for path, value in one.items() if not path.startswith(kind)}
+        mixed |= {path: value for path, value in other.items() if path.startswith(kind)}
+        nets = [recipe_of(module)(config, SHAPE).net for config in (one, mixed)]
+        outputs = [net.apply(double(net), pictures()) for net in nets]
+        assert outputs[0].shape != outputs[1].shape or not torch.equal(*outputs), f"{kind} cells are in the net"
+    with pytest.raises(ValueError, match="cells >= 3"):
+        Stack(2, 8)
 
 
 @pytest.mark.parametrize("seed", range(3))
