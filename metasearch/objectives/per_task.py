@@ -22,7 +22,7 @@ from metasearch.learners import Learner, gradients
 from metasearch.learners.metanas import MetaNAS
 from metasearch.learners.t_nas import TNAS
 from metasearch.nets import Params
-from metasearch.nets.discrete import ARCH, Choices, entropy
+from metasearch.nets.discrete import ARCH, EDGES, Choices, entropy
 from metasearch.nets.head import headed
 from metasearch.objectives import Diverged, Infeasible, Trial, augmenting
 from metasearch.objectives.evaluation import predictions, scores
@@ -186,7 +186,9 @@ class PerTask:
         tasks, options = self.search.tasks, self._options()
         net = narrowed(recipe.net, {path: values.index(config[path]) for path, values in options.items()})
         weights = to({k: v for k, v in meta.items() if not k.startswith(ARCH)}, tasks.device)
-        learner, mode = recipe.learner.at(1.0), mode_of(recipe, self.search)
+        assert isinstance(recipe.learner, MetaNAS | TNAS)
+        learner = replace(recipe.learner, choices=EDGES).at(1.0)  # nothing is left to choose, of a node's inputs either
+        mode = mode_of(recipe, self.search)
         bank = augmenting.tested(recipe.augment, self.search.bank.episodes, augmenting.moments(tasks))
         return float(scores(net, learner, tasks, weights, bank, mode=mode, chunk=trial.chunk).mean())
 

@@ -343,6 +343,22 @@ def test_a_study_runs_from_its_text_to_a_meta_learner_in_hand(tmp_path: Path, ho
         assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("method", [{"name": "metanas", "pairs": True}, {"name": "metanas", "pairs": False}, {"name": "t-nas"}])
+def test_nets_of_two_inputs_a_node_are_compared_with_trainings_by_themselves(tmp_path: Path, method: dict[str, Any]) -> None:
+    """What no logits choose any more, the pairs of inputs among it, nobody asks for when shared weights are scored."""
+    space = tmp_path / "paired.py"
+    space.write_text("from relaxed_space import *\nNODE_INPUTS = (('a', 'b'),)\n")
+    study = Study.from_text(STUDY, [f"space={space}", "train.steps=2"])
+    searching = {**method, "alone": True, "search_steps": 2, "inner_steps": 1, "test_steps": 1, "check": 3, "check_steps": 1}
+    study = Study.from_json({**study.to_json(), "method": searching})
+    assert study.problems() == []
+    best = launch.run(study, home=tmp_path).best
+    assert best is not None
+    assert best.report is not None
+    assert best.report.found is not None
+    assert "none" not in (best.report.found["a"], best.report.found["b"])
+
+
 @pytest.mark.parametrize(("overrides", "said"), [
     (["method.t_min=2.0"], "0 < t_min <= t_max"),
     (["method.warm_up=1.5"], "warm_up <= 1"),
