@@ -15,7 +15,8 @@ by how many updates they are behind). What is told:
 
 A config is trained once. One that is sampled again is rewarded at once if its score is known, or when it has ended if it
 runs, and the controller is sampled again: it takes the way of one that trains everything twice, with fewer trainings. When of
-DRAWS samples in a row none was new it has converged, and begins anew with other weights (`restarts`).
+DRAWS samples in a row all have a known score it has converged, and begins anew with other weights (`restarts`); what was drawn
+from the old ones and waits is not its own, and teaches it nothing.
 """
 from __future__ import annotations
 
@@ -182,16 +183,18 @@ class PolicyGradient(Strategy):
         if self._seen.everything:
             return None
         for _ in range(2):  # once more with new weights
+            waits = False
             for _ in range(DRAWS):
                 sample = self.sample()
                 key = digest(sample.config)
                 if key in self._running:
                     self._running[key].append(sample)
+                    waits = True
                 elif key in self._known:
                     self._collect(sample, self._known[key])
                 elif sample.config not in self._seen:
                     return self._asked(sample.config, [sample])
-            if self._running or self._batch:
+            if waits:
                 break  # there is something to learn from yet
             self._restart()
         return self._asked(self._seen.another(rng_of(self.seed, self._draws, 1)), [])
@@ -238,6 +241,8 @@ class PolicyGradient(Strategy):
     def _restart(self) -> None:
         self.restarts += 1
         self._begin()
+        self._batch = []
+        self._running = {key: [] for key in self._running}
 
     # -- snapshots -----------------------------------------------------------------------------------------------------------
 

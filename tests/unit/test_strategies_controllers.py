@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from metasearch.records import Config, Outcome, Proposal, Status
-from metasearch.space import Choice, Float, Int, Leaf, Repeat, Space
+from metasearch.space import Choice, Float, Int, Leaf, Repeat, Space, digest
 from metasearch.strategies import build
 from metasearch.strategies._controller import Controller, Plan, Weights, discretised
 from metasearch.strategies._draws import rng_of
@@ -488,6 +488,25 @@ def test_no_config_is_trained_twice_and_the_whole_space_is_found() -> None:
     assert sorted(found) == list(range(27))
     assert policy.restarts > 0  # it converged on the way
     assert policy.applied > 27  # what it drew again was rewarded from memory
+
+
+@pytest.mark.parametrize(("batch", "workers"), [(1, 1), (1, 3), (8, 1), (8, 3)])
+def test_a_controller_that_has_converged_begins_anew_however_many_work(batch: int, workers: int) -> None:
+    """Its own samples are what is tried, not configs at random that nobody learns from."""
+    space = Space({f"d{i}": Choice((0, 1, 2, 3)) for i in range(4)})
+    policy = made("reinforce", space, batch=batch, lr=0.3, hidden=8, layers=1)
+    running: list[tuple[int, Proposal]] = []
+    blind, rng = 0, np.random.default_rng(0)
+    for trial in range(1, 101):
+        proposal = policy.ask()
+        assert proposal is not None
+        blind += not policy._running[digest(proposal.config)]
+        running.append((trial, proposal))
+        while len(running) >= workers:
+            number, done = running.pop(int(rng.integers(len(running))))
+            policy.tell(ended(number, done, sum(done.config[f"d{i}"] == i for i in range(4)) / 4))
+    assert policy.restarts >= 2
+    assert blind <= 20
 
 
 def test_outcomes_from_elsewhere_are_known_but_move_nothing() -> None:
