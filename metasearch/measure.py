@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metasearch.learners import Learner, gradients
 from metasearch.nets import Apply, Net, Params, learnt
-from metasearch.nets.activation import recorded
+from metasearch.nets.activation import recorded, straight
 from metasearch.nets.norm import norms_off
 from metasearch.tasks import TaskDistribution, TaskShape
 
@@ -79,13 +79,14 @@ def latency(net: Net, meta: Params, x: Tensor, *, repeats: int = 10) -> float:
 
 
 def synflow(net: Net, meta: Params, x: Tensor) -> float:
-    """log10 of the sum over weights of |theta * dR/dtheta|, R the sum of the outputs for an input of ones, with |theta| for theta
-    and norms switched off: the flow along all paths. -inf for a net through which nothing flows. Biases are not counted."""
+    """log10 of the sum over weights of |theta * dR/dtheta|, R the sum of the outputs for an input of ones, with |theta| for
+    theta, norms switched off and activations that let all pass: the flow along all paths. -inf for a net through which nothing
+    flows. Biases are not counted."""
     theta = {k: v.detach().double().abs().requires_grad_() for k, v in meta.items() if k.startswith("net/") and "/norm/" not in k}
     if not theta:
         return -math.inf
     rest = {k: v.double() for k, v in meta.items() if k not in theta}
-    with norms_off(), torch.enable_grad():
+    with norms_off(), straight(), torch.enable_grad():
         total = _forward(net, meta)({**rest, **theta}, torch.ones_like(x, dtype=torch.float64)).sum()
         if not total.requires_grad:
             return -math.inf
@@ -102,8 +103,11 @@ def naswot(net: Net, meta: Params, x: Tensor) -> float:
         _forward(net, meta)(meta, x)
     if not signs:
         return -math.inf
-    codes = torch.cat([s.reshape(len(x), -1) for s in signs if len(s) == len(x)], 1).double()
-    return float(torch.linalg.slogdet(codes @ codes.T + (1 - codes) @ (1 - codes).T).logabsdet)
+    together = torch.zeros(len(x), len(x), dtype=torch.float64, device=x.device)
+    for on in (s.reshape(len(x), -1).float() for s in signs if len(s) == len(x)):
+        both, count = (on @ on.T).double(), on.sum(1).double()
+        together += on.shape[1] - count[:, None] - count + 2 * both  # on together, or off together
+    return float(torch.linalg.slogdet(together).logabsdet)
 
 
 def _episode_flops(net: Net, learner: Learner, tasks: TaskDistribution, meta: Params, shape: TaskShape) -> int:

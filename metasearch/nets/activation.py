@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ACTIVATIONS", "MONOTONE", "Activation", "activation", "recorded"]
+__all__ = ["ACTIVATIONS", "MONOTONE", "RELU", "RELU6", "Activation", "activation", "recorded", "straight"]
 
-Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus", "identity"]
+Activation = Literal["relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus", "identity"]
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
+    "relu6": F.relu6,
     "leaky_relu": F.leaky_relu,  # slope 0.01
     "elu": F.elu,
     "gelu": F.gelu,
@@ -27,7 +28,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 assert set(ACTIVATIONS) == set(get_args(Activation))
 
-MONOTONE: frozenset[Activation] = frozenset({"relu", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "identity"})
+MONOTONE: frozenset[Activation] = frozenset({"relu", "relu6", "leaky_relu", "elu", "tanh", "sigmoid", "softplus", "identity"})
 
 
 def activation(name: Activation) -> Callable[[Tensor], Tensor]:
@@ -39,9 +40,26 @@ def activation(name: Activation) -> Callable[[Tensor], Tensor]:
     def applied(x: Tensor) -> Tensor:
         if _signs is not None:
             _signs.append(x.detach() > 0)
-        return f(x)
+        return F.relu(x) if _straight else f(x)
 
     return applied
+
+
+RELU, RELU6 = activation("relu"), activation("relu6")
+
+
+_straight = False
+
+
+@contextmanager
+def straight() -> Iterator[None]:
+    """Inside, every activation is ReLU: what is positive passes as it is (for scores that follow an architecture's paths)."""
+    global _straight
+    before, _straight = _straight, True
+    try:
+        yield
+    finally:
+        _straight = before
 
 
 _signs: list[Tensor] | None = None

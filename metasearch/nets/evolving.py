@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from metasearch.nets import Net, NormMode, Params
+from metasearch.nets.activation import RELU
 from metasearch.nets.init import weights
 from metasearch.nets.norm import Norm
 from metasearch.nets.operations import convolve
@@ -76,7 +77,7 @@ def evolving(
                 x = convolve(x, params[f"net/{key}/weight"], (layer.stride, layer.stride))
                 x = x + params[f"net/{key}/bias"][:, None, None]
                 if layer.act:
-                    x = F.relu(norm.apply(params, key, x))
+                    x = RELU(norm.apply(params, key, x))
             nodes.append(x)
         z = F.avg_pool2d(nodes[-1], pool, ceil_mode=True).flatten(1)
         return F.linear(z, params[f"net/{prefix}/out/weight"], params[f"net/{prefix}/out/bias"])

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from metasearch.nets import Block, Net, NormMode, Params
+from metasearch.nets.activation import RELU
 from metasearch.nets.init import weights
 from metasearch.nets.norm import Norm
 from metasearch.nets.operations import Operation, convolve, operation, relu_conv_norm
@@ -141,6 +141,6 @@ def _stem(before: int, after: int, norm: Norm) -> Operation:
 
 def _last(channels: int, norm: Norm) -> Operation:
     def apply(params: Params, x: Tensor) -> Tensor:
-        return F.relu(norm.apply(params, "last", x)).mean((2, 3))
+        return RELU(norm.apply(params, "last", x)).mean((2, 3))
 
     return Operation(lambda generator: norm.init("last", channels), apply)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Generator
 
 from metasearch.nets import Block, Net, Params
+from metasearch.nets.activation import RELU
 
 __all__ = ["koch"]
 
@@ -43,7 +44,7 @@ def koch(x_shape: tuple[int, ...] = (1, 105, 105), features: int = FEATURES) -> 
 
     def layer(i: int) -> Block:
         def apply(params: Params, x: torch.Tensor) -> torch.Tensor:
-            x = F.relu(F.conv2d(x, params[f"net/conv{i}/weight"], params[f"net/conv{i}/bias"]))
+            x = RELU(F.conv2d(x, params[f"net/conv{i}/weight"], params[f"net/conv{i}/bias"]))
             return F.max_pool2d(x, 2) if i < len(LAYERS) else x.flatten(1)
 
         return Block(f"conv{i}", apply)

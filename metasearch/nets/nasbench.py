@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from metasearch.nets import Block, Net, NormMode, Params
+from metasearch.nets.activation import RELU, RELU6
 from metasearch.nets.init import weights
 from metasearch.nets.mixture import begin, mixture
 from metasearch.nets.norm import Norm
@@ -122,7 +123,7 @@ def _reduction(key: str, before: int, after: int, norm: Norm) -> Operation:
 
 def _last(channels: int, norm: Norm) -> Operation:
     def apply(params: Params, x: Tensor) -> Tensor:
-        return F.relu(norm.apply(params, "last", x)).mean((2, 3))
+        return RELU(norm.apply(params, "last", x)).mean((2, 3))
 
     return Operation(lambda generator: norm.init("last", channels), apply)
 
@@ -182,7 +183,7 @@ def _layer(key: str, name: str, before: int, after: int, stride: int, norm: Norm
 
 
 def _act(operation: Operation) -> Operation:
-    return Operation(operation.init, lambda params, x: F.relu6(operation.apply(params, x)))
+    return Operation(operation.init, lambda params, x: RELU6(operation.apply(params, x)))
 
 
 # -- both --------------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from metasearch.nets import Apply, Params
+from metasearch.nets.activation import RELU
 from metasearch.nets.init import weights
 from metasearch.nets.native import allowed
 from metasearch.nets.norm import Norm
@@ -90,7 +91,7 @@ def _chain(key: str, layers: list[_Layer], norm: Norm) -> Operation:
         return params | norm.init(key, channels)
 
     def apply(params: Params, x: Tensor) -> Tensor:
-        x = F.relu(x)
+        x = RELU(x)
         for name, layer in zip(names, layers, strict=True):
             groups = layer.channels[0] if layer.depthwise else 1
             x = convolve(x, params[f"net/{name}/weight"], layer.stride, layer.dilation, groups)
@@ -165,7 +166,7 @@ def _reduction(key: str, before: int, after: int, stride: int, norm: Norm) -> Op
         return params | norm.init(key, after)
 
     def apply(params: Params, x: Tensor) -> Tensor:
-        x = F.relu(x)
+        x = RELU(x)
         shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]  # an odd side has one odd place less: a zero beyond the edge
         seen = [
             convolve(source, params[f"net/{key}/{i}/weight"], (stride, stride))

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator
 
-from metasearch import measure
+from metasearch import measure, plugins
 from metasearch.learners.maml import MAML
 from metasearch.learners.prototypical import Prototypical
 from metasearch.nets.conv4 import Conv4, conv4
@@ -48,6 +49,33 @@ def test_naswot_counts_units_that_agree() -> None:
     assert measure.naswot(net, meta, torch.tensor([[1.0], [-1.0]])) == pytest.approx(math.log(7))
     same = torch.tensor([[1.0], [2.0]])
     assert measure.naswot(net, meta, same) == -math.inf, "inputs that it does not tell apart"
+
+
+def test_synflow_follows_paths_through_activations_that_saturate() -> None:
+    """A sum over pictures of ones soon is beyond 6: with ReLU6 itself no slope would be left."""
+    bounded, plain = (conv4((1, 28, 28), 3, Conv4(32, norm=Norm("none"), act=act)) for act in ("relu6", "relu"))
+    meta, x = plain.init(Generator().manual_seed(0)), torch.zeros(1, 1, 28, 28)
+    meta = {k: 3 * v for k, v in meta.items()}
+    assert math.isfinite(measure.synflow(plain, meta, x))
+    assert measure.synflow(bounded, meta, x) == measure.synflow(plain, meta, x)
+    ones = torch.ones(1, 1, 28, 28)
+    assert not torch.equal(bounded.apply(meta, ones), plain.apply(meta, ones)), "and back again"
+
+
+@pytest.mark.parametrize("name", [
+    "conv_chain", "darts_cells", "evolving_nets", "hierarchical_motifs", "nasbench201", "nasbench_macro", "nasnet_cells",
+])
+def test_every_space_of_architectures_has_scores_that_cost_no_training(name: str) -> None:
+    module, shape = plugins.module("spaces", name), TaskShape((1, 12, 12), 3, 1, 2)
+    x = torch.randn(9, *shape.x, generator=Generator().manual_seed(0))
+    told = []
+    for seed in range(3):
+        net = module.recipe(module.SPACE.sample(np.random.default_rng(seed)), shape).net
+        meta = net.init(Generator().manual_seed(seed))
+        assert math.isfinite(measure.synflow(net, meta, x[:1]))
+        told.append(measure.naswot(net, meta, x))
+    least = 1 if name == "evolving_nets" else 3  # many of its members are linear
+    assert sum(math.isfinite(score) for score in told) >= least
 
 
 def test_looks_leave_out_what_a_net_does_not_have() -> None:
