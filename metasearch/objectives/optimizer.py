@@ -91,16 +91,17 @@ def adam(
 
     def init(params: Params) -> Params:
         state = {f"{m}/{k}": torch.zeros_like(p) for k, p in params.items() for m in ("first", "second")}
-        some = next(iter(params.values()), None)
-        return {**state, "count": torch.zeros(()) if some is None else torch.zeros_like(some.flatten()[0])}
+        return state | {f"count/{k}": torch.zeros_like(p.sum()) for k, p in params.items()}
 
     def update(grads: Params, state: Params, params: Params, rates: Params, progress: Tensor) -> tuple[Params, Params]:
+        if not params:
+            return {}, {}
         lr_now = rates["lr"] * schedule(progress)
-        count = state["count"] + 1
-        new, kept = {}, {"count": count}
-        first_scale = lr_now / (1 - beta1**count)
-        second_scale = (1 - beta2**count).rsqrt()
-        for k, p in params.items():
+        # as torch has it, a count for every tensor: one that came later, or is not always updated, begins with its own
+        counts = torch.stack([state[f"count/{k}"] for k in params]) + 1
+        first_scales, second_scales = (lr_now / (1 - beta1**counts)).unbind(), (1 - beta2**counts).rsqrt().unbind()
+        new, kept = {}, {f"count/{k}": count for k, count in zip(params, counts.unbind(), strict=True)}
+        for (k, p), first_scale, second_scale in zip(params.items(), first_scales, second_scales, strict=True):
             g = grads[k]
             if decay and not decoupled:
                 g = g + rates["weight_decay"] * p

@@ -188,10 +188,18 @@ def _go_on(
     missing = sorted(set(meta) - set(theirs))
     if trial.own and missing:
         raise parcel.BadParcel(f"{trial.start} lacks {', '.join(missing[:5])}: it is no parcel of this trial")
-    meta = parcel.inherit(theirs, meta, proposal.moved)  # stat/ keys stay behind: a longer training fills them anew
-    state = parcel.inherit(under("state/"), state, proposal.moved)
+    begun, meta = meta, parcel.inherit(theirs, meta, proposal.moved)  # stat/ keys stay behind: a longer training fills them anew
+    new = tuple(f"/{k}" for k, v in meta.items() if v is begun[k])  # what the optimiser knew of others is not about these
+    known = parcel.inherit(_counted(under("state/"), state), state, proposal.moved)
+    state = {k: state[k] if k.endswith(new) else v for k, v in known.items()}
     kept = (facts["best_score"], facts["best_step"], to(best, device)) if trial.own and best else None
     return meta, state, kept
+
+
+def _counted(theirs: Params, wanted: Params) -> Params:
+    """The state of an optimiser as it is now: older parcels have one count for all tensors."""
+    heads = {k: k.partition("count/")[0] for k in wanted if "count/" in k and k not in theirs}
+    return theirs | {k: theirs[f"{head}count"] for k, head in heads.items() if f"{head}count" in theirs}
 
 
 def _ready(recipe: Recipe, tasks: TaskDistribution, meta: Params, shape: TaskShape, seed: int) -> Params:

@@ -26,6 +26,7 @@ from metasearch.objectives.evaluation import outputs, scores, similarities
 from metasearch.objectives.optimizer import adam, sgd
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.train import Train
+from metasearch.objectives.training import _go_on
 from metasearch.records import Config, Proposal, Report
 from metasearch.tasks import Episode, TaskShape
 
@@ -125,6 +126,30 @@ def test_until_ends_a_segment_and_a_child_goes_on_from_its_parents_step(tmp_path
     alone = _run(TRAIN, _trial(tmp_path / "c"), until=20)
     # the child saw the same blocks of episodes from the same state, so it is the run that was never cut
     assert child[-1].score == alone[-1].score
+
+
+def test_what_the_optimiser_knew_of_a_tensor_comes_along_with_the_tensor(tmp_path: Path) -> None:
+    """A layer that is new in a child, or of another shape, begins anew, and so do its moments and its count."""
+    meta = {f"net/{k}/weight": torch.ones(3, 2) for k in ("kept", "wider", "new")}
+    state = {f"weights/{k}": v for k, v in adam(0.01).init(meta).items()}
+    theirs = {**meta, "net/wider/weight": torch.ones(2, 2)}
+    del theirs["net/new/weight"]
+    rule = adam(0.01)
+    known = rule.init(theirs)
+    for _ in range(5):
+        theirs, known = rule.update(theirs, known, theirs, rule.rates, torch.tensor(0.0))
+    tensors = {f"meta/{k}": v for k, v in theirs.items()} | {f"state/weights/{k}": v for k, v in known.items()}
+    child = Proposal({}, parent=1, until=9)
+    found, after, _ = _go_on(Trial(2), tensors, {}, meta, state, child, torch.device("cpu"))
+    assert torch.equal(found["net/kept/weight"], theirs["net/kept/weight"])
+    counts = {k: float(after[f"weights/count/net/{k}/weight"]) for k in ("kept", "wider", "new")}
+    assert counts == {"kept": 5, "wider": 0, "new": 0}
+    assert torch.equal(after["weights/first/net/kept/weight"], known["first/net/kept/weight"])
+
+    older = {k: v for k, v in tensors.items() if "/count/" not in k} | {"state/weights/count": torch.tensor(5.0)}
+    _, after, _ = _go_on(Trial(2), older, {}, meta, state, child, torch.device("cpu"))
+    assert float(after["weights/count/net/kept/weight"]) == 5, "parcels used to have one count for all"
+    assert float(after["weights/count/net/new/weight"]) == 0
 
 
 def test_a_restart_instead_of_a_promotion_would_be_noticed(tmp_path: Path) -> None:

@@ -66,6 +66,25 @@ def test_rules_step_as_torch_optim_does(ours: Optimizer, theirs: tuple[type[torc
         torch.testing.assert_close(v, expected[k], rtol=1e-12, atol=1e-12)
 
 
+def test_a_tensor_that_is_not_always_updated_has_a_count_of_its_own_as_in_torch() -> None:
+    rule, late = adam(0.125), 4
+    params = _start()
+    state, rates = rule.init(params), {k: v.double() for k, v in rule.rates.items()}
+    theirs = {k: v.clone().requires_grad_() for k, v in params.items()}
+    optimizer = torch.optim.Adam(list(theirs.values()), lr=0.125)
+    for step in range(9):
+        grads = {k: g for k, g in _gradients(step).items() if k != "net/b" or step >= late}
+        now = torch.tensor(0.0, dtype=torch.float64)
+        changed, kept = rule.update(grads, state, {k: params[k] for k in grads}, rates, now)
+        params, state = {**params, **changed}, {**state, **kept}
+        for k, p in theirs.items():
+            p.grad = grads.get(k)
+        optimizer.step()
+    for k, p in params.items():
+        torch.testing.assert_close(p, theirs[k].detach(), rtol=1e-12, atol=1e-12)
+    assert {k: int(state[f"count/{k}"]) for k in params} == {"net/a": 9, "net/b": 9 - late, "lr/a": 9}
+
+
 def test_a_prefix_has_its_own_rule_and_the_longest_wins() -> None:
     found = _ours(by_prefix({"": sgd(0.5), "net/": adam(0.25), "net/b": sgd(0.125)}))
     torch.testing.assert_close(found["lr/a"], _ours(sgd(0.5))["lr/a"])
