@@ -5,6 +5,7 @@
 """
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,11 @@ class Trial:
     mode: Callable[[str, Callable[[], Mapping[str, float]]], Mode] = field(default=lambda signature, measure: "vmap")
     save: Callable[[int, Mapping[str, Tensor], Mapping[str, Any]], str] | None = None
     deadline: float | None = None
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() > self.deadline
 
 
 Objective = Callable[[Proposal, Trial], Iterator[Report]]

@@ -33,6 +33,8 @@ class Judged:
     canonical: the space file's, if it has one. Of what means the same one is trained, and all have its score.
 
     What had been found out before a trial was stopped is given as `known`: the list that its parcel holds (see `told_before`).
+    A trial whose deadline has passed begins no further one, and each that has begun is trained whole: scores after fewer steps
+    would not compare.
     """
 
     train: Train
@@ -53,6 +55,8 @@ class Judged:
         pairs = [(_number(a), _number(b)) for a, b in known]
         for i, sampled in enumerate(self.sampled(proposal) if self.count else ()):
             if i >= len(pairs):
+                if trial.late:
+                    return {}
                 pairs.append((_number(shared(sampled)), self.alone(sampled, proposal, trial)))
             self.scores.setdefault(meaning(sampled, self.canonical), pairs[i][1])
             kept = again(report.step, checked=[[_plain(v) for v in pair] for pair in pairs])
@@ -68,6 +72,8 @@ class Judged:
         scores = [_number(score) for score in known]
         for i, config in enumerate(configs if len(configs) > 1 else ()):
             if i >= len(scores):
+                if trial.late:
+                    break
                 scores.append(self.alone(config, proposal, trial))
             self.scores.setdefault(meaning(config, self.canonical), scores[i])
             kept = again(report.step, finalists=[_plain(score) for score in scores], ranked=list(configs))
@@ -98,8 +104,9 @@ class Judged:
 
     def _alone(self, config: Config, proposal: Proposal, trial: Trial) -> float:
         study = replace(self.train, steps=self.steps, keep="last", limits={})
+        lent = replace(trial, save=None, start=None, own=False, deadline=None)
         try:
-            reports = list(study(Proposal(config, seed=proposal.seed), replace(trial, save=None, start=None, own=False)))
+            reports = list(study(Proposal(config, seed=proposal.seed), lent))
         except (Diverged, Infeasible):
             return -math.inf
         return -math.inf if reports[-1].score is None else reports[-1].score

@@ -221,7 +221,9 @@ class OneShot(ABC):
 def by_itself(
     train: Train, proposal: Proposal, trial: Trial, end: int, told: Mapping[str, float], config: Config, start: Path | None
 ) -> Iterator[Report]:
-    """`train` on what was found, from the beginning; its steps are counted on from those of the search, which ended at `end`.
+    """`train` on what was found, from the beginning; its steps are counted on from those of the search, which ended at `end`. A
+    deadline cuts the search, not this: the score of a few steps would pass for that of a training.
+
     told: metrics of the search. start: its own parcel, if it had begun already (see `searched`)."""
     save = trial.save
 
@@ -229,7 +231,7 @@ def by_itself(
         assert save is not None
         return save(end + step, tensors, {**facts, "searched": end, "supernet": dict(told)})
 
-    lent = replace(trial, start=start, own=start is not None, save=None if save is None else later)
+    lent = replace(trial, start=start, own=start is not None, save=None if save is None else later, deadline=None)
     for report in train(Proposal(config, seed=proposal.seed), lent):
         yield replace(report, step=end + report.step, metrics={**report.metrics, **told}, found=config)
 

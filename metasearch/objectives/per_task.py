@@ -215,6 +215,8 @@ class PerTask:
             scores, trained = [], dict[str, tuple[float, ...] | None]()
             for i, name in enumerate(names[: self.retrain]):
                 if name not in trained:
+                    if trial.late:
+                        break
                     trained[name] = self._anew(known[name], proposal, trial)
                     yield Report(step, {"per_task/retrained": float(i + 1)})
                 each = trained[name]
@@ -255,7 +257,7 @@ class PerTask:
         """The scores on the bank of an architecture that is trained by itself; None if that did not succeed."""
         assert self.retrained is not None
         try:
-            lent = replace(trial, save=None, start=None, own=False)
+            lent = replace(trial, save=None, start=None, own=False, deadline=None)
             return list(self.retrained(Proposal(config, seed=proposal.seed), lent))[-1].episodes
         except (Diverged, Infeasible):
             return None

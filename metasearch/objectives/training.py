@@ -145,7 +145,7 @@ def training(
         meta, state, metrics = step_once(meta, state, block.select(slice(at, at + course.rows)), step / recipe.steps)
         losses.append(metrics["loss"])
         step += 1
-        late = trial.deadline is not None and time.monotonic() > trial.deadline
+        late = trial.late
         if step % report_every == 0 or step == end or late:
             curve, losses = _curve(losses, metrics, meta, step), []
             score, each = None, None

@@ -1,6 +1,7 @@
 """Weight sharing: one sampled net a step, the others' weights get nothing; a controller that learns; resume is bit-equal."""
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -213,6 +214,31 @@ def test_what_is_found_is_trained_by_itself(search: Shared) -> None:
     alone = list(TRAIN(Proposal(last.found, seed=7), _trial()))[-1]
     assert (last.score, last.episodes, last.step) == (alone.score, alone.episodes, 30)
     assert last.metrics["supernet/candidates"] <= 20
+
+
+def test_when_time_is_up_what_is_found_is_trained_whole_and_nothing_else_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps would pass for the score of a training, and for a judgement of the shared weights."""
+    search = replace(RANDOM, check=4, check_steps=6, finalists=3)
+    late = _run(search, _trial(deadline=time.monotonic() - 1.0))
+    assert next(r.step for r in late if r.score is None) == 1, "the search ends at once"
+    assert late[-1].found is not None
+    alone = list(TRAIN(Proposal(late[-1].found, seed=7), _trial()))[-1]
+    assert (late[-1].score, late[-1].step) == (alone.score, 1 + 10)
+    assert not {"supernet/checked", "supernet/finalists", "supernet/rank_correlation"} & {k for r in late for k in r.metrics}
+
+    short, trained = Judged._alone, list[float]()
+
+    def counted(self: Judged, config: Config, proposal: Proposal, trial: Trial) -> float:
+        trained.append(short(self, config, proposal, trial))
+        return trained[-1]
+
+    # time is up while the fifth trains, the second of those that are checked
+    monkeypatch.setattr(Trial, "late", property(lambda trial: trial.deadline is not None and len(trained) >= 5))
+    monkeypatch.setattr(Judged, "_alone", counted)
+    last = _run(search, _trial(deadline=time.monotonic() + 3600.0))[-1]
+    assert len(trained) == 5
+    assert "supernet/rank_correlation" not in last.metrics
+    assert last.step == 20 + 10
 
 
 @dataclass(frozen=True, kw_only=True)
