@@ -5,7 +5,7 @@ https://arxiv.org/abs/1805.09501 (section 3: five sub-policies of two operations
 Ni, Goldblum, Sharaf, Kong, Goldstein. "Data Augmentation for Meta-Learning." ICML 2021. https://arxiv.org/abs/2010.07092
 
 Its sixteen operations, and five more that few-shot learning uses. Everything else is fixed: Prototypical Networks on Conv-4.
-    metasearch run glyphs space=augmentation method.name=autoaugment
+    metasearch run glyphs space=augmentation method.name=autoaugment "budget={trials=100}"
 """
 from __future__ import annotations
 

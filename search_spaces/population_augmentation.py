@@ -3,7 +3,8 @@
 Ho, Liang, Stoica, Abbeel, Chen. "Population Based Augmentation: Efficient Learning of Augmentation Policy Schedules." ICML 2019.
 https://arxiv.org/abs/1905.05393: a picture draws whether it gets 0, 1 or 2 operations, and takes the first that hit, in random
 order. Every number at its lowest is no augmentation. Everything else is fixed: Prototypical Networks on Conv-4.
-    metasearch run glyphs space=population-augmentation "method={name='pba', steps=25, max_steps=500, synchronous=true}"
+    metasearch run glyphs space=population-augmentation "method={name='pba', steps=25, max_steps=500, synchronous=true}" \
+        train.steps=500 "budget={trials=16}"
 """
 from __future__ import annotations
 

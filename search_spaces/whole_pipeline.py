@@ -3,7 +3,7 @@
 One `learner` opens its inner loop's numbers, one place of an episode its sub-policies (`none`: no augmentation), and layers are
 as many as it takes, as in NAS with reinforcement learning (search_spaces/conv_chain.py, with fewer and smaller layers). Any
 strategy searches it; a controller (reinforce, ppo, autoaugment) wants `bins` for the rates.
-    metasearch run glyphs space=whole-pipeline method.name=regularized-evolution budget.trials=100
+    metasearch run glyphs space=whole-pipeline method.name=regularized-evolution "budget={trials=100}"
 """
 from __future__ import annotations
 

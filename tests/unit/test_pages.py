@@ -1,6 +1,7 @@
 """What the pages tell people to type exists: every command, option and key of README.md, docs/ and cluster/README.md."""
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -69,6 +70,19 @@ def test_the_study_of_the_readme_is_one_and_its_budget_says_what_it_says(capsys:
     (line,) = [line for line in commands(ROOT / "README.md") if line.startswith("budget")]
     assert cli.call(shlex.split(line)) == 0
     assert "trials needed" in capsys.readouterr().out
+
+
+SPACES = [path for path in sorted((ROOT / "search_spaces").glob("[a-z]*.py")) if "metasearch run glyphs" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_the_command_in_a_space_file_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METASEARCH_HOME", str(tmp_path))
+    text = ast.get_docstring(ast.parse(path.read_text()), clean=False) or ""  # in which a backslash has joined its lines
+    said = re.findall(r"^    metasearch (run glyphs .*)$", text, re.M)
+    assert said
+    for line in said:
+        assert cli.call([*shlex.split(line), "--check"]) == 0, line
 
 
 def test_the_tests_that_the_table_of_faults_names_are_there() -> None:
