@@ -1,7 +1,9 @@
 """What `metasearch show` draws: an architecture in the terminal, and pictures as files."""
 from __future__ import annotations
 
+import ast
 import contextlib
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -113,10 +115,8 @@ def _found(row: TrialRow) -> bool:
 def policy_of(study: Study, ledger: Ledger, row: TrialRow) -> tuple[Places, TaskDistribution] | None:
     """What a trial does to its training episodes; None where nothing is done, as a look at the space's file often tells. What
     fails (data that are not here, say) takes nothing else away."""
-    from metasearch import plugins
-
     try:
-        if study.tasks is None or "augment" not in (plugins.source("spaces", study.space_name) or "augment"):
+        if study.tasks is None or not _may_augment(study.space_name):
             return None
         from metasearch import policies
 
@@ -126,6 +126,26 @@ def policy_of(study: Study, ledger: Ledger, row: TrialRow) -> tuple[Places, Task
     except (Exception, SystemExit) as error:
         talk(f"metasearch: the policy cannot be shown: {reason(error, study.space_name)}")
         return None
+
+
+def _may_augment(space: str) -> bool:
+    """Whether a space's file, or one that it may take its recipe from, says anything of augmentation: to build the recipe would
+    take seconds."""
+    from metasearch import plugins
+
+    text = plugins.source("spaces", space)
+    if text is None or "augment" in text:
+        return True
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        for module in (f"{node.module}.{one.name}" if isinstance(node, ast.ImportFrom) else one.name for one in node.names):
+            root, _, rest = module.partition(".")
+            if root == "search_spaces" and _may_augment(rest.partition(".")[0]):
+                return True
+            if root not in {"search_spaces", "metasearch", "torch", "numpy", *sys.stdlib_module_names}:
+                return True
+    return False
 
 
 def of_policy(ledger: Ledger, row: TrialRow, places: Places, tasks: TaskDistribution) -> list[Path]:

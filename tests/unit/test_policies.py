@@ -390,6 +390,16 @@ def test_segments_are_not_put_beside_whole_trainings(tmp_path: Path, monkeypatch
         policies.side_by_side("cut", home=tmp_path)
 
 
+@pytest.mark.parametrize(("text", "may"), [
+    ("from metasearch.space import Space", False), ("import torch.nn, json\nfrom search_spaces.maml_family import recipe", False),
+    ("def recipe(c, s): return Recipe(net, learner, augment=places)", True), ("from mine import recipe", True),
+    ("from search_spaces import maml_family, whole_pipeline as whole", True), ("import search_spaces.augmentation as a", True),
+])
+def test_show_knows_where_a_policy_may_come_from_without_building_a_recipe(tmp_path: Path, text: str, may: bool) -> None:
+    (tmp_path / "space.py").write_text(text)
+    assert pictures._may_augment(str(tmp_path / "space.py")) == may
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("searched")
