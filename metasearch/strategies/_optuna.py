@@ -36,6 +36,7 @@ __all__ = ["ByColumn", "ByPath", "OptunaStrategy", "Spelling", "quiet"]
 
 REDRAWS = 4
 HUGE = 1e100  # models square scores
+FINITE = frozenset({"synflow", "naswot"})  # what trials tell where it is finite: of a net without any it is the worst there is
 
 Params = dict[str, int | float]  # of Optuna; an option of a Choice is its number
 
@@ -278,11 +279,14 @@ class OptunaStrategy(Strategy):
             return None
         known = {**outcome.metrics, "score": outcome.score}
         wanted = [objective.removeprefix("-") for objective in self._objectives]
-        if missing := [name for name in wanted if name not in known]:
+        missing = {name for name in wanted if name not in known}
+        if missing - FINITE:
             raise ValueError(
-                f"objectives are {', '.join(self._objectives)}, but trial {outcome.trial} reports no {', '.join(missing)}. "
-                f"It reports {', '.join(sorted(known))}."
+                f"objectives are {', '.join(self._objectives)}, but trial {outcome.trial} reports no "
+                f"{', '.join(sorted(missing))}. It reports {', '.join(sorted(known))}."
             )
+        if missing:
+            return None
         signs = [-1.0 if objective.startswith("-") else 1.0 for objective in self._objectives]
         values = [sign * float(known[name]) for sign, name in zip(signs, wanted, strict=True)]
         return [min(max(v, -HUGE), HUGE) for v in values] if all(map(math.isfinite, values)) else None

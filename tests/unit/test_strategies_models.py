@@ -165,6 +165,15 @@ def test_a_missing_objective_is_told_in_words() -> None:
         strategy.tell(Outcome(7, ask(strategy), 0.5, {"params": 3.0, "flops": 4.0}, "done"))
 
 
+def test_a_net_without_a_zero_cost_score_is_a_bad_trial_and_no_error() -> None:
+    """A net through which nothing flows has no SynFlow: minus infinity is not told."""
+    strategy = build("nsga-ii", SQUARE, {"objectives": ("score", "synflow"), "population": 4}, seed=0)
+    strategy.tell(Outcome(1, ask(strategy), 0.5, {"synflow": 3.0}, "done"))
+    strategy.tell(Outcome(2, ask(strategy), 0.9, {"params": 0.0}, "done"))
+    assert strategy.state_dict()["worst"] == [0.5, 3.0]
+    assert sorted(values for _, _, values, _ in strategy.state_dict()["trials"] if values) == [[0.5, 3.0]] * 2
+
+
 # -- failures ----------------------------------------------------------------------------------------------------------------
 
 
