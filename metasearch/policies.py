@@ -72,8 +72,8 @@ def keep(reference: str, *, home: Path | None = None) -> str:
 
 def joined(name: str, *, best: int = 5, home: Path | None = None) -> Places:
     """The sub-policies of the best trials of a study side by side, at the place of the best one, from each alike: what
-    AutoAugment ends with (five best policies of five sub-policies). Trials with another place or other ranges are passed over,
-    and those with a policy that is there already."""
+    AutoAugment ends with (five best policies of five sub-policies). Trials with another place, other ranges or another fill are
+    passed over, and those with a policy that is there already."""
     return side_by_side(name, best=best, home=home)[0]
 
 
@@ -95,7 +95,7 @@ def _best(
     if whole is not None and any(policy.changes for policy in whole.policies.values()):
         raise ValueError(f"what augmented the best trial of '{name}' changed while it trained, so it is a schedule, and there is "
                          f"nothing to put beside it. Name the trial: {name}/{ranked[0].id}")
-    first: tuple[Places, str, str] | None = None  # and its place and its ranges
+    first: tuple[Places, str, str, float | None] | None = None  # and its place, its ranges and what lies around pictures
     taken: dict[int, SubPolicies] = {}
     for row in ranked:
         places = of(_config(row))
@@ -104,8 +104,8 @@ def _best(
         (place, policy), = places.policies.items()
         if not isinstance(policy, SubPolicies) or policy in taken.values():
             continue
-        first = first or (places, place, policy.ranges)
-        if (place, policy.ranges) == first[1:]:
+        first = first or (places, place, policy.ranges, places.fill)
+        if (place, policy.ranges, places.fill) == first[1:]:
             taken[row.id] = policy
         if len(taken) == best:
             break
@@ -113,7 +113,7 @@ def _best(
         raise ValueError(f"no trial of '{name}' has sub-policies at one place, so that there is nothing to join. " + (
             f"Name a trial instead: {name}/{ranked[0].id} is the best of those that trained longest" if ranked else
             "None has ended well"))
-    found, place, ranges = first
+    found, place, ranges, _ = first
     return replace(found, **{place: _together(list(taken.values()), ranges)}), list(taken)  # type: ignore[arg-type]
 
 

@@ -260,11 +260,12 @@ from metasearch.augment import Places, Step, SubPolicies
 from metasearch.space import Choice, Space
 from search_spaces._policies import plain
 
-SPACE = Space({"which": Choice(("one", "same", "three", "wide", "place"))})
+SPACE = Space({"which": Choice(("one", "same", "three", "wide", "place", "white"))})
 FLIP, INVERT = (Step("flip"),), (Step("invert"),)
 FOUND = {"one": Places(query=SubPolicies((FLIP,))), "same": Places(query=SubPolicies((FLIP,))),
          "three": Places(query=SubPolicies((INVERT, FLIP, INVERT), (1.0, 2.0, 1.0))),
-         "wide": Places(query=SubPolicies((FLIP,), ranges="wide")), "place": Places(support=SubPolicies((FLIP,)))}
+         "wide": Places(query=SubPolicies((FLIP,), ranges="wide")), "place": Places(support=SubPolicies((FLIP,))),
+         "white": replace(Places(query=SubPolicies((INVERT,))), fill=1.0)}
 
 def recipe(config, shape):
     return replace(plain(shape), augment=FOUND[config["which"]])
@@ -272,11 +273,12 @@ def recipe(config, shape):
 
 
 def test_policies_are_joined_alike_and_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From each policy as many pictures, however many sub-policies it has; levels of another table mean something else."""
+    """From each policy as many pictures, however many sub-policies it has; levels of another table mean something else, and so
+    does another colour around pictures."""
     (tmp_path / "space.py").write_text(JOINED)
-    wanted = ["name=best", f"space={tmp_path / 'space.py'}", "method={name='grid'}", "budget.trials=5", "train.steps=1"]
+    wanted = ["name=best", f"space={tmp_path / 'space.py'}", "method={name='grid'}", "budget.trials=6", "train.steps=1"]
     launch.run(Study.from_text(STUDY, wanted), home=tmp_path)
-    order = ("one", "wide", "same", "place", "three")
+    order = ("one", "wide", "white", "same", "place", "three")
     monkeypatch.setattr(policies, "_score", lambda row: -order.index(row.proposal.config["which"]))
     found, trials = policies.side_by_side("best", home=tmp_path)
     with Ledger.open(tmp_path / "best" / "ledger.sqlite") as ledger:
