@@ -62,7 +62,7 @@ class Row(NamedTuple):
     started    {lane, process, attempt, start, own, cause, chunk?, deadline?}: deadline: seconds without a report, as far as they
                followed from the reports of the study until then; cause is "new", "lane" (the lane died), "oom", "resume"
                or "infrastructure" (its machine was lost: nothing counts against the trial); chunk: see retry
-    report     {step, metrics, score, checkpoint, seconds, found?}
+    report     {step, metrics, score, checkpoint, seconds, elapsed, found?}: elapsed: seconds of all drivers on the study so far
     retry      {cause, chunk, reason, step, seconds}: an attempt ran out of memory (cause "oom"); the next, its last, has at most
                `chunk` episodes at once
     ended      Outcome + {seconds, checkpoint, elapsed}; blob: per-episode scores
@@ -70,7 +70,7 @@ class Row(NamedTuple):
     opened     {tasks, digest, split}: the sealed meta-test was opened
     evaluated  {split, interval: {mean, low, high, n}, episodes, curve, seed, ..., half?}: half is the same on half of an axis
     note       {what}
-    stopped    {reason, coverage, wanted, final, budget, max_errors}: final is False for a study that was interrupted
+    stopped    {reason, coverage, wanted, final, budget, max_errors, elapsed}: final is False for a study that was interrupted
     resumed    {budget, max_errors}: the limits from here on
     """
 
@@ -344,9 +344,10 @@ class Ledger:
 
     @property
     def elapsed(self) -> float:
-        """Seconds that drivers had worked on the study when its last trial ended."""
-        found = self._db.execute("SELECT body FROM rows WHERE kind = 'ended' ORDER BY seq DESC LIMIT 1").fetchone()
-        return 0.0 if found is None else float(self._loads(found[0]).get("elapsed") or 0.0)
+        """Seconds that drivers had worked on the study when they last wrote so."""
+        newest_first = self._db.execute("SELECT body FROM rows WHERE kind IN ('report', 'ended', 'stopped') ORDER BY seq DESC")
+        told = (self._loads(body).get("elapsed") for body, in newest_first)
+        return float(next((seconds for seconds in told if seconds is not None), 0.0))
 
     def study(self) -> dict[str, Any]:
         """The body of the first row."""

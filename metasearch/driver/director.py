@@ -28,6 +28,7 @@ from metasearch.driver.snapshot import load_snapshot, save_snapshot
 from metasearch.driver.spending import FAILED, Spending
 from metasearch.driver.start import PARCEL
 from metasearch.driver.status import Status
+from metasearch.driver.study import Budget
 from metasearch.driver.twins import Twins, reuse
 from metasearch.driver.worker import stack_file
 from metasearch.home import parcel_path
@@ -392,18 +393,18 @@ class Director:
             before = line.seconds
             body = {
                 "step": line.step, "metrics": finite(line.metrics), "score": line.score, "checkpoint": line.checkpoint,
-                "seconds": line.seconds,
+                "seconds": line.seconds, "elapsed": self.elapsed,
             }
             if line.found is not None:
                 body["found"] = line.found
             self.ledger.append("report", body, trial=trial, at=line.at)
 
     def _end(self, ending: Ending, lines: tuple[Line, ...], told: list[Outcome]) -> None:
-        """An end that a lane tells; told twice, it counts once."""
+        """An end that a lane tells; told twice, it counts once: also one that is tried again, with fewer episodes at once."""
         row = self._trials.get(ending.trial)
         if row is None:
             raise LedgerError(f"a lane ended trial {ending.trial}, which {self.ledger.path} does not know")
-        if row.ended:
+        if row.ended or ending.chunk != row.chunk:
             return
         self._report(ending.trial, lines)
         self._patience.ended(ending.seconds - self._trials[ending.trial].seconds)
@@ -525,7 +526,8 @@ class Director:
         if reason == "infeasible":
             self.note(None, self.spending.never_met(self._trials.values()))
         reached = {"coverage": self.spending.coverage, "wanted": self.study.budget.coverage}
-        self.ledger.append("stopped", {"reason": reason, **reached, "final": final, **self._limits()})
+        limits = self._limits()
+        self.ledger.append("stopped", {"reason": reason, **reached, "final": final, **limits, "elapsed": self.elapsed})
         if final:
             self.reason = reason
 
@@ -548,6 +550,7 @@ class Director:
         snapshot = load_snapshot(self.folder, self.strategy)
         different = 0
         trials = self._trials  # with what proposals and ends say: not read twice
+        self.spending.limit(Budget.model_validate(self.ledger.study()["study"]["budget"]))  # that of then, as sessions had it
         kinds = ["proposed", "started", "retry", "ended", "mode", "resumed"]
         for row in self.ledger.rows(kinds=kinds, bare=("proposed", "ended")):
             if row.kind == "mode":
@@ -555,6 +558,8 @@ class Director:
                 continue
             if row.kind == "resumed":
                 self._forget_lanes()
+                if "budget" in row.body:
+                    self.spending.limit(Budget.model_validate(row.body["budget"]))
                 continue
             assert row.trial is not None
             if row.kind == "proposed":
@@ -579,6 +584,7 @@ class Director:
                 if row.seq > snapshot:
                     assert trial.outcome is not None
                     self.strategy.tell(trial.outcome)
+        self.spending.limit(self.study.budget)
         self._earlier = self.ledger.elapsed
         if different:
             self.note(None, f"{different} of {self._numbers} proposals are not what the strategy asks now; the ledger's count")

@@ -350,8 +350,9 @@ def _warnings(found: Plan, study: Study, gpu_hour: float | None) -> Iterator[str
                "METASEARCH_HOME, or fewer trials.")
     if gpu_hour is not None and not study.driver.gpus:
         yield "driver.gpus = 0: the study takes no GPU, so it has no price by the GPU-hour."
-    founders = getattr(study.strategy().hyperparameters, "population", None)
-    if founders is not None and found.planned is not None and found.planned <= founders and study.method.name != "pba":
+    strategy = study.strategy()
+    founders = None if strategy.children else getattr(strategy.hyperparameters, "population", None)  # children cost no budget
+    if founders is not None and found.planned is not None and found.planned <= founders:
         yield (f"{study.method.name} founds a population of {founders} at random, and the budget pays for {found.planned} "
                "configurations: nothing would evolve. Lower method.population, or raise the budget.")
     if found.drawn and found.infeasible == found.drawn:

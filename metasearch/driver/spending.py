@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from metasearch.budget import Coverage
-from metasearch.driver.study import Study
+from metasearch.driver.study import Budget, Study
 from metasearch.ledger import TrialRow
 from metasearch.records import LOOKED_AT, Outcome, Proposal
 from metasearch.strategies import Strategy
@@ -25,8 +25,7 @@ class Spending:
 
     def __init__(self, study: Study, strategy: Strategy) -> None:
         self.study, self.strategy = study, strategy
-        self.goal = goal(study, strategy)
-        self._needed = self.goal.needed if self.goal is not None and study.budget.coverage is not None else None
+        self.limit(study.budget)
         self.counts: Counter[str] = Counter()  # ended trials by status
         self.ended = 0
         self.used = 0  # roots
@@ -35,6 +34,12 @@ class Spending:
         self._looked: set[str] = set()  # distinct root configs that were drawn, and that somebody looked at
         self._looking: Counter[str] = Counter()  # root configs on their way
         self._refused = 0  # infeasible ones in a row
+
+    def limit(self, budget: Budget) -> None:
+        """From here on the study has this budget."""
+        self.study = self.study.model_copy(update={"budget": budget})
+        self.goal = goal(self.study, self.strategy)
+        self._needed = self.goal.needed if self.goal is not None and budget.coverage is not None else None
 
     def proposed(self, number: int, proposal: Proposal, name: str) -> None:
         """name: of the config, the same for equal ones."""

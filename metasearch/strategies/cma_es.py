@@ -133,6 +133,7 @@ class CmaEs(Strategy):
         self._restarts += 1
         self._cma = None
         self._ended = []
+        self._running = {}  # what the old distribution drew says nothing of the new one
 
 
 class Columns:

@@ -345,15 +345,20 @@ def rows_from_mlflow(
     client = connect(uri, create=False)
     rows: dict[tuple[str, int], Row] = {}
     with patience(READING), said(uri, "reading the leaderboard"):
-        for study in _studies(client, name, uri, identity):
+        studies = _studies(client, name, uri, identity)
+        dims: dict[str, set[str]] = {}  # of all of them: a row that lacks one meets no comparison with it
+        for study in studies:
+            for path, kinds in json.loads(joined(study.data.tags, "dims") or "{}").items():
+                dims.setdefault(path, set()).update(kinds)
+        comparisons = None if where is None else parse(where, dims)
+        for study in studies:
             tags = study.data.tags
             own, negated = tags[tag("study")], tags.get(tag("unit")) in ERRORS
-            dims = {path: set(kinds) for path, kinds in json.loads(joined(tags, "dims") or "{}").items()}
             # MLflow sorts all runs again for every page, by a metric forty times as long as by a column of its own
             order = "attributes.start_time ASC" if top is None else _order_by(sort, dims, negated)
             query = f"tags.`mlflow.parentRunId` = '{study.info.run_id}'"
-            if where is not None:
-                query += " and " + mlflow_filter(parse(where, dims), own, negated=negated)
+            if comparisons is not None:
+                query += " and " + mlflow_filter(comparisons, own, negated=negated)
             found = pages(
                 client.search_runs, experiment_ids=[study.info.experiment_id], filter_string=query,
                 max_results=PAGE if top is None else min(PAGE, top), order_by=[order],

@@ -37,7 +37,7 @@ def done(said: Assignment, score: float | None = None) -> Ending:
     value = float(said.proposal.config["x"]) if score is None else score  # type: ignore[arg-type]
     blob = np.float32([value - 1, value + 1]).tobytes()
     step = said.proposal.until or 3
-    return Ending(said.trial, "done", score=value, metrics={"loss": 0.5}, step=step, seconds=1.0, episodes=blob)
+    return Ending(said.trial, "done", score=value, metrics={"loss": 0.5}, step=step, seconds=1.0, episodes=blob, chunk=said.chunk)
 
 
 def line(step: int, checkpoint: str | None = None) -> Line:

@@ -145,7 +145,9 @@ def test_failed_trials_are_replaced_and_are_no_coverage_and_diverged_ones_are_lo
 
     def judge(said: Assignment) -> Ending:
         status = next(judged, None)
-        return done(said) if status is None else Ending(said.trial, status, reason="as asked")  # type: ignore[arg-type]
+        if status is None:
+            return done(said)
+        return Ending(said.trial, status, reason="as asked", chunk=said.chunk)  # type: ignore[arg-type]
 
     assert to_the_end(director, judge=judge) == [1, 2, 2, *range(3, 23)], "a want of memory is tried twice"
     status = director.status()
@@ -373,6 +375,28 @@ def test_hours_are_counted_over_all_sessions_and_not_by_the_clock(folder: Path, 
     now += 601
     assert director.next("a", "2", done(said)) is None
     assert director.reason == "hours"
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+def test_hours_without_an_end_of_a_trial_count_too(folder: Path, monkeypatch: pytest.MonkeyPatch, orderly: bool) -> None:
+    """As on a cluster whose jobs are shorter than a trial."""
+    wanted = study(budget={"hours": 1.0})
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    director = Director(wanted, folder)
+    said = director.next("a", "1")
+    assert isinstance(said, Assignment)
+    now += 3000
+    if orderly:
+        director.close()
+    else:
+        director.report("a", "1", said.trial, (line(1),))
+        kill(director)
+    director = Director(wanted, folder)
+    said = director.next("a", "2")
+    assert isinstance(said, Assignment)
+    assert said.left == pytest.approx(600.0)
+    kill(director)
 
 
 def test_an_interval_comes_with_the_best_score(folder: Path) -> None:

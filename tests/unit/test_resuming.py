@@ -242,6 +242,9 @@ def test_what_ran_out_of_memory_is_tried_once_more_with_fewer_episodes_at_once(f
     assert isinstance(again, Assignment)
     assert (again.trial, again.attempt, again.chunk, again.spent) == (1, 2, CHUNK, 3.0)
     assert again.proposal == first.proposal
+    assert director.next("a", "1", oom) == again, "the answer was lost, and the call is repeated"
+    director.end("a", "1", oom)
+    assert not director.ledger.trials()[1].ended
     kill(director)
 
     director = Director(study(3, driver={"max_errors": 0}), folder)  # the letter of the first attempt is there still
@@ -381,6 +384,24 @@ def test_after_any_kill_the_strategy_proposes_what_an_undisturbed_one_does(tmp_p
     assert results(shaken) == results(tmp_path / "quiet")
     assert rows(shaken, "note") == []
     assert problems(shaken) == []
+
+
+@pytest.mark.parametrize(("inner", "budgets"), [
+    ({"name": "hyperband", "min_steps": 1, "max_steps": 27}, (20, 60, 64)),
+    ({"name": "asha", "min_steps": 1, "max_steps": 27, "eta": 3}, (20, 60, 64)),
+    ({"name": "large-scale-evolution", "steps": 3, "evaluations": 40, "population": 12, "founders": "random"}, (6, 12, 13)),
+    ({"name": "pba", "steps": 3, "max_steps": 9, "population": 6, "founders": "random"}, (3, 6, 7)),
+], ids=lambda given: given["name"] if isinstance(given, dict) else None)
+def test_what_was_asked_under_an_old_budget_is_replayed_under_it(
+    folder: Path, inner: dict[str, Any], budgets: tuple[int, ...]
+) -> None:
+    """A strategy with children asks otherwise while its budget of roots is spent."""
+    for session, trials in enumerate(budgets):
+        director = Director(study(trials, method={"inner": inner}), folder)
+        to_the_end(director, process=str(session))
+        director.close()
+        assert rows(folder, "note") == []
+    assert problems(folder) == []
 
 
 def test_where_a_replayed_strategy_differs_the_ledger_wins_and_a_note_says_so(
