@@ -839,6 +839,17 @@ def test_errors_are_filtered_by_the_server_as_tables_show_them(tmp_path: Path, u
         assert (here["score"] > 0).all()
 
 
+def test_a_filter_over_all_studies_leaves_out_those_without_the_dimension(tmp_path: Path, uri: str) -> None:
+    for name, path in (("one", "lr"), ("other", "width")):
+        with Ledger.create(tmp_path / name / "ledger.sqlite", study(name)) as ledger:
+            for trial in range(1, 4):
+                end(ledger, trial, propose(ledger, trial, {path: 0.1 * trial}), np.linspace(0.1, 0.3, 50) * trial)
+        assert outbox.follow(tmp_path / name, uri, None)
+    assert sorted(row.name for row in rows_from_mlflow(None, uri, "lr < 0.25")) == ["one/1", "one/2"]
+    with pytest.raises(WhereError, match="'depth' is no key"):
+        rows_from_mlflow(None, uri, "depth < 3")
+
+
 def test_a_study_that_mlflow_does_not_know_is_named_with_its_neighbour(sent: tuple[Path, str]) -> None:
     with pytest.raises(TrackingError, match="Did you mean 'made'"):
         rows_from_mlflow("maed", sent[1])

@@ -86,9 +86,14 @@ def test_a_study_without_a_gpu_has_no_price_and_is_told_so(found: Plan) -> None:
     assert priced(None, 2.0, 4.0) == (None, None)
 
 
-@pytest.mark.parametrize(("population", "trials", "warned"), [(10, 10, True), (10, 11, False)])
-def test_a_population_that_the_budget_only_founds_is_told(population: int, trials: int, warned: bool, tmp_path: Path) -> None:
-    method = {"name": "regularized-evolution", "population": population, "sample": 2}
+@pytest.mark.parametrize(("method", "trials", "warned"), [
+    ({"name": "regularized-evolution", "population": 10, "sample": 2}, 10, True),
+    ({"name": "regularized-evolution", "population": 10, "sample": 2}, 11, False),
+    ({"name": "large-scale-evolution", "population": 10, "steps": 2, "evaluations": 40}, 10, False),  # children cost nothing
+])
+def test_a_population_that_the_budget_only_founds_is_told(
+    method: dict[str, Any], trials: int, warned: bool, tmp_path: Path
+) -> None:
     study = sine(method=method, budget={"trials": trials})
     warnings = plan(study, home=tmp_path, samples=1, smokes=0).warnings
     assert any("nothing would evolve" in words for words in warnings) == warned

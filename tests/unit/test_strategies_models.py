@@ -112,6 +112,16 @@ def test_cma_es_starts_at_the_best_of_what_it_was_told() -> None:
     assert np.allclose(np.mean(drawn, axis=0), 3.0, atol=0.25)  # of standard deviation 0.2: more than 5 standard errors
 
 
+def test_a_distribution_that_starts_anew_hears_nothing_of_what_the_old_one_drew() -> None:
+    strategy = build("cma-es", SQUARE, {"population": 4}, seed=0)
+    running = [ask(strategy) for _ in range(8)]
+    strategy.tell(done(0, running[0], score=0.0))
+    strategy._restart()  # type: ignore[attr-defined]
+    for trial, proposal in enumerate(running[1:], 1):
+        strategy.tell(done(trial, proposal, score=float(trial)))
+    assert strategy._ended == [], "7 results would be more than a generation"  # type: ignore[attr-defined]
+
+
 def test_cma_es_answers_what_it_knows_itself_and_starts_anew_when_it_has_converged() -> None:
     """In a space of 64 configs every one is proposed exactly once, though the distribution is long on one of them."""
     space = Space({f"op{i}": Choice(("a", "b", "c", "d")) for i in range(3)})
