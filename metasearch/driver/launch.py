@@ -28,7 +28,7 @@ from metasearch.driver import start
 from metasearch.driver.director import Director
 from metasearch.driver.folder import logged, must_be_free, must_be_gone
 from metasearch.driver.messages import Lost
-from metasearch.driver.opening import ACCEPT, STEAL, StudyMismatch, mend
+from metasearch.driver.opening import ACCEPT, STEAL, StudyMismatch, ended, mend
 from metasearch.driver.status import Status
 from metasearch.driver.study import Study, StudyError
 from metasearch.home import home_of, living_in, study_folder
@@ -38,6 +38,7 @@ from metasearch.signals import asking
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from metasearch.objectives.train import Train
     from metasearch.track.outbox import Synced
 
 __all__ = ["Result", "resume", "run", "status", "sync"]
@@ -107,15 +108,17 @@ def resume(
     overrides: `key=value` for its budget, its driver and its tracking ("budget.trials=500", "driver.lanes=8"). The budget (and
     driver.max_errors) holds for later sessions too, until another one is given. accept_space_change: its space's file may have
     changed since, if all its trials are in the space as it is now; the ledger says so. steal: take it from a driver on a
-    machine that is gone, whose lock is left.
+    machine that is gone, whose lock is left. Raises StudyMismatch if its data are no longer those of its earlier trials.
     """
     folder = study_folder(name, home_of(home))
     (must_be_gone if steal else must_be_free)(folder)
     mend(folder)
     with Ledger.open(folder / "ledger.sqlite") as ledger:
         study = _with_its_limits(ledger).with_(overrides)
+        looks = ledger.study().get("data_digest") is not None and not ended(ledger, study)
+    about = {key: True for key, said in ((ACCEPT, accept_space_change), (STEAL, steal)) if said}
     with living_in(folder.parent):
-        return _work(study, folder, {key: True for key, said in ((ACCEPT, accept_space_change), (STEAL, steal)) if said}, show)
+        return _work(study, folder, {**about, **(_data_now(study) if looks else {})}, show)
 
 
 def status(name: str, *, home: Path | None = None) -> dict[str, Any]:
@@ -335,18 +338,35 @@ class _Terminated(KeyboardInterrupt):
 
 def _about(study: Study) -> dict[str, Any]:
     """Data, bank, versions, code and machine: with the study itself (its seed), what determines its results."""
-    from metasearch.objectives.train import Train
-
-    objective = study.objective()
-    objective = getattr(objective, "train", objective)  # of a one-shot search: how what it finds is trained and scored
+    objective = _training(study)
     data: dict[str, Any] = {"data_digest": None, "bank_digest": None, "bank_episodes": None, "unit": "score"}
-    if isinstance(objective, Train):
+    if objective is not None:
         bank = objective.bank
         data = {
             "data_digest": objective.tasks.digest, "bank_digest": bank.digest, "bank_episodes": bank.episodes.count,
             "unit": objective.tasks.unit,
         }
     return {**data, "versions": {"python": sys.version.split()[0], **_versions()}, "code": _code(), "machine": _machine()}
+
+
+def _data_now(study: Study) -> dict[str, Any]:
+    """The digests of the data and of the bank as `_about` would say them today, as far as they can be had: where the data are
+    not there, trials say so."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        if (objective := _training(study)) is not None:
+            found["data_digest"] = objective.tasks.digest
+            found["bank_digest"] = objective.bank.digest
+    return found
+
+
+def _training(study: Study) -> Train | None:
+    """How a study's trials are trained and scored; None for a method of its own that does something else."""
+    from metasearch.objectives.train import Train
+
+    objective = study.objective()
+    objective = getattr(objective, "train", objective)  # of a one-shot search: how what it finds is trained and scored
+    return objective if isinstance(objective, Train) else None
 
 
 def _machine() -> dict[str, Any]:

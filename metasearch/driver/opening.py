@@ -16,7 +16,7 @@ from metasearch.ledger import Ledger, LedgerError, Overtaken, half_written
 from metasearch.space import Space
 from metasearch.strategies import Strategy
 
-__all__ = ["ACCEPT", "STEAL", "StudyMismatch", "mend", "opened", "what_it_means"]
+__all__ = ["ACCEPT", "STEAL", "StudyMismatch", "ended", "mend", "opened", "what_it_means"]
 
 
 ACCEPT = "accept_space_change"
@@ -24,12 +24,13 @@ STEAL = "steal"
 
 
 class StudyMismatch(ValueError):
-    """A study of this name is there, but it is another study, or its space has changed."""
+    """A study of this name is there, but it is another study, or its space or its data have changed."""
 
 
 def opened(folder: Path, study: Study, space: Space, strategy: Strategy, about: Mapping[str, Any]) -> tuple[Ledger, bool]:
-    """(the study's ledger, whether it is new). about: more for its first row; ACCEPT in it lets an old study go on in a space
-    that has changed, and its ledger says so. Raises StudyMismatch, LedgerError."""
+    """(the study's ledger, whether it is new). about: more for its first row, with which the digests of an old study's data must
+    agree; ACCEPT in it lets an old study go on in a space that has changed, and its ledger says so. Raises StudyMismatch,
+    LedgerError."""
     path = folder / "ledger.sqlite"
     accept, about = bool(about.get(ACCEPT)), {key: value for key, value in about.items() if key not in (ACCEPT, STEAL)}
     facts = {
@@ -47,14 +48,27 @@ def opened(folder: Path, study: Study, space: Space, strategy: Strategy, about: 
     try:
         then = {**ledger.study(), **_accepted(ledger)}
         now = {**facts, "digest": _as_begun(study, then)}
-        if accept and any(then[key] != now[key] for key in ("digest", "space_digest")):
-            _accept(ledger, then, now, space)
+        accept = accept and any(then[key] != now[key] for key in ("digest", "space_digest"))
+        if accept:
+            _all_within(ledger, space)
         else:
             _same_study(study, then, facts, path)
+        _same_data(study, then, about, path)
+        if accept:
+            _accept(ledger, then, now)
     except BaseException:
         ledger.close()
         raise
     return ledger, False
+
+
+def ended(ledger: Ledger, study: Study) -> bool:
+    """Has the study ended, under the limits that it has now? Then a session finds nothing to do."""
+    last = {"final": False}
+    for row in ledger.rows(kinds=["stopped"]):
+        last = row.body
+    limits = {"budget": study.budget.model_dump(mode="json"), "max_errors": study.driver.max_errors}
+    return bool(last["final"]) and all(last.get(key) == value for key, value in limits.items())
 
 
 def mend(folder: Path) -> None:
@@ -71,14 +85,18 @@ def _accepted(ledger: Ledger) -> dict[str, Any]:
     return told[-1] if told else {}
 
 
-def _accept(ledger: Ledger, then: Mapping[str, Any], now: Mapping[str, Any], space: Space) -> None:
-    """Notes that the study goes on with what its files say now. Raises StudyMismatch if its trials are not in that space."""
+def _all_within(ledger: Ledger, space: Space) -> None:
+    """Raises StudyMismatch if a trial is not in the space as it is now."""
     for row in ledger.trials().values():
         if wrong := space.problems(row.proposal.config):
             raise StudyMismatch(
                 f"the changed space cannot be accepted: trial {row.id} is not in it ({wrong[0]}). Widen the space instead of "
                 f"narrowing it, or start a new study under another name."
             )
+
+
+def _accept(ledger: Ledger, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Notes that the study goes on with what its files say now."""
     changed = _difference(then["space"], now["space"]) or "a file that the study names"
     body = {key: now[key] for key in ("space", "space_digest", "digest")}
     ledger.append("note", {"what": f"gone on with although this has changed: {changed}", "accepted": body})
@@ -98,6 +116,31 @@ def _same_study(study: Study, then: Mapping[str, Any], now: Mapping[str, Any], p
             f"a study '{study.name}' is in {path.parent} already, and it is another one:\n"
             f"{_difference(old, new) or 'a file that it names has changed'}\nGive this one another name."
         )
+
+
+def _same_data(study: Study, then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    """The leaderboard pairs all trials of a study, so they must all be scored on the same episodes. What one of both does not
+    say (an old ledger, data that are not on this machine) is not compared."""
+    if (data := _other("data_digest", then, now)) is not None:
+        raise StudyMismatch(
+            f"the data of study '{study.name}' must be those with which {path} was begun (digest {data[0]}), but they are others "
+            f"(digest {data[1]}), so that new scores could not be compared with the old ones. Put the data back "
+            f"(METASEARCH_DATA, or what [tasks] names), or run the study under another name."
+        )
+    if (bank := _other("bank_digest", then, now)) is not None:
+        told = ", ".join(f"{name} {version}" for name, version in then.get("versions", {}).items())
+        raise StudyMismatch(
+            f"the validation episodes of study '{study.name}' must be those with which {path} was begun (digest {bank[0]}), but "
+            f"others are drawn now from the same data (digest {bank[1]}), so that new scores could not be compared with the old "
+            f"ones. Go on with the versions that drew them ({told or 'which the ledger does not say'}), or run the study under "
+            f"another name."
+        )
+
+
+def _other(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Both values of a key, if they are known and differ."""
+    old, new = then.get(key), now.get(key)
+    return None if old is None or new is None or old == new else (str(old), str(new))
 
 
 def _as_begun(study: Study, then: Mapping[str, Any]) -> str:

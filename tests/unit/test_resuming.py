@@ -11,10 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import task_data
+import torch
 from directing import HERE, INNER, config, done, kill, line, rows, scripted, study, to_the_end
 
-from metasearch.driver import letters
+from metasearch import tasks
+from metasearch.driver import launch, letters
 from metasearch.driver.director import CHUNK, Director
 from metasearch.driver.folder import LockedError
 from metasearch.driver.messages import Assignment, Ending, Lost
@@ -155,6 +159,79 @@ def test_a_space_that_has_changed_is_gone_on_with_by_somebodys_word_alone_and_th
     Director(now(200), folder).close()
     with pytest.raises(StudyMismatch, match=r"(?s)200.*99"):
         Director(now(99), folder)
+
+
+SCORED = """
+name = "scored"
+space = "{space}"
+method = {{ name = "grid" }}
+tasks = {{ name = "class-arrays", shots = 1, queries = 2 }}
+train = {{ mode = "vmap" }}
+validation = {{ episodes = 4 }}
+budget = {{ trials = 1 }}
+driver = {{ kind = "local" }}
+track = {{ enabled = false }}
+"""
+SMALL = """
+from metasearch.learners.maml import MAML
+from metasearch.nets.mlp import mlp
+from metasearch.objectives.optimizer import sgd
+from metasearch.objectives.recipe import Recipe
+from metasearch.space import Int, Space
+
+SPACE = Space({"width": Int(2, 9)})
+
+
+def recipe(config, shape):
+    return Recipe(mlp(shape.x, shape.ways, hidden=(int(config["width"]),)), MAML(0.1), sgd(0.1), meta_batch=1, steps=1)
+"""
+
+
+@pytest.fixture
+def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file with the data of the study 'scored', which has run its one trial, in the home tmp_path."""
+    data = tmp_path / "data" / "cifar" / "cifar100_100.npz"
+    data.parent.mkdir(parents=True)
+    monkeypatch.setenv("METASEARCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("METASEARCH_CACHE", str(tmp_path / "cache"))
+    task_data.class_arrays(data)
+    (tmp_path / "small.py").write_text(SMALL)
+    assert launch.run(Study.from_text(SCORED.format(space=tmp_path / "small.py")), home=tmp_path).status.done == 1
+    return data
+
+
+def _brightened(file: Path) -> None:
+    """One picture of a class of the validation split is another one."""
+    arrays = dict(np.load(file))
+    arrays["images"][list(arrays["cifarfs_split"]).index("val"), 0] ^= 255
+    np.savez_compressed(file, **arrays)
+
+
+def test_trials_on_other_data_do_not_join_those_that_were_scored_before(scored: Path, tmp_path: Path) -> None:
+    was = scored.read_bytes()
+    _brightened(scored)
+    before = len(rows(tmp_path / "scored"))
+    with pytest.raises(StudyMismatch, match=r"(?s)data of study 'scored'.*digest [0-9a-f]{16}.*others.*Put the data back"):
+        launch.resume("scored", home=tmp_path, overrides=("budget.trials=2",))
+    assert len(rows(tmp_path / "scored")) == before
+    ended = launch.resume("scored", home=tmp_path)
+    assert ended.status.done == 1, "where nothing would run, nothing is looked at"
+    scored.write_bytes(was)
+    assert launch.resume("scored", home=tmp_path, overrides=("budget.trials=2",)).status.done == 2
+
+
+def test_other_episodes_of_the_same_data_are_refused_too(
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "_bank_generator", lambda split, seed: torch.Generator().manual_seed(7))  # as other versions may
+    with pytest.raises(StudyMismatch, match=r"(?s)validation episodes of study 'scored'.*torch \d.*another name"):
+        launch.resume("scored", home=tmp_path, overrides=("budget.trials=2",))
+
+
+def test_data_that_are_not_there_are_said_to_be_missing_not_to_be_others(scored: Path, tmp_path: Path) -> None:
+    scored.unlink()
+    with pytest.raises(RuntimeError, match=r"DataMissing: class-arrays: there is no .*cifar100_100\.npz"):
+        launch.resume("scored", home=tmp_path, overrides=("budget.trials=2",))
 
 
 def test_only_one_driver_works_on_a_study_and_the_other_is_told_who(folder: Path) -> None:
