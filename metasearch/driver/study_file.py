@@ -22,6 +22,7 @@ __all__ = ["Source", "StudyError", "in_words", "overridden", "parse", "read"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
+DATA = ("root", "path")  # what the arguments of tasks are called that say where data are
 Path_ = tuple[str, ...]  # of keys
 
 _PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
@@ -76,23 +77,22 @@ def read(path: Path, overrides: Iterable[str] = ()) -> Source:
 
 
 def parse(text: str, overrides: Iterable[str] = (), *, where: str = "study", folder: Path | None = None) -> Source:
-    """The table of a study's text; paths to .py files are made absolute, from `folder`."""
+    """The table of a study's text; its paths are made absolute, from `folder`."""
     table = _loads(text, where)
     _resolve(table, folder or Path.cwd())
     return overridden(Source(table, where, _lines(text, where)), overrides)
 
 
 def overridden(source: Source, overrides: Iterable[str]) -> Source:
-    """The source with `key=value` overrides: values are TOML, bare words are strings."""
+    """The source with `key=value` overrides: values are TOML, bare words strings; paths are of the current folder."""
     table, said, wrong = _copy(source.table), dict(source.said), list(source.wrong)
     for item in overrides:
         try:
             path, value = _override(item)
-            _put(table, path, value, item)
+            _put(table, path, _resolved(path, value), item)
             said[path] = item
         except ValueError as error:
             wrong.append(str(error))
-    _resolve(table, Path.cwd())
     return Source(table, source.where, said, tuple(wrong))
 
 
@@ -156,12 +156,30 @@ def _depth(table: object) -> int:
 
 
 def _resolve(table: dict[str, Any], folder: Path) -> None:
-    """Makes the paths of the space's and the method's files absolute, so that workers and a later resume find them."""
+    """Makes the paths of the space's and the method's files and of the tasks' data absolute, so that workers and a later resume
+    find them."""
     method = table.get("method")
     for owner, key in ((table, "space"), (method, "name")):
         if isinstance(owner, dict) and isinstance(owner.get(key), str) and owner[key].endswith(".py"):
             path = Path(owner[key]).expanduser()
             owner[key] = str(path if path.is_absolute() else (folder / path).resolve())
+    tasks = table.get("tasks")
+    while isinstance(tasks, dict):
+        for key in DATA:
+            if isinstance(tasks.get(key), str) and tasks[key] and not tasks[key].startswith("~"):  # ~: of whoever reads them
+                tasks[key] = tasks[key] if Path(tasks[key]).is_absolute() else str((folder / tasks[key]).resolve())
+        tasks = tasks.get("tasks")  # that are made of other ones
+
+
+def _resolved(path: Path_, value: Any) -> Any:
+    """The value of one override, with its paths absolute."""
+    table: dict[str, Any] = {}
+    _put(table, path, _copy(value) if isinstance(value, dict) else value, "")
+    _resolve(table, Path.cwd())
+    found: Any = table
+    for part in path:
+        found = found[part]
+    return found
 
 
 def _lines(text: str, where: str) -> dict[Path_, str]:

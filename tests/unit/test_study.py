@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,33 @@ def test_a_path_in_a_study_file_is_relative_to_the_file(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert Study.from_toml("studies/study.toml").space_name == str(tmp_path / "studies" / "my_space.py")
     assert Study.from_toml("studies/study.toml", ["space=other.py"]).space_name == str(tmp_path / "other.py")
+
+
+def test_so_is_the_path_of_the_data_that_its_tasks_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "studies").mkdir()
+    file, there, here = tmp_path / "studies" / "study.toml", str(tmp_path / "studies" / "mine"), str(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+
+    def read(tasks: str, *overrides: str) -> dict[str, Any]:
+        file.write_text(f'name = "t"\nspace = "sine-mlp"\ntasks = {tasks}\nbudget = {{ trials = 1 }}\n')
+        found = Study.from_toml("studies/study.toml", overrides)
+        assert found.with_(["seed=1"]).tasks == found.tasks
+        assert found.tasks is not None
+        return found.tasks.arguments
+
+    assert read('{ name = "image-folder", root = "mine", normalise = "train" }') == {"root": there, "normalise": "train"}
+    assert read('{ name = "class-arrays", path = "../mine" }') == {"path": here}
+    assert read('{ name = "noisy", tasks = { name = "omniglot", root = "mine" } }')["tasks"]["root"] == there
+    assert read('{ name = "omniglot" }', "tasks.root=mine") == {"root": here}, "on the command line: of the current folder"
+    assert read('{ name = "glyphs" }', 'tasks={name = "omniglot", root = "mine"}') == {"root": here}
+    assert read('{ name = "omniglot", root = "/mine" }') == {"root": "/mine"}
+    assert read('{ name = "omniglot", root = "~/mine" }') == {"root": "~/mine"}, "the home of whoever reads it"
+
+
+def test_a_study_that_was_begun_with_a_relative_path_to_its_data_stays_the_same_study() -> None:
+    told = {"name": "t", "space": "sine-mlp", "tasks": {"name": "omniglot", "root": "mine"}, "budget": {"trials": 1}}
+    study = Study.from_json(told)
+    assert study.with_(["driver.lanes=2", "tasks.shots=1"]).digest == study.digest
 
 
 # -- overrides --------------------------------------------------------------------------------------------------------
