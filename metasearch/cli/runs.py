@@ -162,19 +162,28 @@ def _arrived(study: Study, home: Path | None) -> Study:
 
 
 def to_go_on(study: Study, home: Path) -> list[str] | None:
-    """If this very study is there, its driver, its tracking and what is new in its budget; None if it is not, or is another one.
+    """If this very study is there, its driver and tracking as they are now, and its budget if that has changed; None if it is
+    not, or is another one. Tables are given whole, so that what is no longer said holds no longer.
 
-    A budget that was given to an earlier `resume` stays, unless the study's own has changed since it began.
+    A budget (and a driver.max_errors) that was given to an earlier `resume` stays, unless the study's own has changed since it
+    began.
     """
-    if not (study_folder(study.name, home) / "ledger.sqlite").exists():
+    from metasearch.driver.launch import of_last_session
+    from metasearch.driver.travel import line
+    from metasearch.ledger import Ledger
+
+    path = study_folder(study.name, home) / "ledger.sqlite"
+    if not path.exists():
         return None
     first = stored(study.name, home)
     if first.model_copy(update={"budget": study.budget}).digest != study.digest:
         return None
-    tables = ("driver", "track", *(() if first.budget == study.budget else ("budget",)))
     body = study.to_json()
-    told = {f"{table}.{key}": value for table in tables for key, value in body[table].items()}
-    return [f"{key}={json.dumps(value)}" for key, value in told.items() if value is not None]
+    if first.driver.max_errors == study.driver.max_errors:
+        with Ledger.open(path) as ledger:
+            body["driver"]["max_errors"] = of_last_session(ledger).driver.max_errors
+    tables = ("driver", "track", *(() if first.budget == study.budget else ("budget",)))
+    return [line([table], body[table]) for table in tables]
 
 
 def _free_name(study: Study, home: Path, *, again: bool) -> Study:

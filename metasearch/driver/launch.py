@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from metasearch.objectives.train import Train
     from metasearch.track.outbox import Synced
 
-__all__ = ["Result", "resume", "run", "status", "sync"]
+__all__ = ["Result", "of_last_session", "resume", "run", "status", "sync"]
 
 PACKAGES = ("metasearch", "torch", "numpy", "ray", "optuna", "mlflow")
 SHOWN = 0.5  # seconds between two statuses that are shown
@@ -114,7 +114,7 @@ def resume(
     (must_be_gone if steal else must_be_free)(folder)
     mend(folder)
     with Ledger.open(folder / "ledger.sqlite") as ledger:
-        study = _with_its_limits(ledger).with_(overrides)
+        study = of_last_session(ledger).with_(overrides)
         looks = ledger.study().get("data_digest") is not None and not ended(ledger, study)
     about = {key: True for key, said in ((ACCEPT, accept_space_change), (STEAL, steal)) if said}
     with living_in(folder.parent):
@@ -150,7 +150,7 @@ def sync(name: str, *, home: Path | None = None) -> Synced:
     return outbox.sync(folder, tracking_uri(study.track.uri, folder.parent))
 
 
-def _with_its_limits(ledger: Ledger) -> Study:
+def of_last_session(ledger: Ledger) -> Study:
     """The study of a ledger, with the limits of its last session."""
     study = Study.from_json(ledger.study()["study"])
     told = [row.body for row in ledger.rows(kinds=["resumed", "stopped"]) if "budget" in row.body]

@@ -18,6 +18,7 @@ import torch
 from directing import HERE, INNER, config, done, kill, line, rows, scripted, study, to_the_end
 
 from metasearch import tasks
+from metasearch.cli.runs import to_go_on
 from metasearch.driver import launch, letters
 from metasearch.driver.director import CHUNK, Director
 from metasearch.driver.folder import LockedError
@@ -25,7 +26,7 @@ from metasearch.driver.messages import Assignment, Ending, Lost
 from metasearch.driver.opening import ACCEPT, StudyMismatch
 from metasearch.driver.snapshot import load_snapshot
 from metasearch.driver.study import Study
-from metasearch.ledger import LedgerError
+from metasearch.ledger import Ledger, LedgerError
 from metasearch.records import Proposal
 from metasearch.strategies import Strategy
 from metasearch.testing.history import problems, proposals, results
@@ -159,6 +160,31 @@ def test_a_space_that_has_changed_is_gone_on_with_by_somebodys_word_alone_and_th
     Director(now(200), folder).close()
     with pytest.raises(StudyMismatch, match=r"(?s)200.*99"):
         Director(now(99), folder)
+
+
+def _gone_on_with(wanted: Study, folder: Path) -> Study:
+    """The study of the session that `run --resume-if-exists` begins."""
+    changes = to_go_on(wanted, folder.parent)
+    assert changes is not None
+    with Ledger.open(folder / "ledger.sqlite") as ledger:
+        return launch.of_last_session(ledger).with_(changes)
+
+
+def test_a_study_that_is_run_again_keeps_nothing_of_a_driver_tracking_or_budget_that_are_no_longer_said(folder: Path) -> None:
+    old = {"kind": "ray", "address": "HOST:6379", "lanes": 64, "devices": ["cpu"], "max_errors": 0}
+    track = {"enabled": False, "uri": "http://old:5000", "top": 7}
+    Director(study(budget={"trials": 50, "hours": 8.0}, driver=old, track=track), folder).close()
+    wanted = study(budget={"trials": 100}, driver={"kind": "ray", "cpus": 2.0}, track={"enabled": False})
+    session = _gone_on_with(wanted, folder)
+    assert (session.driver, session.track, session.budget) == (wanted.driver, wanted.track, wanted.budget)
+
+
+def test_a_study_that_is_run_again_keeps_the_limits_that_a_resume_was_given(folder: Path) -> None:
+    Director(study(50), folder).close()
+    Director(study(80, driver={"max_errors": 30}), folder).close()  # what `resume t budget.trials=80 driver.max_errors=30` does
+    session = _gone_on_with(study(50, driver={"lanes": 3}), folder)
+    assert (session.budget.trials, session.driver.max_errors, session.driver.lanes) == (80, 30, 3)
+    assert _gone_on_with(study(50, driver={"max_errors": 7}), folder).driver.max_errors == 7, "the file's own has changed"
 
 
 SCORED = """
