@@ -50,6 +50,7 @@ def opened(folder: Path, study: Study, space: Space, strategy: Strategy, about: 
         now = {**facts, "digest": _as_begun(study, then)}
         accept = accept and any(then[key] != now[key] for key in ("digest", "space_digest"))
         if accept:
+            _same_table(study, then, facts, path)
             _all_within(ledger, space)
         else:
             _same_study(study, then, facts, path)
@@ -111,11 +112,36 @@ def _same_study(study: Study, then: Mapping[str, Any], now: Mapping[str, Any], p
             f"if no trial lies outside: metasearch resume {study.name} --accept-space-change"
         )
     if then["digest"] != _as_begun(study, then):
-        old, new = ({k: v for k, v in s["study"].items() if k not in ("driver", "track", "budget")} for s in (then, now))
-        raise StudyMismatch(
-            f"a study '{study.name}' is in {path.parent} already, and it is another one:\n"
-            f"{_difference(old, new) or 'a file that it names has changed'}\nGive this one another name."
-        )
+        raise _another(study, then, now, path)
+
+
+def _same_table(study: Study, then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    """Whoever accepts another space accepts no other seed or training with it. Where its files lie is not compared: through Ray
+    Client they are copied into a folder for each content."""
+    old = study.from_json(then["study"])  # whose table may be older than some keys
+    if _unplaced(old.to_json()) != _unplaced(now["study"]):
+        raise _another(study, then, now, path)
+
+
+def _unplaced(table: Mapping[str, Any]) -> dict[str, Any]:
+    """What determines results, with all files of one kind alike."""
+    def kind(name: str) -> str:
+        return "a file" if name.endswith(".py") else name
+
+    found = _determining(table)
+    return {**found, "space": kind(found["space"]), "method": {**found["method"], "name": kind(found["method"]["name"])}}
+
+
+def _another(study: Study, then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> StudyMismatch:
+    changed = _difference(*(_determining(row["study"]) for row in (then, now))) or "a file that it names has changed"
+    return StudyMismatch(
+        f"a study '{study.name}' is in {path.parent} already, and it is another one:\n{changed}\nGive this one another name."
+    )
+
+
+def _determining(table: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a study's table determines its results."""
+    return {key: value for key, value in table.items() if key not in ("name", "driver", "track", "budget")}
 
 
 def _same_data(study: Study, then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:

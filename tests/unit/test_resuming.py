@@ -25,7 +25,7 @@ from metasearch.driver.folder import LockedError
 from metasearch.driver.messages import Assignment, Ending, Lost
 from metasearch.driver.opening import ACCEPT, StudyMismatch
 from metasearch.driver.snapshot import load_snapshot
-from metasearch.driver.study import Study
+from metasearch.driver.study import Study, _identity
 from metasearch.ledger import Ledger, LedgerError
 from metasearch.records import Proposal
 from metasearch.strategies import Strategy
@@ -138,6 +138,7 @@ def test_a_space_that_has_changed_is_gone_on_with_by_somebodys_word_alone_and_th
         space.write_text((HERE / "counting_space.py").read_text().replace("Int(0, 99)", f"Int(0, {high})"))
         for name in [n for n in sys.modules if n.startswith("metasearch_user_space")]:
             del sys.modules[name]
+        _identity.cache_clear()
         return study(4, space=space)
 
     director = Director(now(99).model_copy(update={"budget": study(2).budget}), folder)
@@ -148,8 +149,15 @@ def test_a_space_that_has_changed_is_gone_on_with_by_somebodys_word_alone_and_th
         Director(now(200), folder)
     with pytest.raises(StudyMismatch, match=r"trial 1 is not in it .*Widen"):
         Director(now(1), folder, about={ACCEPT: True})
+    for change in ("seed=5", "train.steps=7", "validation.episodes=9"):
+        with pytest.raises(StudyMismatch, match=rf'(?s)it is another one.*\+.*"{change.split("=")[0].split(".")[-1]}"'):
+            Director(now(200).with_([change]), folder, about={ACCEPT: True})
+        with pytest.raises(StudyMismatch, match="it is another one"):
+            Director(now(99).with_([change]), folder, about={ACCEPT: True})
     assert rows(folder, "note") == []
-    director = Director(now(200), folder, about={ACCEPT: True})
+    elsewhere = shutil.copy(now(200).space_name, tmp_path / "copy.py")  # as a driver on a cluster keeps it
+    moved = now(200).with_([f"space={elsewhere}", "driver.lanes=3", "track.top=1"])
+    director = Director(moved, folder, about={ACCEPT: True})
     to_the_end(director, process="2")
     director.close()
     assert {number: results(folder)[number] for number in before} == before, "a trial was lost, or is another one"
