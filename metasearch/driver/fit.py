@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from metasearch import plugins
+from metasearch.driver import spending
 from metasearch.driver.study_file import in_words
 from metasearch.plugins import did_you_mean, loaded, reason
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from metasearch.objectives.recipe import Recipe
     from metasearch.records import Config
     from metasearch.space import Space
-    from metasearch.strategies import Mutate
+    from metasearch.strategies import Mutate, Strategy
     from metasearch.strategies.pba import Pba
     from metasearch.tasks import TaskDistribution
 
@@ -82,11 +83,11 @@ def problems(study: Study) -> list[str]:
     """Every reason, in words, why a study cannot start. Loads what the names stand for, data included; trains nothing."""
     found: list[str] = []
     space = _space(study, found)
-    uniform, objective = _method(study, space, found)
+    strategy, uniform, objective = _method(study, space, found)
     tasks = _tasks(study, found)
     if space is not None and tasks is not None:
         _recipes(study, space, tasks, objective, found)
-    _budget(study, space, uniform, found)
+    _budget(study, strategy, uniform, found)
     _driver(study, found)
     return list(dict.fromkeys(found))
 
@@ -100,16 +101,16 @@ def _space(study: Study, found: list[str]) -> Space | None:
     return _try(found, f"space = '{study.space_name}'", study.space, study.space_name)
 
 
-def _method(study: Study, space: Space | None, found: list[str]) -> tuple[bool, Objective | None]:
-    """Does the strategy fit the space? Answers whether it draws uniformly, so that coverage can be counted, and the objective, if
-    the method has one of its own."""
+def _method(study: Study, space: Space | None, found: list[str]) -> tuple[Strategy | None, bool, Objective | None]:
+    """Does the strategy fit the space? Answers with it, if it can be built, whether it draws uniformly, so that coverage can be
+    counted, and the objective, if the method has one of its own."""
     name, where = study.method.name, f"method.name = '{study.method.name}'"
     if study.has_own_method:
         kind = getattr(_try(found, where, lambda: plugins.module("methods", name), name), "Hyperparameters", None)
         wrong = [] if kind is None else _hyperparameters(study, kind)
         found += wrong
         pair = _try(found, where, study.pair, name) if space is not None and not wrong else None
-        return (True, None) if pair is None else (pair[0].uniform, pair[1])
+        return (None, True, None) if pair is None else (pair[0], bool(pair[0].uniform), pair[1])
     from metasearch.strategies import Strategy
     from metasearch.strategies.pba import Pba
 
@@ -118,7 +119,7 @@ def _method(study: Study, space: Space | None, found: list[str]) -> tuple[bool, 
         known = [*plugins.names("strategies"), *plugins.names("methods")]
         if name.replace("_", "-") not in plugins.names("strategies"):
             found[-1] = f"{where} is neither a strategy nor a method.{did_you_mean(name, known)}"
-        return True, None  # unknown: coverage is not to blame
+        return None, True, None  # unknown: coverage is not to blame
     wrong = _hyperparameters(study, kind.Hyperparameters)
     found += wrong
     if space is not None and not wrong:
@@ -127,8 +128,8 @@ def _method(study: Study, space: Space | None, found: list[str]) -> tuple[bool, 
             found += _population(study, space, strategy)
         if strategy is not None and hasattr(study.space_module(), "mutations"):
             _try(found, f"space = '{study.space_name}'", partial(_mutated, strategy.mutate, space))
-        return strategy is None or bool(strategy.uniform), None
-    return bool(kind.uniform), None
+        return strategy, strategy is None or bool(strategy.uniform), None
+    return None, bool(kind.uniform), None
 
 
 def _population(study: Study, space: Space, strategy: Pba) -> list[str]:
@@ -244,17 +245,15 @@ def _too_long(study: Study, steps: int | None) -> list[str]:
     ]
 
 
-def _budget(study: Study, space: Space | None, uniform: bool, found: list[str]) -> None:
-    budget = study.budget
-    if budget.coverage is None:
-        return
-    if not uniform:
+def _budget(study: Study, strategy: Strategy | None, uniform: bool, found: list[str]) -> None:
+    """Can the coverage be counted, and can it be reached among what the strategy draws from?"""
+    if study.budget.coverage is not None and not uniform:
         found.append(
             f"budget.coverage counts uniform draws, and method '{study.method.name}' makes none. "
             "Use budget.trials or budget.hours, or the method random."
         )
-    if space is not None:
-        _try(found, "budget", study.coverage)
+    elif strategy is not None:
+        _try(found, "budget", partial(spending.goal, study, strategy))
 
 
 def _driver(study: Study, found: list[str]) -> None:

@@ -146,7 +146,8 @@ class Spending:
 
 
 def goal(study: Study, strategy: Strategy) -> Coverage | None:
-    """What coverage means for this study: one of `top` (default: the best hundredth) with the wanted probability."""
+    """What coverage means for this study: one of `top` (default: the best hundredth) of those configurations that its strategy
+    draws from, with the wanted probability. Raises ValueError for what cannot be counted."""
     budget = study.budget
     if not strategy.uniform:
         if budget.coverage is not None:

@@ -8,6 +8,7 @@ The schema (types, ranges, unknown keys) is checked when a study is built and ra
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -333,7 +334,7 @@ class Study(_Table):
             shape=self.shape(tasks),
             validation_episodes=self.validation.episodes,
             validation_seed=self.validation.seed,
-            expected_trials=self.planned_trials() or 1,
+            expected_trials=self._expected_trials(),
             facts={"study": self.to_json()},
             limits=self.limits.measured(),
             **self.train.model_dump(exclude={"start"}),  # which comes as a parcel
@@ -360,18 +361,31 @@ class Study(_Table):
         return name.endswith(".py") or name.replace("_", "-") in plugins.names("methods")
 
     def coverage(self) -> Coverage | None:
-        """The study's coverage goal in its space, or None. Raises ValueError for a goal that the space cannot meet."""
-        from metasearch.budget import Coverage
+        """The study's coverage goal among the configurations that its strategy draws from, or None. Raises ValueError for a goal
+        that they cannot meet."""
+        from metasearch.driver import spending
 
-        if self.budget.coverage is None or self.budget.top is None:
-            return None
-        return Coverage(self.space().size, self.budget.top, self.budget.coverage)
+        return None if self.budget.coverage is None else spending.goal(self, self.strategy())
 
     def planned_trials(self) -> int | None:
         """How many configurations the budget asks for if each is looked at, or None if only the clock limits it."""
-        coverage = self.coverage()
+        return self._planned(self.coverage())
+
+    def _planned(self, coverage: Coverage | None) -> int | None:
         limits = [self.budget.trials, None if coverage is None else coverage.needed]
         return min((n for n in limits if n is not None), default=None)
+
+    def _expected_trials(self) -> int:
+        """The planned ones; of a method of its own, which is built with what this is for, as if it drew from the whole space."""
+        from metasearch.budget import Coverage
+
+        if not self.has_own_method:
+            return self.planned_trials() or 1
+        coverage = None
+        if self.budget.coverage is not None and self.budget.top is not None:
+            with contextlib.suppress(ValueError):  # `problems` says so, if its strategy cannot meet the goal either
+                coverage = Coverage(self.space().size, self.budget.top, self.budget.coverage)
+        return self._planned(coverage) or 1
 
     def problems(self) -> list[str]:
         """What does not fit, in words, all at once; nothing is trained. Empty: the study can start."""

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metasearch.driver import fit, study_file
+from metasearch.driver.spending import Spending
 from metasearch.driver.study import Study, StudyError
 
 GOOD = """
@@ -383,6 +384,28 @@ def test_more_top_configurations_than_there_are_cannot_be_hit(tmp_path: Path) ->
     overrides = [f"space={file}", "budget.coverage=0.9"]
     assert Study.from_text(GOOD, [*overrides, "budget.top=3"]).problems() == []
     assert "top = 4" in Study.from_text(GOOD, [*overrides, "budget.top=4"]).problems()[0]
+
+
+@pytest.mark.parametrize(("budget", "planned", "wrong"), [
+    ({"coverage": 0.9, "top": "10%"}, 17, None),  # two of the 25 of the grid
+    ({"coverage": 0.9, "top": 2}, 17, None),
+    ({"coverage": 0.9, "top": "1%"}, None, "the top 1% of 25 configs is less than one. Use top = 1"),
+    ({"trials": 3, "top": 1}, 3, None),
+    ({"trials": 3, "top": "1%"}, None, "the top 1% of 25 configs is less than one. Use top = 1"),
+])
+def test_the_check_counts_coverage_over_what_is_drawn_from_as_the_run_does(
+    tmp_path: Path, budget: dict[str, Any], planned: int | None, wrong: str | None
+) -> None:
+    file = tmp_path / "space.py"
+    file.write_text("from metasearch.space import Float, Space\nSPACE = Space({'a': Float(0, 1), 'b': Float(0, 1)})\n"
+                    "def recipe(config, shape): ...\n")
+    told = {"name": "t", "space": str(file), "method": {"name": "grid", "points": 5}, "tasks": {"name": "sinusoid"}}
+    study = Study.from_json({**told, "budget": budget})
+    if wrong is not None:
+        assert [problem for problem in study.problems() if wrong in problem]
+        return
+    assert study.problems() == []
+    assert study.planned_trials() == Spending(study, study.strategy()).planned == planned
 
 
 def test_a_problem_is_said_once() -> None:
