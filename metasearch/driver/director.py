@@ -92,7 +92,7 @@ class Director:
             undo.callback(self.ledger.close)
             self._unit = str(self.ledger.study().get("unit") or "score")
             self._replay()
-            self.reason = self._stopped_reason()
+            self.reason = opening.ended(self.ledger, study)
             if not new and self.reason is None and not lanes_live:
                 self._resume()
             self._write_status(force=True)
@@ -526,22 +526,10 @@ class Director:
         if reason == "infeasible":
             self.note(None, self.spending.never_met(self._trials.values()))
         reached = {"coverage": self.spending.coverage, "wanted": self.study.budget.coverage}
-        limits = self._limits()
-        self.ledger.append("stopped", {"reason": reason, **reached, "final": final, **limits, "elapsed": self.elapsed})
+        told = {"reason": reason, **reached, "final": final, **opening.limits(self.study), "elapsed": self.elapsed}
+        self.ledger.append("stopped", told)
         if final:
             self.reason = reason
-
-    def _limits(self) -> dict[str, Any]:
-        return {"budget": self.study.budget.model_dump(mode="json"), "max_errors": self.study.driver.max_errors}
-
-    def _stopped_reason(self) -> str | None:
-        """Why the study is finished; None if it is not, or if its limits were raised since."""
-        last = None
-        for row in self.ledger.rows(kinds=["stopped"]):
-            last = row
-        if last is None or not last.body["final"]:
-            return None
-        return str(last.body["reason"]) if all(last.body[k] == v for k, v in self._limits().items()) else None
 
     # -- coming back ------------------------------------------------------------------------------------------------------
 
@@ -598,7 +586,7 @@ class Director:
                     f"(was the -wal file removed?). Nothing was started. Put the ledger and its -wal back from a backup."
                 )
         with self._transaction() as told:
-            self.ledger.append("resumed", self._limits())
+            self.ledger.append("resumed", opening.limits(self.study))
             for number in self._forget_lanes():
                 if not self._adopted(number, told):
                     self._hung(number, told)

@@ -115,7 +115,7 @@ def resume(
     mend(folder)
     with Ledger.open(folder / "ledger.sqlite") as ledger:
         study = of_last_session(ledger).with_(overrides)
-        looks = ledger.study().get("data_digest") is not None and not ended(ledger, study)
+        looks = ledger.study().get("data_digest") is not None and ended(ledger, study) is None
     about = {key: True for key, said in ((ACCEPT, accept_space_change), (STEAL, steal)) if said}
     with living_in(folder.parent):
         return _work(study, folder, {**about, **(_data_now(study) if looks else {})}, show)

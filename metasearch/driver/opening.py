@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import logging
 import shutil
 import sqlite3
 from collections.abc import Mapping
@@ -16,9 +17,10 @@ from metasearch.ledger import Ledger, LedgerError, Overtaken, half_written
 from metasearch.space import Space
 from metasearch.strategies import Strategy
 
-__all__ = ["ACCEPT", "STEAL", "StudyMismatch", "ended", "mend", "opened", "what_it_means"]
+__all__ = ["ACCEPT", "STEAL", "StudyMismatch", "ended", "limits", "mend", "opened", "what_it_means"]
 
 
+log = logging.getLogger("metasearch.driver")
 ACCEPT = "accept_space_change"
 STEAL = "steal"
 
@@ -57,19 +59,26 @@ def opened(folder: Path, study: Study, space: Space, strategy: Strategy, about: 
         _same_data(study, then, about, path)
         if accept:
             _accept(ledger, then, now)
+        _note_other_bank(ledger, then, about)
     except BaseException:
         ledger.close()
         raise
     return ledger, False
 
 
-def ended(ledger: Ledger, study: Study) -> bool:
-    """Has the study ended, under the limits that it has now? Then a session finds nothing to do."""
-    last = {"final": False}
+def limits(study: Study) -> dict[str, Any]:
+    """What may be changed when a study goes on, as rows of its ledger say it."""
+    return {"budget": study.budget.model_dump(mode="json"), "max_errors": study.driver.max_errors}
+
+
+def ended(ledger: Ledger, study: Study) -> str | None:
+    """Why the study is finished; None if it is not, or if its limits were raised since."""
+    last = None
     for row in ledger.rows(kinds=["stopped"]):
         last = row.body
-    limits = {"budget": study.budget.model_dump(mode="json"), "max_errors": study.driver.max_errors}
-    return bool(last["final"]) and all(last.get(key) == value for key, value in limits.items())
+    if last is None or not last["final"]:
+        return None
+    return str(last["reason"]) if all(last.get(key) == value for key, value in limits(study).items()) else None
 
 
 def mend(folder: Path) -> None:
@@ -153,14 +162,18 @@ def _same_data(study: Study, then: Mapping[str, Any], now: Mapping[str, Any], pa
             f"(digest {data[1]}), so that new scores could not be compared with the old ones. Put the data back "
             f"(METASEARCH_DATA, or what [tasks] names), or run the study under another name."
         )
+
+
+def _note_other_bank(ledger: Ledger, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Of the same data, other episodes are a matter of versions, or of a processor that rounds otherwise: a study should survive
+    both, and say so."""
     if (bank := _other("bank_digest", then, now)) is not None:
         told = ", ".join(f"{name} {version}" for name, version in then.get("versions", {}).items())
-        raise StudyMismatch(
-            f"the validation episodes of study '{study.name}' must be those with which {path} was begun (digest {bank[0]}), but "
-            f"others are drawn now from the same data (digest {bank[1]}), so that new scores could not be compared with the old "
-            f"ones. Go on with the versions that drew them ({told or 'which the ledger does not say'}), or run the study under "
-            f"another name."
-        )
+        what = (f"the validation episodes are not to the last bit those with which the study was begun (digest {bank[0]}, now "
+                f"{bank[1]}; begun with {told or 'versions that the ledger does not say'}): comparisons episode by episode of "
+                f"trials before and after are as exact as these are alike")
+        log.warning("%s", what)
+        ledger.append("note", {"what": what})
 
 
 def _other(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str] | None:
