@@ -100,7 +100,7 @@ class Evaluation:
 
 
 def restore(reference: str, *, home: Path | None = None) -> Trained:
-    """The trial "NAME/12" as its last parcel (its best one under keep = "best") holds it.
+    """The trial "NAME/12" as its last parcel holds it: with the weights of its score (of its best step under keep = "best").
 
     Raises ValueError for a reference that names no trial with a parcel, parcel.BadParcel if the file is damaged.
     """
@@ -225,7 +225,8 @@ def _restored(reference: str, train: Train, row: TrialRow, folder: Path) -> Trai
     if not path.is_file():
         raise ValueError(f"{reference} has no parcel any more: {path} is gone (metasearch clean keeps those of the best trials)")
     tensors, facts = parcel.read(path)
-    prefix = "best/" if any(k.startswith("best/") for k in tensors) else "meta/"
+    ended = row.outcome
+    prefix = parcel.scored(tensors, ended.metrics if ended is not None and ended.status in ("done", "reused") else None)
     config = row.proposal.config if row.report is None or row.report.found is None else row.report.found
     try:
         recipe = train.built(config)

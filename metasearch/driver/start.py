@@ -55,7 +55,7 @@ def problems(study: Study, home: Path) -> list[str]:
 
 
 def weights(reference: str, home: Path) -> dict[str, Tensor]:
-    """What the trial had learnt, by key; its best validated step where it kept that. Raises ValueError, parcel.BadParcel."""
+    """What the trial had learnt, by key: the weights of its score. Raises ValueError, parcel.BadParcel."""
     from metasearch.objectives import parcel
 
     name, slash, number = reference.rpartition("/")
@@ -73,7 +73,7 @@ def weights(reference: str, home: Path) -> dict[str, Tensor]:
         raise ValueError(f"the trial is {row.status} and has no weights to begin with. Choose one that is done and was not "
                          f"cleaned: metasearch leaderboard {name}")
     tensors, _ = parcel.read(path)
-    prefix = "best/" if any(k.startswith("best/") for k in tensors) else "meta/"
+    prefix = parcel.scored(tensors, {} if row.outcome is None else row.outcome.metrics)
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 

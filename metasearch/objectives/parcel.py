@@ -19,7 +19,7 @@ from torch import Tensor
 from metasearch.crashpoint import crashpoint
 from metasearch.space import origin
 
-__all__ = ["BadParcel", "inherit", "newest", "read", "write"]
+__all__ = ["BadParcel", "inherit", "newest", "read", "scored", "write"]
 
 
 class BadParcel(Exception):
@@ -62,6 +62,16 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def newest(folder: Path) -> list[Path]:
     """The parcels of a trial's folder, newest step first."""
     return sorted(folder.glob("*.safetensors"), key=lambda p: int(p.stem), reverse=True)
+
+
+def scored(tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None) -> str:
+    """Under which prefix a trial's weights are: "best/" where it went back to its best validated step, otherwise "meta/".
+
+    metrics: of a trial that is done, which name the step that it went back to (older parcels of trials whose last step was the
+    best hold weights of an earlier one beside it); None: of one that ended in the middle, where the best is what there is.
+    """
+    there = any(k.startswith("best/") for k in tensors)
+    return "best/" if there and (metrics is None or "kept_step" in metrics) else "meta/"
 
 
 def inherit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], moved: Mapping[str, str]) -> dict[str, Tensor]:

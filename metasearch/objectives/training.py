@@ -167,9 +167,11 @@ def training(
     told = curve | looks | {f"norm/{recipe.net.norm}": 1.0, "train_seconds": training_seconds}
     told["train_score"] = float(_train_scores(recipe, tasks, ready, study, seed, mode, trial.chunk).mean())
     told |= {} if trial.chunk is None else {"chunk": float(trial.chunk)}
+    if best is not None and best[0] <= score:  # the end is the best: its parcel holds no other weights
+        best = None
     checkpoint = save(end, ready)
     yield Report(end, told, score=score, episodes=each, checkpoint=checkpoint)
-    if best is not None and best[0] > score:  # the trial's score is that of its last report: one more, which names the step
+    if best is not None:  # the trial's score is that of its last report: one more, which names the step
         again = scores(recipe.net, recipe.learner.at(1.0), tasks, best[2], bank, mode=mode, chunk=trial.chunk)
         told = {**told, "kept_step": float(best[1])}
         yield Report(end, told, score=float(again.mean()), episodes=tuple(again.tolist()), checkpoint=checkpoint)

@@ -244,6 +244,31 @@ def test_keep_best_ends_with_a_report_that_names_the_step_it_went_back_to(tmp_pa
     assert reports[-2].score < reports[-1].score  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("better", [True, False])
+def test_keep_best_leaves_a_parcel_with_the_weights_of_the_score(tmp_path: Path, better: bool) -> None:
+    """Whether or not the last step is the best, and also after a trial that was taken up at its very end."""
+    def turning(config: Config, shape: TaskShape) -> Recipe:
+        after = 1.0 if better else -3.0
+        return replace(recipe(config, shape), optimizer=sgd(0.02, schedule=lambda p: torch.where(p < 0.5, 1.0, after)))
+
+    train = replace(TRAIN, recipe=turning, keep="best")
+    whole = _run(train, _trial(tmp_path))
+    assert ("kept_step" not in whole[-1].metrics) == better
+    for _ in range(2):
+        tensors, facts = parcel.read(tmp_path / "40.safetensors")
+        assert any(k.startswith("best/") for k in tensors) == ("best_score" in facts) == (not better)
+        prefix = parcel.scored(tensors, whole[-1].metrics)
+        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        made = turning({}, SHAPE)
+        found = scores(made.net, made.learner.at(1.0), TASKS, weights, train.bank.episodes)
+        assert found.mean().item() == pytest.approx(whole[-1].score)
+        again = _run(train, _trial(tmp_path, start=tmp_path / "40.safetensors", own=True))
+        assert len(again) == (1 if better else 2)
+        for ours, theirs in zip(again, whole[-len(again):], strict=True):
+            assert ours.score == pytest.approx(theirs.score)
+            assert _told(ours) == pytest.approx(_told(theirs))
+
+
 def test_same_seed_same_episodes_whatever_the_block() -> None:
     made = recipe({}, SHAPE)
     again = draw_block(made, TASKS, SHAPE, 2, 5, 3)

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from metasearch.cli import runs
 from metasearch.driver import launch
+from metasearch.driver.start import weights
 from metasearch.driver.study import Study, StudyError
 from metasearch.home import parcel_path
 from metasearch.objectives import parcel
+from metasearch.trained import restore
 
 SPACE = '''
 from metasearch.learners.fine_tune import FineTune
@@ -113,6 +115,22 @@ def test_weights_that_are_not_there_or_fit_nothing_are_refused_before_anything_s
         with pytest.raises(StudyError, match=words):
             refused()
     assert not (home / "refused").exists()
+
+
+def test_weights_of_another_step_than_that_of_the_score_are_not_taken(home: Path, tmp_path: Path) -> None:
+    """Older parcels hold an earlier validated step beside the last one, though that was better."""
+    shutil.copytree(home / "pretrained", tmp_path / "pretrained")
+    with launch.Ledger.open(tmp_path / "pretrained" / "ledger.sqlite") as ledger:
+        path = parcel_path(tmp_path / "pretrained", str(ledger.trials()[1].checkpoint))
+    tensors, facts = parcel.read(path)
+    learnt = {k.removeprefix("meta/"): v for k, v in tensors.items() if k.startswith("meta/")}
+    parcel.write(path, tensors | {f"best/{k}": v + 1 for k, v in learnt.items()}, facts | {"best_score": 0.1, "best_step": 4})
+    begun = weights("pretrained/1", tmp_path)
+    assert set(begun) == set(learnt)
+    assert all(torch.equal(begun[k], learnt[k]) for k in learnt)
+    restored = restore("pretrained/1", home=tmp_path)
+    assert restored.step == facts["step"]
+    assert all(torch.equal(v, learnt[k]) for k, v in restored.meta.items())
 
 
 def test_the_start_is_a_part_of_what_a_study_is_and_its_absence_none(home: Path) -> None:
