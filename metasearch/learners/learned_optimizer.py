@@ -20,7 +20,7 @@ from torch.nn.functional import linear
 
 from metasearch.learners import Learner, Loss, _coordinates, gradients, inner
 from metasearch.nets import Net, Params, adapted, lstm
-from metasearch.tasks import Episode
+from metasearch.tasks import Episode, TaskDistribution, TaskShape
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,14 @@ class LearnedOptimizer(Learner):
     p: int | None = 10
 
     def __post_init__(self) -> None:
-        inner.check(scale=self.scale, test_steps=self.test_steps)
-        inner.check(least=1, inner_steps=self.inner_steps, hidden=self.hidden, p=self.p)
+        inner.check(scale=self.scale, inner_steps=self.inner_steps, test_steps=self.test_steps)
+        inner.check(least=1, hidden=self.hidden, p=self.p)
         if self.core not in ("lstm", "rate"):
             raise ValueError(f"core is 'lstm' or 'rate', but got {self.core!r}")
+
+    def check(self, tasks: TaskDistribution, shape: TaskShape) -> None:
+        super().check(tasks, shape)
+        inner.check(least=1, inner_steps=self.inner_steps)  # tested after 0 steps it may be (an adaptation curve begins there)
 
     def init(self, net: Net, generator: Generator) -> Params:
         meta = net.init(generator)

@@ -12,6 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from metasearch import tasks as task_room
+from metasearch.driver import launch
+from metasearch.driver.study import Study
 from metasearch.learners import _coordinates, inner
 from metasearch.learners.learned_optimizer import LearnedOptimizer
 from metasearch.learners.maml import MAML
@@ -26,6 +28,7 @@ from metasearch.objectives.training import generator
 from metasearch.objectives.unroll import unroll
 from metasearch.records import Config, Proposal, Report
 from metasearch.tasks import Episode, TaskShape
+from metasearch.trained import evaluate
 
 TASKS = task_room.build("quadratics", {})
 SHAPE = TASKS.shape(ways=1, shots=10, queries=10)
@@ -123,7 +126,7 @@ def test_the_optimiser_of_the_paper_has_5141_weights() -> None:
 
 
 def test_what_means_nothing_is_refused() -> None:
-    for wrong in ({"inner_steps": 0}, {"hidden": 0}, {"p": 0}, {"scale": -1.0}, {"core": "adam"}, {"test_steps": -1}):
+    for wrong in ({"inner_steps": -1}, {"hidden": 0}, {"p": 0}, {"scale": -1.0}, {"core": "adam"}, {"test_steps": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             LearnedOptimizer(**wrong)  # type: ignore[arg-type]
 
@@ -214,10 +217,45 @@ def test_any_net_and_any_episodes_will_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("change", "said"), [
     (lambda r: replace(r, learner=MAML()), "the learner is MAML"),
     (lambda r: replace(r, learner=LearnedOptimizer(20)), "multiple of inner_steps=20, but got epoch=15"),
+    (lambda r: replace(r, learner=LearnedOptimizer(0)), "`inner_steps >= 1` must hold, but got inner_steps=0"),
 ])
 def test_what_cannot_be_unrolled_is_infeasible(change: Callable[[Recipe], Recipe], said: str) -> None:
     with pytest.raises(Infeasible, match=said):
         _run(_with(change), Trial(0))
+
+
+SPACE = '''
+from metasearch.learners.learned_optimizer import LearnedOptimizer
+from metasearch.nets.linear_map import linear_map
+from metasearch.objectives.optimizer import adam
+from metasearch.objectives.recipe import Recipe
+from metasearch.space import Choice, Space
+
+SPACE = Space({"steps": Choice((5,))})
+
+
+def recipe(config, shape):
+    return Recipe(linear_map(shape.x, 1), LearnedOptimizer(config["steps"], test_steps=15), adam(0.01), 4, 2)
+'''
+
+
+def test_it_is_evaluated_on_the_test_split_with_a_curve_from_0_steps_on(tmp_path: Path) -> None:
+    (tmp_path / "learnt.py").write_text(SPACE)
+    study = f"""
+        name = "learnt"
+        space = "{tmp_path / 'learnt.py'}"
+        method = {{ name = "grid" }}
+        tasks = {{ name = "quadratics", shots = 5, queries = 5 }}
+        train = {{ mode = "vmap" }}
+        validation = {{ episodes = 4 }}
+        budget = {{ trials = 1 }}
+        driver = {{ kind = "local" }}
+        track = {{ enabled = false }}
+    """
+    launch.run(Study.from_text(study), home=tmp_path)
+    found = evaluate("learnt/1", home=tmp_path, episodes=4, steps=2)
+    assert [p.inner_steps for p in found.curve] == [0, 1, 2]
+    assert all(p.mean is not None for p in found.curve)
 
 
 # what it is for ---------------------------------------------------------------------------------------------------------------
