@@ -36,7 +36,6 @@ from metasearch.objectives.recipe import Recipe, RecipeOf
 from metasearch.objectives.train import Train
 from metasearch.records import Config
 from metasearch.tasks import Episode, Kind, TaskDistribution, TaskShape, _classes
-from metasearch.tasks._images import ImageTasks
 from metasearch.tasks._values import standard
 from metasearch.trained import Trained, restore
 
@@ -362,7 +361,7 @@ def _in_mode(model: Loaded, transductive: bool) -> Loaded:
 
 def _inputs(tasks: TaskDistribution) -> Inputs:
     mean, std = augmenting.moments(tasks) or ((), ())
-    return Inputs(tasks.input_shape, isinstance(tasks, ImageTasks), list(mean), list(std))
+    return Inputs(tasks.input_shape, tasks.pictures, list(mean), list(std))
 
 
 def _loss(kind: Kind) -> Loss:

@@ -51,6 +51,8 @@ class ImageTasks(TaskDistribution):
     rotated:   the splits that are rotated.
     """
 
+    pictures = True
+
     def __init__(
         self, pictures: Pictures, *, told: Mapping[str, object], rotations: Rotations = "none", rotated: Sequence[Split] = SPLITS,
         mean: Sequence[float] | None = None, std: Sequence[float] | None = None,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from copy import copy
 from typing import Any, Literal, Self
 
@@ -52,11 +53,16 @@ class Noisy(TaskDistribution):
         if clean.kind != "classes":
             raise ValueError(f"labels can be wrong only where there are classes, but {name} is of {clean.kind}")
         self.flip, self.wrong, self.imbalance = float(flip), wrong, float(imbalance)
-        self._clean = clean
+        self._clean, self.pictures = clean, clean.pictures
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         return self._clean.input_shape
+
+    @property
+    def moments(self) -> tuple[Sequence[float], Sequence[float]]:
+        """How the clean tasks' pictures are normalised."""
+        return getattr(self._clean, "moments", ((), ()))
 
     @property
     def digest(self) -> str:

@@ -1,12 +1,16 @@
 """Noisy supports: as many wrong labels as asked for, classes as unequal as asked for, and nothing else is touched."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor
 
+from metasearch.hands import _inputs
+from metasearch.objectives import augmenting
 from metasearch.tasks import Episode, build
 from metasearch.tasks.noisy import Noisy
 
@@ -81,6 +85,20 @@ def test_shifted_tasks_are_the_shifted_clean_ones_with_the_same_noise() -> None:
     assert isinstance(moved, Noisy)
     assert (moved.flip, tasks.digest != moved.digest) == (0.4, True)
     assert tasks.digest == Noisy({"name": "glyphs", "drawings": 2}, flip=0.4).digest, "the tasks themselves stay as they were"
+
+
+def test_pictures_stay_pictures_under_noise(tmp_path: Path) -> None:
+    """A user's bytes are read, and policies bring pictures to 0..1, as those of the clean tasks are."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 5, 3), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", images=images, own_split=np.array(["train"] * 4 + ["val"] * 2))
+    grey = {"name": "glyphs", "drawings": 2}
+    colour = {"name": "class-arrays", "path": str(tmp_path / "mine.npz"), "split": "own_split", "normalise": "train"}
+    for table, pictures in ((grey, True), (colour, True), (BLOBS, False)):
+        clean, noisy = build(str(table["name"]), {k: v for k, v in table.items() if k != "name"}), Noisy(table, flip=0.4)
+        assert _inputs(noisy) == _inputs(clean)
+        assert _inputs(noisy).pictures == pictures
+        assert augmenting.moments(noisy) == augmenting.moments(clean)
+        assert (augmenting.moments(noisy) is not None) == (table is colour)
 
 
 def test_what_ordinary_training_reads_is_clean() -> None:
