@@ -34,7 +34,8 @@ def outputs(
     net: Net, learner: Learner, tasks: TaskDistribution, meta: Params, episodes: Episode, *, mode: Mode = "vmap",
     chunk: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(outputs [b, Q, N], query_y [b, Q, N]) in chunks of b episodes (default: 1 in a loop, 25 under vmap).
+    """(outputs [b, Q, N], query_y [b, Q, N]) in chunks of b episodes (default: 1 in a loop, 25 under vmap). Where each query sees
+    the supports anew ("semi"), they are fewer: a net is given as many inputs at once as in the other modes.
 
     Evaluation is never compiled: it is rare, and its numbers should not depend on a compiler.
     """
@@ -42,10 +43,14 @@ def outputs(
 
     def one(episode: Episode) -> Tensor:
         task = learner.adapt(net, tasks.loss, meta, episode.support_x, episode.support_y)
-        return predictions(net, learner, meta, task, episode.support_x, episode.query_x, looped=looped)
+        return predictions(net, learner, meta, task, episode.support_x, episode.query_x, looped=looped, chunk=queries)
 
     looped = mode == "loop" or learner.looped is not None
-    size = 1 if looped else chunk or 25
+    size, queries = 1 if looped else chunk or 25, None
+    if net.norm == "semi" and not looped and episodes.count:
+        m, q = episodes.support_x.shape[1], episodes.query_x.shape[1]
+        rows = size * (m + q)
+        size, queries = max(1, rows // (q * (m + 1))), max(1, rows // (m + 1))
     for first in range(0, episodes.count, size):
         part = episodes.select(slice(first, first + size))
         if looped:
@@ -107,9 +112,11 @@ def _compared(net: Net, learner: Learner, meta: Params, support_x: Tensor, chose
 
 
 def predictions(
-    net: Net, learner: Learner, meta: Params, task: object, support_x: Tensor, query_x: Tensor, *, looped: bool
+    net: Net, learner: Learner, meta: Params, task: object, support_x: Tensor, query_x: Tensor, *, looped: bool,
+    chunk: int | None = None,
 ) -> Tensor:
-    """What `predict` says of the queries [Q, N], under the net's norm mode."""
+    """What `predict` says of the queries [Q, N], under the net's norm mode. chunk: under "semi", at most so many queries are
+    asked about at once; None: all."""
     if net.norm != "semi":
         return learner.predict(net, meta, task, query_x)
 
@@ -118,4 +125,4 @@ def predictions(
 
     if looped:
         return torch.stack([alone(x) for x in query_x])
-    return torch.func.vmap(alone)(query_x)
+    return torch.func.vmap(alone, chunk_size=chunk if chunk is not None and chunk < len(query_x) else None)(query_x)

@@ -314,6 +314,30 @@ def test_scores_are_the_same_in_a_loop_and_under_vmap() -> None:
     assert scores(made.net, made.learner, TASKS, meta, bank.episodes.select(slice(0, 0)), mode="loop").shape == (0,)
 
 
+@pytest.mark.parametrize(("shots", "queries", "chunk"), [(1, 15, None), (5, 15, None), (5, 15, 2), (3, 1, None), (1, 60, 1)])
+def test_under_semi_a_net_is_given_no_more_at_once_than_in_the_other_modes(shots: int, queries: int, chunk: int | None) -> None:
+    """Nor much less, and the scores are those of one query after another."""
+    generator, n = torch.Generator().manual_seed(0), 30
+    m, q = 2 * shots, 2 * queries
+    y, query_y = (torch.eye(2).repeat(n, k, 1) for k in (shots, queries))
+    x, query_x = (torch.randn(n, k, 3, generator=generator) for k in (m, q))
+    rows: list[int] = []
+
+    def normed(params: Params, z: torch.Tensor) -> torch.Tensor:
+        seen = z
+        while torch._C._functorch.is_batchedtensor(seen):
+            seen = torch._C._functorch.get_unwrapped(seen)
+        rows.append(seen.numel() // 3)
+        return (z - z.mean(0)) / z.std(0, correction=0)
+
+    net = Net(lambda generator: {}, normed, features=3, norm="semi")
+    given = (Prototypical(), task_room.build("blobs", {}), {}, Episode(x, y, query_x, query_y))
+    mapped = scores(net, *given, mode="vmap", chunk=chunk)
+    most = (chunk or 25) * (m + q)
+    assert most / 4 < max(rows) <= most
+    torch.testing.assert_close(mapped, scores(net, *given, mode="loop"))
+
+
 def test_a_query_is_compared_with_one_support_of_its_class_and_one_of_another() -> None:
     class Spy(Prototypical):
         """Says whether the second numbers of two inputs, their classes, are equal; notes the first ones."""
