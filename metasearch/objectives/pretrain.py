@@ -87,7 +87,8 @@ class Pretrain:
             return _step(setting, output, trained), _scored(recipe, study, trial, meta)
 
         per_block, rows, draw = _pooled(setting) if tasks.kind == "regression" else _pictures(setting, self.batch)
-        return Course(meta, to(recipe.optimizer.init(trained(meta)), tasks.device), per_block, rows, draw, begin)
+        state, pooled = to(recipe.optimizer.init(trained(meta)), tasks.device), tasks.kind == "regression"
+        return Course(meta, state, per_block, rows, draw, begin, episodes=pooled)
 
     def _drawn(self, net: Net, outputs: int, seed: int) -> Params:
         if net.features < 1:

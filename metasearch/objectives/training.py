@@ -59,6 +59,7 @@ class Course(NamedTuple):
     draw:      draw(number of the block) -> the data of its steps, [per_block * rows, ...].
     begin:     begin(meta, state) -> (the step, how episodes are scored); called once, after a stopped trial has been taken up.
     splits:    a step splits what it reads over the trial's devices; otherwise it runs on the first of them.
+    episodes:  draws training episodes of the recipe's shape; otherwise single inputs, whatever that shape.
     """
 
     meta: Params
@@ -68,6 +69,7 @@ class Course(NamedTuple):
     draw: Callable[[int], Episode]
     begin: Callable[[Params, Params], tuple[Step, Mode]]
     splits: bool = False
+    episodes: bool = True
 
 
 def training(
@@ -99,6 +101,11 @@ def training(
     first = 0 if found is None else int(found[1]["step"])  # the step from which this session goes on
     begun = int(found[1].get("begun", 0)) if found is not None and trial.own else first  # the one from which the trial went
     course = course_of(Setting(recipe, study, trial, tasks, shape, seed, meta, end - first))
+    if course.episodes or recipe.net.norm == "inductive":  # whose statistics are those of training episodes
+        try:
+            tasks.check(shape, "train")
+        except ValueError as error:
+            raise Infeasible(f"its training episodes cannot be drawn: {error}") from error
     meta, state = course.meta, course.state
     if len(trial.devices) > 1 and not course.splits:
         study.remark(f"this training runs on {trial.devices[0]} alone, the first of its trial's {len(trial.devices)} devices")

@@ -24,6 +24,7 @@ from metasearch.objectives import Diverged, Infeasible, Mode, Trial, parcel
 from metasearch.objectives.episodic import block_steps, draw_block, outer_step
 from metasearch.objectives.evaluation import outputs, scores, similarities
 from metasearch.objectives.optimizer import adam, sgd
+from metasearch.objectives.pretrain import Pretrain
 from metasearch.objectives.recipe import Recipe
 from metasearch.objectives.train import Train
 from metasearch.objectives.training import _go_on
@@ -285,6 +286,23 @@ def test_a_config_that_the_recipe_refuses_is_infeasible() -> None:
 
     with pytest.raises(Infeasible, match="square"):
         _run(replace(TRAIN, recipe=refusing), Trial(0))
+
+
+def test_a_config_whose_training_episodes_the_tasks_cannot_give_is_infeasible() -> None:
+    """Unless its training draws none: pre-training reads single pictures, and says only how many by the shape of episodes."""
+    few = task_room.build("blobs", {"train_classes": 12})
+    shape = few.shape(ways=5, shots=1, queries=2)
+
+    def wide(config: Config, shape: TaskShape) -> Recipe:
+        net = mlp(shape.x, None, norm=Norm() if "norm" in config else None, mode=config.get("norm", "none"))  # type: ignore[arg-type]
+        fit = {"fit": Pretrain()} if config["pretrained"] else {}
+        return Recipe(net, Prototypical(), adam(0.01), 1, 2, shape._replace(ways=20), **fit)
+
+    train = Train(wide, few, shape, validation_episodes=4, mode="vmap")
+    for refused in ({"pretrained": False}, {"pretrained": True, "norm": "inductive"}):
+        with pytest.raises(Infeasible, match=r"cannot be drawn: .*12 classes"):
+            _run(train, Trial(0), refused)
+    assert _run(train, Trial(0), {"pretrained": True})[-1].score is not None
 
 
 def test_the_norm_mode_decides_what_a_query_may_see() -> None:
