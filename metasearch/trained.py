@@ -123,8 +123,9 @@ def evaluate(
 ) -> Evaluation:
     """Opens the sealed test split (a ledger row says when and for which trial) and scores a trial on it.
 
-    episodes: drawn from the test split with `seed`; equal for all trials of a study. shift: the tasks are moved away from those
-    trained on (`TaskDistribution.shifted`). steps: the adaptation curve goes from 0 to so many inner steps.
+    episodes: drawn from the test split with `seed`; equal for all trials of a study; no more than there are different ones
+    (`TaskDistribution.test_episodes`), for the same ones again would pass for independent draws. shift: the tasks are moved away
+    from those trained on (`TaskDistribution.shifted`). steps: the adaptation curve goes from 0 to so many inner steps.
     Raises LockedError while a driver runs the study.
     """
     if episodes < 2:
@@ -163,8 +164,9 @@ def _evaluated(
     trained: Trained, tasks: TaskDistribution, opened: TestSplit, split: str, episodes: int, seed: int, steps: int, mode: Mode,
     say: Callable[[str], None],
 ) -> Evaluation:
-    bank = opened.bank(episodes, seed=seed, shape=trained.shape)
-    say(f"{trained.name}: {episodes} episodes of {split}")
+    count = episodes if tasks.test_episodes is None else min(episodes, tasks.test_episodes)
+    bank = opened.bank(count, seed=seed, shape=trained.shape)
+    say(f"{trained.name}: {count} episodes of {split}{'' if count == episodes else ', all that there are'}")
     given = augmenting.tested(trained.augment, bank.episodes, augmenting.moments(tasks))
     found = scores(trained.net, trained.learner, tasks, trained.meta, given, mode=mode)
     curve = []

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from metasearch.space import Space
     from metasearch.strategies import Mutate, Strategy
     from metasearch.strategies.pba import Pba
-    from metasearch.tasks import TaskDistribution
+    from metasearch.tasks import TaskDistribution, TaskShape
 
-__all__ = ["checked", "loaded", "problems"]
+__all__ = ["checked", "loaded", "problems", "untestable"]
 
 T = TypeVar("T")
 NO_SPACE = "?"  # stands for a space that the study does not name
@@ -192,7 +192,26 @@ def _tasks(study: Study, found: list[str]) -> TaskDistribution | None:
     splits: tuple[Literal["train", "val"], ...] = ("train", "val")
     for split in splits:
         _try(found, "tasks", partial(tasks.check, shape, split))
+    if len(found) == before and (said := untestable(tasks, shape)) is not None and _has_test_classes(tasks):
+        found.append(f"tasks: no trial could ever be evaluated: {said}")
     return tasks if len(found) == before else None
+
+
+def untestable(tasks: TaskDistribution, shape: TaskShape) -> str | None:
+    """Why the test split cannot give such episodes, in words; None: it can. The split stays sealed: nothing is drawn."""
+    try:
+        tasks.check(shape, "test")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _has_test_classes(tasks: TaskDistribution) -> bool:
+    """Tasks may be without a test split, for who only searches."""
+    try:
+        return tasks.class_count("test") > 0
+    except ValueError:
+        return False
 
 
 def _recipes(study: Study, space: Space, tasks: TaskDistribution, objective: Objective | None, found: list[str]) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 
 from metasearch.budget import Coverage
 from metasearch.driver import spending
+from metasearch.driver.fit import untestable
 from metasearch.driver.lanes import address_of, connected, lanes_that_fit, places
 from metasearch.driver.smoke import Smoke, smoke
 from metasearch.driver.study import Study
@@ -350,6 +351,8 @@ def _warnings(found: Plan, study: Study, gpu_hour: float | None) -> Iterator[str
                "METASEARCH_HOME, or fewer trials.")
     if gpu_hour is not None and not study.driver.gpus:
         yield "driver.gpus = 0: the study takes no GPU, so it has no price by the GPU-hour."
+    if study.tasks is not None and (said := untestable(tasks := study.tasks_distribution(), study.shape(tasks))) is not None:
+        yield f"no trial could ever be evaluated on the test split: {said}"
     strategy = study.strategy()
     founders = None if strategy.children else getattr(strategy.hyperparameters, "population", None)  # children cost no budget
     if founders is not None and found.planned is not None and found.planned <= founders:

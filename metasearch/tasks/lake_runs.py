@@ -35,13 +35,15 @@ class LakeRuns(Omniglot):
     """x is [1, 28, 28] in 0..1, resized as Omniglot's pictures are. The test split has 20 ways, 1 shot and 1 query a class.
 
     Test episodes walk through the runs in random order and begin again after 20: a bank of 20 holds each once, and more say
-    nothing new of a learner that does not care which class has which number. So evaluate 20 episodes.
+    nothing new of a learner that does not care which class has which number. So no more than 20 are evaluated.
 
     root:      the folder that holds all_runs.zip and Omniglot's two parts; default METASEARCH_DATA/omniglot.
     within:    "alphabet": training episodes are within an alphabet, as those of val and test always are; "all": of all classes.
     rotations: of the training classes, as in omniglot; val and test are upright.
     invert:    ink = 1. partial: accept a part of the background set. runs_sha256: checksum of all_runs.zip.
     """
+
+    test_episodes = RUNS
 
     def __init__(
         self, root: str | None = None, within: Literal["all", "alphabet"] = "alphabet",
@@ -71,7 +73,8 @@ class LakeRuns(Omniglot):
         _classes.check_shape(shape, self.input_shape, split, WAYS)
         if (shape.ways, shape.shots, shape.queries) != (WAYS, 1, 1):
             raise ValueError(f"the runs are test episodes of {WAYS} ways, 1 shot and 1 query a class, but got "
-                             f"(ways={shape.ways}, shots={shape.shots}, queries={shape.queries})")
+                             f"(ways={shape.ways}, shots={shape.shots}, queries={shape.queries}). "
+                             f"Set ways = {WAYS}, shots = 1 and queries = 1: a recipe may train on episodes of its own.")
 
     def to(self, device: torch.device | str) -> Self:
         self._runs = self._runs.to(device)

@@ -53,7 +53,7 @@ class Noisy(TaskDistribution):
         if clean.kind != "classes":
             raise ValueError(f"labels can be wrong only where there are classes, but {name} is of {clean.kind}")
         self.flip, self.wrong, self.imbalance = float(flip), wrong, float(imbalance)
-        self._clean, self.pictures = clean, clean.pictures
+        self._clean, self.pictures, self.test_episodes = clean, clean.pictures, clean.test_episodes
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -84,6 +84,7 @@ class Noisy(TaskDistribution):
     def shifted(self, strength: float = 1.0) -> TaskDistribution:
         moved = copy(self)
         moved._clean = self._clean.shifted(strength)
+        moved.pictures, moved.test_episodes = moved._clean.pictures, moved._clean.test_episodes
         return moved
 
     def _part(self, share: float, which: Literal[0, 1]) -> TaskDistribution:

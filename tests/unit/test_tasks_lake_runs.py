@@ -11,10 +11,14 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Generator
 
+from metasearch.driver import launch
+from metasearch.driver.plan import plan
+from metasearch.driver.study import Study, Tasks
 from metasearch.tasks import TestSplit, open_test
 from metasearch.tasks._archive import DataError, DataMissing
 from metasearch.tasks._images import Array
 from metasearch.tasks.lake_runs import LakeRuns, read
+from metasearch.trained import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,60 @@ def test_test_episodes_are_the_runs_and_nothing_else(made_up: LakeRuns) -> None:
         shape = made_up.shape(**{"ways": 20, "shots": 1, "queries": 1, **wrong})
         with pytest.raises(ValueError, match="20 ways, 1 shot and 1 query"):
             made_up.check(shape, "test")
+
+
+SPACE = """
+from metasearch.learners.prototypical import Prototypical
+from metasearch.nets.mlp import mlp
+from metasearch.objectives.optimizer import adam
+from metasearch.objectives.recipe import Recipe
+from metasearch.space import Choice, Space
+
+SPACE = Space({"width": Choice((4,))})
+
+
+def recipe(config, shape):
+    return Recipe(mlp(shape.x, None, hidden=(config["width"],)), Prototypical(), adam(0.01), 1, 1)
+"""
+
+
+def _study(tmp_path: Path, **tasks: object) -> Study:
+    (tmp_path / "wide.py").write_text(SPACE)
+    if not (tmp_path / "o").exists():
+        task_data.lake_runs(tmp_path / "o")
+    return Study.model_validate({
+        "name": "lake", "space": str(tmp_path / "wide.py"), "budget": {"trials": 1}, "validation": {"episodes": 2},
+        "tasks": {"name": "lake-runs", "root": str(tmp_path / "o"), "partial": True, **tasks},
+        "train": {"mode": "vmap"}, "driver": {"kind": "local"}, "track": {"enabled": False},
+    })
+
+
+def test_a_study_that_could_never_be_evaluated_is_refused_before_it_starts(tmp_path: Path) -> None:
+    (said,) = _study(tmp_path, queries=2).problems()
+    assert "no trial could ever be evaluated: the runs are test episodes of 20 ways, 1 shot and 1 query a class" in said
+    assert "but got (ways=5, shots=1, queries=2). Set ways = 20, shots = 1 and queries = 1" in said
+    assert _study(tmp_path, ways=20, shots=1, queries=1).problems() == []
+
+
+def test_who_only_searches_needs_no_test_split(tmp_path: Path) -> None:
+    def blobs(classes: int) -> Study:
+        return _study(tmp_path).model_copy(update={"tasks": Tasks.model_validate({"name": "blobs", "test_classes": classes})})
+
+    assert blobs(0).problems() == []
+    (said,) = blobs(4).problems()
+    assert "could ever be evaluated: test has 4 classes, but 5 ways need 5" in said
+    found = plan(blobs(0), home=tmp_path, samples=1, smokes=0)
+    assert any("could ever be evaluated on the test split: test has 0 classes" in one for one in found.warnings)
+
+
+def test_every_run_is_evaluated_once(tmp_path: Path) -> None:
+    """The same runs again would pass for independent draws: of 600, the interval would be 5.5 times too narrow."""
+    launch.run(_study(tmp_path, ways=20, shots=1, queries=1), home=tmp_path)
+    said: list[str] = []
+    found = evaluate("lake/1", home=tmp_path, say=said.append)
+    assert found.interval.n == len(found.scores) == 20
+    assert said == ["lake/1: 20 episodes of test, all that there are"]
+    assert evaluate("lake/1", home=tmp_path, episodes=5).interval.n == 5
 
 
 def test_validation_is_within_an_alphabet_whatever_training_is(tmp_path: Path) -> None:
