@@ -78,7 +78,7 @@ class Evaluation:
     split: "test", "test shifted" or "test, supports on the right half"; scores are larger-is-better (minus the error on
     regression, see unit). An interval covers the draw of the episodes alone.
     verification: area under the ROC curve of "are these two of one class?" over pairs of a query and a support, half of them the
-    same; None for learners that compare no pairs.
+    same; None for learners that compare no pairs, and where supports have wrong labels, by which a pair would be called one.
     """
 
     trial: str
@@ -177,7 +177,7 @@ def _evaluated(
             curve.append(_point(k, scores(trained.net, learner, tasks, trained.meta, given, mode=mode)))
     end = tail(found)
     compared = None
-    if tasks.kind == "classes":
+    if tasks.kind == "classes" and not tasks.mislabelled:
         compared = similarities(trained.net, trained.learner, trained.meta, given, seed=seed)
     return Evaluation(
         trained.name, split, tasks.unit, bank.digest, mean_interval(found), end.median, end.diverged, found.tolist(), curve,

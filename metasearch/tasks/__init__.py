@@ -96,6 +96,7 @@ class TaskDistribution(ABC):
     chance: ClassVar[Literal["1/ways"] | None] = "1/ways"
     unit: ClassVar[str] = "accuracy"  # what tables call a score; "mse" tables show minus the score
     standardised: ClassVar[bool] = False  # are targets told as deviations from the supports' mean, over their spread?
+    mislabelled: bool = False  # may supports have wrong labels? (queries never)
     test_episodes: int | None = None  # so many different ones has the test split; None: there is no end of them
     pictures: bool = False  # is x a picture, made of bytes? (less `moments`: mean and standard deviation of each channel)
     device: torch.device = torch.device("cpu")

@@ -54,6 +54,7 @@ class Noisy(TaskDistribution):
             raise ValueError(f"labels can be wrong only where there are classes, but {name} is of {clean.kind}")
         self.flip, self.wrong, self.imbalance = float(flip), wrong, float(imbalance)
         self._clean, self.pictures, self.test_episodes = clean, clean.pictures, clean.test_episodes
+        self.mislabelled = self.flip > 0 or clean.mislabelled
 
     @property
     def input_shape(self) -> tuple[int, ...]:

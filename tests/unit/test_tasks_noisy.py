@@ -10,9 +10,12 @@ import torch
 from torch import Generator, Tensor
 
 from metasearch.hands import _inputs
+from metasearch.learners.prototypical import Prototypical
+from metasearch.nets.identity import identity
 from metasearch.objectives import augmenting
-from metasearch.tasks import Episode, build
+from metasearch.tasks import Episode, build, open_test
 from metasearch.tasks.noisy import Noisy
+from metasearch.trained import Trained, _evaluated
 
 BLOBS = {"name": "blobs"}
 
@@ -99,6 +102,16 @@ def test_pictures_stay_pictures_under_noise(tmp_path: Path) -> None:
         assert _inputs(noisy).pictures == pictures
         assert augmenting.moments(noisy) == augmenting.moments(clean)
         assert (augmenting.moments(noisy) is not None) == (table is colour)
+
+
+def test_pairs_are_not_judged_by_wrong_labels() -> None:
+    """A verifier that is never wrong would be said to be: there is no area under the curve instead of a wrong one."""
+    for arguments, area in (({}, 1.0), ({"imbalance": 3.0}, 1.0), ({"flip": 0.4}, None)):
+        tasks = Noisy({"name": "blobs", "separation": 30.0}, **arguments)
+        shape = tasks.shape(ways=5, shots=5, queries=3)
+        trained = Trained("noisy/1", {}, identity(shape.x), Prototypical(), {}, tasks, shape, 1)
+        opened = open_test(tasks, lambda row: None)
+        assert _evaluated(trained, tasks, opened, "test", 10, 0, 0, "loop", lambda words: None).verification == area
 
 
 def test_what_ordinary_training_reads_is_clean() -> None:
