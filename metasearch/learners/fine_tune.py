@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 from metasearch.learners import Learner, Loss, _tuning, inner
 from metasearch.learners.prototypical import prototypes
 from metasearch.nets import Block, Net, Params, adapted
-from metasearch.tasks import Episode
+from metasearch.tasks import Episode, TaskDistribution, TaskShape
 
 Head = Literal["zero", "random", "prototypes", "kept"]
 HEADS: tuple[Head, ...] = ("zero", "random", "prototypes", "kept")
@@ -61,6 +61,12 @@ class FineTune(Learner):
         )
         if self.start not in HEADS:
             raise ValueError(f"start is one of {', '.join(HEADS)}, but got {self.start!r}")
+
+    def check(self, tasks: TaskDistribution, shape: TaskShape) -> None:
+        super().check(tasks, shape)
+        if self.start == "prototypes" and tasks.kind != "classes":
+            raise ValueError(f"start='prototypes' begins at the means of classes, but {type(tasks).__name__} is of {tasks.kind}. "
+                             "Choose zero or kept.")
 
     def init(self, net: Net, generator: Generator) -> Params:
         drawn = net.init(generator)

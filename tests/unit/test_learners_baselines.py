@@ -15,7 +15,7 @@ from metasearch import tasks as task_room
 from metasearch.learners import Learner
 from metasearch.learners.baseline_pp import BaselinePP, cosines, scale_for
 from metasearch.learners.centroid import Centroid
-from metasearch.learners.fine_tune import FineTune
+from metasearch.learners.fine_tune import FineTune, Head
 from metasearch.learners.joint import Joint
 from metasearch.learners.maml import MAML
 from metasearch.learners.prototypical import Prototypical
@@ -214,6 +214,18 @@ def test_looks_at_a_net_whose_head_was_dropped_are_looks_at_its_body() -> None:
 def test_wrong_fields_are_refused(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         FineTune(**wrong)  # type: ignore[arg-type]
+
+
+def test_prototypes_are_of_classes_alone() -> None:
+    """Values are no labels: their weighted means are no place for a head to begin at."""
+    waves = Sinusoid()
+    shape = waves.shape(ways=1, shots=5, queries=5)
+    with pytest.raises(ValueError, match=r"means of classes, but Sinusoid is of regression\. Choose zero or kept"):
+        FineTune().check(waves, shape)
+    FineTune().check(Blobs(), Blobs().shape(ways=3, shots=1, queries=1))
+    starts: tuple[Head, ...] = ("zero", "kept", "random")
+    for start in starts:
+        FineTune(start=start).check(waves, shape)
 
 
 @pytest.mark.parametrize("learner", [FineTune(start="random"), FineTune(start="kept"), BaselinePP()], ids=str)
