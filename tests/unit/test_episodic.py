@@ -295,11 +295,12 @@ def test_a_config_whose_training_episodes_the_tasks_cannot_give_is_infeasible() 
 
     def wide(config: Config, shape: TaskShape) -> Recipe:
         net = mlp(shape.x, None, norm=Norm() if "norm" in config else None, mode=config.get("norm", "none"))  # type: ignore[arg-type]
-        fit = {"fit": Pretrain()} if config["pretrained"] else {}
-        return Recipe(net, Prototypical(), adam(0.01), 1, 2, shape._replace(ways=20), **fit)
+        made = Recipe(net, Prototypical(), adam(0.01), 1, 2, shape._replace(ways=20))
+        return replace(made, fit=Pretrain()) if config["pretrained"] else made
 
     train = Train(wide, few, shape, validation_episodes=4, mode="vmap")
-    for refused in ({"pretrained": False}, {"pretrained": True, "norm": "inductive"}):
+    configs: list[Config] = [{"pretrained": False}, {"pretrained": True, "norm": "inductive"}]
+    for refused in configs:
         with pytest.raises(Infeasible, match=r"cannot be drawn: .*12 classes"):
             _run(train, Trial(0), refused)
     assert _run(train, Trial(0), {"pretrained": True})[-1].score is not None
@@ -349,11 +350,11 @@ def test_under_semi_a_net_is_given_no_more_at_once_than_in_the_other_modes(shots
         return (z - z.mean(0)) / z.std(0, correction=0)
 
     net = Net(lambda generator: {}, normed, features=3, norm="semi")
-    given = (Prototypical(), task_room.build("blobs", {}), {}, Episode(x, y, query_x, query_y))
-    mapped = scores(net, *given, mode="vmap", chunk=chunk)
+    tasks, episodes = task_room.build("blobs", {}), Episode(x, y, query_x, query_y)
+    mapped = scores(net, Prototypical(), tasks, {}, episodes, mode="vmap", chunk=chunk)
     most = (chunk or 25) * (m + q)
     assert most / 4 < max(rows) <= most
-    torch.testing.assert_close(mapped, scores(net, *given, mode="loop"))
+    torch.testing.assert_close(mapped, scores(net, Prototypical(), tasks, {}, episodes, mode="loop"))
 
 
 def test_a_query_is_compared_with_one_support_of_its_class_and_one_of_another() -> None:
