@@ -80,12 +80,13 @@ def clean(recipe_of: RecipeOf, space: Space, path: str, config: Config, shape: T
     """The recipe of a config without its augmentation, and with the logits of all that there could be.
 
     path: the Choice of places. Raises ValueError where the config's option of it opens no sub-policies of two operations, or such
-    as what is found cannot be written into, or the recipe does not use them at the place that the option names; and where one of
-    the operations cannot act on these pictures.
+    as what is found cannot be written into, or the recipe does not use them, in tenths, at the place that the option names; and
+    where one of the operations cannot act on these pictures.
     """
     recipe, option = recipe_of(config, shape), str(config[path])
     names, count = searchable(space, path, option)
     places, policy = _placed(recipe, path, option)
+    _in_tenths(policy, config, f"{path}.sub", count)
     around = replace(places, versions=1, **{option: None})  # type: ignore[arg-type]
     try:
         any_of = SubPolicies(tuple((Step(name),) for name in names))
@@ -138,6 +139,28 @@ def _placed(recipe: Recipe, path: str, option: str) -> tuple[Places, SubPolicies
         raise ValueError(f"dada searches at the place that {path} names, one of {', '.join(PLACES)}, but with {path} = {option} "
                          f"the recipe has no sub-policies at a place of that name. Name the options of {path} as their places.")
     return places, policy
+
+
+def _in_tenths(policy: SubPolicies, config: Config, at: str, count: int) -> None:
+    """Raises ValueError if a step under `at` is not in the recipe's policy, with its levels as tenths: what is found would then
+    mean something else in the training that follows."""
+    there = [step for choice in policy.choices for step in choice]
+    for i in range(count):
+        for j in (0, 1):
+            name, probability, magnitude = (config[f"{at}.{i}.step.{j}.{what}"] for what in ("operation", *TENTHS))
+            wanted = Step(str(name), int(probability) / 10, int(magnitude) / 10)
+            if wanted.probability and not any(_alike(step, wanted) for step in there):
+                found = next((step for step in there if find(step.operation) == find(wanted.operation)), "no such step")
+                raise ValueError(f"dada writes tenths into {at}: probability {probability} and magnitude {magnitude} stand for "
+                                 f"{wanted}, but the recipe makes {found} of them. search_spaces/_policies.py has what makes "
+                                 f"policies of tenths: policy(config, path)")
+
+
+def _alike(one: Step, other: Step) -> bool:
+    """The same in effect: not every operation has a magnitude."""
+    operation = find(one.operation)
+    return operation == find(other.operation) and math.isclose(one.probability, other.probability) and (
+        not operation.unit or math.isclose(one.magnitude, other.magnitude, abs_tol=1e-9))
 
 
 def _searching(recipe: Recipe, searched: Searched) -> Recipe:

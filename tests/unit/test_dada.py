@@ -293,6 +293,30 @@ def test_operations_that_cannot_act_on_the_pictures_are_refused_before_anything_
     assert not said or "dada tries every operation that place = query opens: " in " ".join(problems)
 
 
+@pytest.mark.parametrize(("tenths", "said"), [
+    ("9", "stand for Step(operation='contrast', probability=0.5, magnitude=0.5), but the recipe makes Step(operation='contrast', "
+          "probability=0.5, magnitude=0.55"),
+    ("10", ""),
+])
+def test_a_recipe_that_does_not_read_levels_as_tenths_is_refused_before_anything_starts(
+    tenths: str, said: str, tmp_path: Path
+) -> None:
+    """It would train another policy than the one that was found."""
+    (tmp_path / "space.py").write_text(STEPS % "Repeat(Int(2, 2), two())" + f"""
+from dataclasses import replace
+from metasearch.augment import Places, Step, SubPolicies
+from metasearch.space import items
+
+def recipe(config, shape):
+    read = lambda one: Step(one["operation"], one["probability"] / 10, one["magnitude"] / {tenths})
+    subs = tuple(tuple(read(one) for one in items(sub, "step")) for sub in items(config, "place.sub"))
+    return replace(augmentation.recipe(config, shape), augment=Places(query=SubPolicies(subs)))
+""")
+    problems = Study.from_text(STUDY, [f"space={tmp_path / 'space.py'}"]).problems()
+    assert said in " ".join(problems)
+    assert said or not problems
+
+
 def test_operations_that_mix_pictures_are_refused_for_whole_classes(tmp_path: Path) -> None:
     (tmp_path / "space.py").write_text(STEPS.replace('"query"', '"task"') % "Repeat(Int(2, 2), two(('cutmix', 'rotate')))")
     said = " ".join(Study.from_text(STUDY, [f"space={tmp_path / 'space.py'}"]).problems())
