@@ -92,16 +92,25 @@ def narrowed(net: Net, numbers: Mapping[str, int]) -> Net:
     return net._replace(apply=fixed(net.apply), body=None if net.body is None else fixed(net.body), blocks=blocks)
 
 
-def only(space: Space, paths: Collection[str], prefix: str = "") -> Space:
+def only(space: Space, paths: Collection[str]) -> Space:
     """The space of some of its decisions. Those of a Repeat stay items of one, so that a controller knows skip connections.
 
-    Raises ValueError for decisions in a Repeat whose count is one, too: which of them are in force is then not known.
+    Raises ValueError for decisions that not every config makes: in a Repeat whose count is one, too, or opened by an option.
     """
+    held: set[str] = set()
+    found = _only(space, paths, "", held)
+    if opened := [path for path in paths if path not in held]:
+        raise ValueError(f"RELAXED names {', '.join(opened)}, but only some options of another decision open that: a mixture is of "
+                         f"decisions that every config makes")
+    return found
+
+
+def _only(space: Space, paths: Collection[str], prefix: str, held: set[str]) -> Space:
     found: dict[str, Dim] = {}
     for name, dim in space.dims.items():
         path = prefix + name
         if isinstance(dim, Repeat):
-            bodies = tuple(only(body, paths, f"{path}.{i}.") for i, body in enumerate(dim.bodies))
+            bodies = tuple(_only(body, paths, f"{path}.{i}.", held) for i, body in enumerate(dim.bodies))
             if any(body.dims for body in bodies):
                 if dim.count.low != dim.count.high:
                     said = f"RELAXED names decisions of '{path}', but how many items that has is itself one"
@@ -109,6 +118,7 @@ def only(space: Space, paths: Collection[str], prefix: str = "") -> Space:
                 found[name] = Repeat(dim.count, bodies)
         elif path in paths:
             found[name] = dim
+            held.add(path)
     return Space(found)
 
 

@@ -289,14 +289,15 @@ def a_vmap_and_a_loop_give_the_same_gradient(module: ModuleType) -> None:
 
 def optional_names_keep_their_contracts(module: ModuleType) -> None:
     from metasearch.objectives.recipe import Recipe
+    from metasearch.objectives.shared import only
 
     space: Space = module.SPACE
     kind, feasible = _kind(module)
     _, shape = kind.built()
     relaxed, named = getattr(module, "relaxed", None), getattr(module, "RELAXED", None)
     if (relaxed is None) != (named is None):
-        only = "RELAXED" if relaxed is None else "relaxed"
-        raise Broken(f"RELAXED and relaxed(config, shape) go together, but only {only} is there.")
+        there = "RELAXED" if relaxed is None else "relaxed"
+        raise Broken(f"RELAXED and relaxed(config, shape) go together, but only {there} is there.")
     if relaxed is not None and named is not None:
         paths = {path for path, _ in space.columns()}
         for path in named:
@@ -307,6 +308,10 @@ def optional_names_keep_their_contracts(module: ModuleType) -> None:
         for path in named:
             choice = isinstance(leaves[path], Choice)
             _equal(choice, f"RELAXED names '{path}', which is no Choice: a mixture has a share for every option")
+        try:
+            only(space, named)
+        except ValueError as error:
+            raise Broken(str(error)) from error
         for config in feasible[:MOST_MIXED]:
             _mixture_is_its_corner(module, config, kind)
     for config in _samples(space)[:50]:

@@ -149,7 +149,7 @@ def test_limits_that_no_architecture_keeps_are_refused_before_it_starts(method: 
     assert Study.from_text(STUDY, [*overrides, "limits.max_params=200_000", "limits.max_latency_ms=1e-9"]).problems() == []
 
 
-@pytest.mark.parametrize("method", ["darts", "enas", "random-sharing"])
+@pytest.mark.parametrize("method", ["darts", "enas", "random-sharing", "auto-maml"])
 @pytest.mark.parametrize(("change", "said"), [
     ("RELAXED = ('a', 'bb')", "names 'bb', which is no path of SPACE"),
     ("RELAXED = ()", "must name the dimensions"),
@@ -158,6 +158,9 @@ def test_limits_that_no_architecture_keeps_are_refused_before_it_starts(method: 
     ("RELAXED = ('a',)", "begins arch/b: name them in RELAXED"),
     ("relaxed = recipe", "begins none for a, b"),
     ("SPACE = Space({**SPACE.dims, 'a': Choice(('none', 'see'))})", "begins none for a."),
+    ("SPACE = Space({'kind': Choice({'deep': SPACE, 'flat': Space({})})})\nRELAXED = ('kind.a', 'kind.b')",
+     "RELAXED names kind.a, kind.b, but only some options of another decision open that"),
+    ("SPACE = Space({'cell': Repeat(Int(1, 2), SPACE)})\nRELAXED = ('cell.0.a', 'cell.1.a')", "fix its count"),
 ])
 def test_a_mixture_that_does_not_fit_its_space_is_refused_before_it_is_trained(
     tmp_path: Path, method: str, change: str, said: str

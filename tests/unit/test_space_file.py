@@ -101,6 +101,10 @@ def test_optional_names_are_checked_too(tmp_path: Path, more: str, said: str) ->
     ("", None),
     ("SPACE = Space({k: Choice(d.values[::-1]) for k, d in SPACE.dims.items()})", "options must have one order in both"),
     ("RELAXED = ('width',)\nSPACE = Space({**SPACE.dims, 'width': Int(1, 2)})", "'width', which is no Choice"),
+    ("SPACE = Space({'edges': Choice({'all': SPACE})})\nRELAXED = tuple(f'edges.{name}' for name in RELAXED)\n"
+     "relaxed = recipe = lambda config, shape: mixed({}, shape)", "but only some options of another decision open that"),
+    ("SPACE = Space({'edge': Repeat(Int(1, 2), Space({'op': SPACE.dims['e10']}))})\nRELAXED = ('edge.0.op',)\n"
+     "relaxed = recipe = lambda config, shape: mixed({}, shape)", "how many items that has is itself one"),
     ("relaxed = partial(nasbench201.relaxed, design=Cells(8, 1))", "in another shape: net/"),
     ("def relaxed(config, shape):\n    made = mixed(config, shape)\n    return replace(made, net=made.net._replace("
      "apply=lambda p, x: made.net.apply({**p, 'arch/e10': 0 * p['arch/e10']}, x)))", "relaxed computes something else"),
@@ -108,7 +112,7 @@ def test_optional_names_are_checked_too(tmp_path: Path, more: str, said: str) ->
 def test_a_mixture_with_one_option_left_is_the_net_of_that_option(tmp_path: Path, more: str, said: str | None) -> None:
     body = (
         "from dataclasses import replace\nfrom functools import partial\nfrom search_spaces import nasbench201\n"
-        "from search_spaces.nasbench201 import RELAXED, SPACE, Cells\nfrom metasearch.space import Choice, Int, Space\n"
+        "from search_spaces.nasbench201 import RELAXED, SPACE, Cells\nfrom metasearch.space import Choice, Int, Repeat, Space\n"
         "recipe, mixed = (partial(f, design=Cells(2, 1)) for f in (nasbench201.recipe, nasbench201.relaxed))\nrelaxed = mixed\n"
     )
     file = tmp_path / "mine.py"
