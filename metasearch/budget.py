@@ -84,7 +84,7 @@ class Coverage:
         """The smallest number of trials that reaches the goal."""
         with localcontext(prec=self._digits):
             tie = self._tie
-            goal = (1 - Decimal(repr(self.confidence))).ln()
+            goal = (1 - Decimal(repr(float(self.confidence)))).ln()
             if self._log_miss(1) <= goal + tie:
                 return 1
             if not self.distinct:

@@ -107,10 +107,12 @@ def drawn(module: ModuleType, config: Config) -> tuple[Graph, ...]:
 
 
 def _reached(start: Iterable[str], steps: list[tuple[str, str]]) -> set[str]:
+    after: dict[str, list[str]] = {}
+    for here, there in steps:
+        after.setdefault(here, []).append(there)
     found, left = set(start), list(start)
     while left:
-        here = left.pop()
-        new = {after for before, after in steps if before == here} - found
+        new = set(after.get(left.pop(), ())) - found
         found |= new
         left += new
     return found

@@ -48,9 +48,17 @@ def parameters(meta: Params) -> int:
 
 
 def flops(net: Net, meta: Params, x_shape: tuple[int, ...]) -> int:
-    """Operations of one forward of one input (2 x multiply-adds)."""
+    """Operations of one forward of one input (2 x multiply-adds). Of shapes alone, but for a net that has constants of its own on
+    a device, or looks at numbers: that one is computed."""
+    try:
+        return _flops(net, meta, x_shape, "meta")
+    except RuntimeError:
+        return _flops(net, meta, x_shape, "cpu")
+
+
+def _flops(net: Net, meta: Params, x_shape: tuple[int, ...], device: str) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        _forward(net, meta)(_shapes(meta), _empty(1, *x_shape))
+        _forward(net, meta)(_zeros(meta, device), torch.zeros(1, *x_shape, device=device))
     return int(counter.get_total_flops())
 
 
@@ -112,11 +120,21 @@ def naswot(net: Net, meta: Params, x: Tensor) -> float:
 
 def _episode_flops(net: Net, learner: Learner, tasks: TaskDistribution, meta: Params, shape: TaskShape) -> int:
     groups = shape.ways if tasks.kind == "classes" else 1
-    rows = groups * (shape.shots + shape.queries)
     # numbers flow only where that is quicker than shapes alone, whose every operation costs a millisecond
-    device = "cpu" if flops(net, meta, shape.x) * rows < QUICK else "meta"
-    learner, meta = learner.at_test(), {k: torch.zeros(v.shape, device=device) for k, v in meta.items()}
-    x, y = torch.zeros(rows, *shape.x, device=device), torch.zeros(groups * shape.shots, shape.ways, device=device)
+    if flops(net, meta, shape.x) * groups * (shape.shots + shape.queries) < QUICK:
+        return _adapting(net, learner, tasks, meta, shape, groups, "cpu")
+    try:
+        return _adapting(net, learner, tasks, meta, shape, groups, "meta")
+    except RuntimeError:  # as in `flops`
+        return _adapting(net, learner, tasks, meta, shape, groups, "cpu")
+
+
+def _adapting(
+    net: Net, learner: Learner, tasks: TaskDistribution, meta: Params, shape: TaskShape, groups: int, device: str
+) -> int:
+    learner, meta = learner.at_test(), _zeros(meta, device)
+    x = torch.zeros(groups * (shape.shots + shape.queries), *shape.x, device=device)
+    y = torch.zeros(groups * shape.shots, shape.ways, device=device)
     with gradients.on_tape(graphs=False), FlopCounterMode(display=False) as counter:
         task = learner.adapt(net, tasks.loss, meta, x[: len(y)], y)
         learner.predict(net, meta, task, x[len(y):])
@@ -129,9 +147,5 @@ def _forward(net: Net, meta: Params) -> Apply:
     return net.apply if head <= meta.keys() else net.embed
 
 
-def _shapes(meta: Params) -> Params:
-    return {k: _empty(*v.shape) for k, v in meta.items()}
-
-
-def _empty(*shape: int) -> Tensor:
-    return torch.empty(shape, device="meta")
+def _zeros(meta: Params, device: str) -> Params:
+    return {k: torch.zeros(v.shape, device=device) for k, v in meta.items()}

@@ -15,6 +15,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import inspect
+import json
 import sys
 import traceback
 from collections.abc import Iterable
@@ -133,25 +134,58 @@ class _FromSource(importlib.machinery.SourceFileLoader):
         return compile(Path(self.path).read_bytes(), self.path, "exec", dont_inherit=True)
 
 
+_imported: dict[str, str] = {}  # name of a user's file as a module -> hash of its text
+
+
+def renew() -> None:
+    """What is edited between two studies of one process (a notebook) is read anew; in a running study nothing is. Modules that a
+    file imports stay as they are."""
+    for name, text in list(_imported.items()):
+        file = Path(str(sys.modules[name].__file__)) if name in sys.modules else None
+        if file is None or (file.is_file() and _hash(file.read_bytes()) != text):
+            sys.modules.pop(name, None)
+            del _imported[name]
+
+
+def _hash(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UnknownName(f"there is no file {path}")
     path = path.resolve()
-    unique = f"metasearch_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    unique = f"metasearch_user_{path.stem}_{_hash(str(path).encode())[:8]}"
     if unique in sys.modules:
         return sys.modules[unique]
     loader = _FromSource(unique, str(path))
     loaded = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(unique, loader, origin=str(path)))
     loaded.__file__ = str(path)
+    _imported[unique] = _hash(path.read_bytes())
     sys.modules[unique] = loaded
     try:
         # what a user's file prints is talk, for stdout is for data; and where a study lives does not depend on what it does
         with contextlib.chdir("."), contextlib.redirect_stdout(sys.stderr):
             loader.exec_module(loaded)
     except BaseException:
-        del sys.modules[unique]
+        del sys.modules[unique], _imported[unique]
         raise
     return loaded
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Is a plain value (a list for a tuple) of an annotated type? An int is a float, a bool is no number; what is of a type that
+    has no JSON is left to the constructor."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic.errors import PydanticUserError
+
+    try:
+        TypeAdapter(hint, config=ConfigDict(strict=True)).validate_json(json.dumps(value, default=str))
+    except PydanticUserError:
+        return True  # a type that pydantic does not know
+    except ValidationError:
+        return False
+    return True
 
 
 def find(room: str, name: str, base: type) -> type[Any]:

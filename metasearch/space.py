@@ -37,7 +37,8 @@ from numpy.typing import NDArray
 from metasearch.plugins import did_you_mean
 from metasearch.records import Config, Value
 
-__all__ = ["Choice", "Dim", "Float", "Int", "Leaf", "Repeat", "Space", "canonical", "digest", "items", "origin", "sub"]
+# not `canonical`, which in a space file is a name of its own
+__all__ = ["Choice", "Dim", "Float", "Int", "Leaf", "Repeat", "Space", "digest", "items", "origin", "sub"]
 
 STEP = 0.1  # standard deviation of a mutation's Gaussian step, as a share of the encoded range
 MOST_VALUES = 2**40  # of an Int: more could not be told apart in a float64 in [0, 1], on a log scale
@@ -73,6 +74,8 @@ class Float:
             raise ValueError(f"`high - low` must be finite for a Float, {got} Use narrower bounds.")
         if self.log and self.low <= 0:
             raise ValueError(f"`low > 0` must hold for a Float with log=True, {got} Raise low, or leave log out.")
+        if self.log and not self._log_range > 0:
+            raise ValueError(f"the logarithms of the bounds must differ for a Float with log=True, {got} Leave log out.")
 
     @property
     def size(self) -> float:
@@ -146,6 +149,8 @@ class Int:
             raise ValueError(f"an Int has at most 2**40 values, {got} Use narrower bounds, or a Float that the recipe rounds.")
         if self.log and self.low < 1:
             raise ValueError(f"`low >= 1` must hold for an Int with log=True, {got} Raise low, or leave log out.")
+        if self.log and self.low >= 2**1023:
+            raise ValueError(f"`low < 2**1023` must hold for an Int with log=True, {got} Leave log out.")
 
     @property
     def size(self) -> int:
@@ -211,14 +216,15 @@ class Choice:
     def __post_init__(self) -> None:
         spaces: tuple[Space, ...] = ()
         if isinstance(self.options, Mapping):
-            values: tuple[Value, ...] = tuple(self.options)
-            spaces = tuple(self.options.values())
-            for name, space in self.options.items():
+            options = {_scalar(name) if isinstance(name, str) else name: space for name, space in self.options.items()}
+            values: tuple[Value, ...] = tuple(options)
+            spaces = tuple(options.values())
+            for name, space in options.items():
                 if not isinstance(name, str) or not name:
                     raise ValueError(f"an option that opens a sub-space needs a name, but got {name!r}.")
                 if not isinstance(space, Space):
                     raise ValueError(f"option {name!r} must open a Space, but got {space!r}. An empty one is Space({{}}).")
-            _set(self, options=MappingProxyType(dict(self.options)))
+            _set(self, options=MappingProxyType(options))
         elif isinstance(self.options, Sequence) and not isinstance(self.options, str):
             values = tuple(_scalar(option) for option in self.options)
             _set(self, options=values)
@@ -736,15 +742,19 @@ def _set(frozen: object, **values: object) -> None:
 
 
 def _scalar(value: object) -> Value:
-    """A plain finite scalar; numpy's are made plain, -0.0 becomes 0.0."""
+    """A plain finite scalar; numpy's and members of enums are made plain, as JSON gives them back; -0.0 becomes 0.0."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"a value must be finite, but got {value!r}.")
         return float(value) + 0.0
-    if isinstance(value, bool | int | str):
+    if isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return value if type(value) is int else int.__int__(value)
+    if isinstance(value, str):
+        return value if type(value) is str else str.__str__(value)
     raise ValueError(f"a value must be a bool, int, float or str, but got {value!r} ({type(value).__name__}).")
 
 

@@ -50,6 +50,8 @@ class Plan(NamedTuple):
 
 def joined(plans: Sequence[Plan]) -> Plan:
     """Several plans side by side; the shorter ones end in rounds that do nothing."""
+    if not plans:
+        return Plan.nothing(1, 0)
     rounds = max(plan.operation.shape[0] for plan in plans)
     filled = []
     for plan in plans:

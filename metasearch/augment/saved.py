@@ -100,6 +100,9 @@ def _told(value: object) -> Any:
     if isinstance(value, Step):
         return {"operation": value.operation, "probability": value.probability, "magnitude": value.magnitude}
     if isinstance(value, Policy | Places):
+        if type(value) not in NAMES:
+            raise ValueError(f"{type(value).__name__} cannot be saved: a file holds policies of these kinds: {', '.join(KINDS)}. "
+                             f"Make it of them, or keep the code that makes it.")
         own = {f.name: getattr(value, f.name) for f in fields(value)}  # type: ignore[arg-type]  # all are dataclasses
         return {"kind": NAMES[type(value)], **{k: _told(v) for k, v in own.items() if v is not None and v != ()}}
     return [_told(one) for one in value] if isinstance(value, tuple) else value

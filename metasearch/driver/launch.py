@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from metasearch import plugins
 from metasearch.driver import start
 from metasearch.driver.director import Director
 from metasearch.driver.folder import logged, must_be_free, must_be_gone
@@ -89,6 +90,7 @@ def run(study: Study, *, home: Path | None = None, show: Show | None = None) -> 
 
     Raises StudyError with everything that does not fit, before anything starts; StudyMismatch if a study of this name is there.
     """
+    plugins.renew()
     folder = study_folder(study.name, home_of(home))
     if (folder / "ledger.sqlite").exists():
         raise StudyMismatch(f"a study '{study.name}' is in {folder} already. Resume it, or give the new one another name.")
@@ -110,6 +112,7 @@ def resume(
     changed since, if all its trials are in the space as it is now; the ledger says so. steal: take it from a driver on a
     machine that is gone, whose lock is left. Raises StudyMismatch if its data are no longer those of its earlier trials.
     """
+    plugins.renew()
     folder = study_folder(name, home_of(home))
     (must_be_gone if steal else must_be_free)(folder)
     mend(folder)

@@ -230,11 +230,13 @@ class Study(_Table):
     @classmethod
     def from_toml(cls, path: str | Path, overrides: Iterable[str] = ()) -> Study:
         """Reads a study file and applies `key=value` overrides. Raises StudyError with every mistake at once."""
+        plugins.renew()
         return cls.from_source(study_file.read(Path(path), overrides))
 
     @classmethod
     def from_text(cls, text: str, overrides: Iterable[str] = (), *, where: str = "study") -> Study:
         """The same from a string; paths in it are relative to the current folder."""
+        plugins.renew()
         return cls.from_source(study_file.parse(text, overrides, where=where))
 
     @classmethod

@@ -74,13 +74,13 @@ class Twins:
         return status == "error" or (status in ("oom", "infeasible") and self._canonical is not None)
 
     def _key(self, proposal: Proposal) -> Key:
-        config = proposal.config
-        if self._canonical is not None and not self._space.problems(config):
+        name = digest(proposal.config)
+        if self._canonical is not None and not self._space.problems(proposal.config):
             try:
-                config = self._canonical(dict(config))
+                name = digest(self._canonical(dict(proposal.config)))
             except Exception as error:  # a mistake in the space's file: this config then stands for itself
-                log.warning("canonical(%s) of space '%s' fails: %s", config, self._study.space_name, error)
-        return digest(config), proposal.parent, proposal.until, tuple(sorted(proposal.moved.items()))
+                log.warning("canonical(%s) of space '%s' fails: %s", proposal.config, self._study.space_name, error)
+        return name, proposal.parent, proposal.until, tuple(sorted(proposal.moved.items()))
 
 
 def reuse(number: int, proposal: Proposal, first: TrialRow) -> Ending:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from metasearch.objectives import Infeasible
 from metasearch.plugins import did_you_mean
 from metasearch.space import Choice, Space
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from metasearch.objectives.train import Train
 
 __all__ = ["Study", "augmented", "relaxation"]
+
+TRIES = 30  # configs of which one must augment
 
 
 class Named(Protocol):
@@ -70,9 +74,10 @@ def relaxation(study: Study) -> tuple[ModuleType, tuple[str, ...]]:
 def augmented(study: Study, train: Train) -> None:
     """Raises ValueError, with what would work, for a space in which no config augments anything."""
     space = study.space()
-    for u in (0.5, 0.0, 1.0):
+    corners = [space.decode([u] * space.width) for u in (0.5, 0.0, 1.0)]
+    for config in (*corners, *(space.sample(np.random.default_rng(seed)) for seed in range(TRIES))):
         try:
-            if train.built(space.decode([u] * space.width)).augment is not None:
+            if train.built(config).augment is not None:
                 return
         except Infeasible:
             return  # another config may not be

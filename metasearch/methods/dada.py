@@ -16,6 +16,7 @@ from metasearch.objectives import Infeasible, Objective
 from metasearch.objectives.dada import Dada, Estimator, Magnitudes, clean, searchable
 from metasearch.objectives.optimizer import adam
 from metasearch.objectives.recipe import RecipeOf
+from metasearch.objectives.relaxed import check_rate
 from metasearch.objectives.train import Train
 from metasearch.space import Choice, Space
 from metasearch.strategies import Strategy
@@ -64,6 +65,7 @@ def method(study: Study) -> tuple[Strategy, Objective]:
         "Give the recipe a learner that does, such as prototypical or maml, or take a method that wants scores only: "
         "autoaugment, pba, random, tpe or regularized-evolution."))
     objective.check_classes(middle)
+    check_rate(given.xi, objective.supernet, middle)
     return Seeds(space, (), seed=study.seed), objective
 
 

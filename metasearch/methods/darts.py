@@ -12,7 +12,7 @@ from metasearch.methods import Study, relaxation
 from metasearch.methods._one_shot import Checked, arguments
 from metasearch.objectives import Objective
 from metasearch.objectives.optimizer import adam
-from metasearch.objectives.relaxed import Hypergradient, Relaxed
+from metasearch.objectives.relaxed import Hypergradient, Relaxed, check_rate
 from metasearch.strategies import Strategy
 from metasearch.strategies._seeds import Seeds
 
@@ -49,4 +49,6 @@ def method(study: Study) -> tuple[Strategy, Objective]:
     objective.check_derive(middle)
     objective.check_classes(middle)
     objective.check_limits(middle)
+    if given.hypergradient != "first":
+        check_rate(given.xi, objective.supernet, middle)
     return Seeds(space, dims, seed=study.seed), objective

@@ -43,7 +43,7 @@ def tested(augment: object, episodes: Episode, how: Moments | None) -> Episode:
 def moments(tasks: TaskDistribution) -> Moments | None:
     """How pictures are normalised, which tasks say by an attribute `moments`: (means, standard deviations), a number a channel.
     None: they are in 0..1, as those of tasks without it are taken to be."""
-    mean, std = getattr(tasks, "moments", ((), ()))
+    mean, std = getattr(tasks, "moments", None) or ((), ())
     return (mean, std) if len(mean) else None
 
 

@@ -119,12 +119,17 @@ def mean_gradient(
         with gradients.on_tape():
             found = [learner.episode_gradient(net, loss, meta, episodes.select(i)) for i in range(episodes.count)]
         grads = {k: torch.stack([g[k] for g, _ in found]).mean(0) for k in found[0][0]} if len(found) > 1 else found[0][0]
-        return grads, {k: torch.stack([m[k].detach() for _, m in found]).mean(0) for k in found[0][1]}
+        return grads, {k: _mean(torch.stack([m[k].detach() for _, m in found])) for k in found[0][1]}
     if learner.pooled:
         return _pooled_gradient(learner, net, loss, meta, episodes, chunk)
     each = torch.func.vmap(partial(learner.episode_gradient, net, loss, meta), chunk_size=chunk)
     many, metrics = each(episodes)
-    return {k: g.mean(0) for k, g in many.items()}, {k: m.mean(0) for k, m in metrics.items()}
+    return {k: g.mean(0) for k, g in many.items()}, {k: _mean(m) for k, m in metrics.items()}
+
+
+def _mean(metric: Tensor) -> Tensor:
+    """Of a metric [episodes], which may be a count, or yes or no."""
+    return (metric if metric.is_floating_point() else metric.float()).mean(0)
 
 
 def _pooled_gradient(
@@ -149,7 +154,7 @@ def _pooled_gradient(
         each = torch.func.vmap(lambda e: learner.episode_loss(net, loss, {**fixed, **free}, e))
         values, metrics = each(episodes)
         value = values.mean()
-        return value, {"loss": value, **{k: m.mean() for k, m in metrics.items()}}
+        return value, {"loss": value, **{k: _mean(m) for k, m in metrics.items()}}
 
     grads, metrics = torch.func.grad(mean_loss, has_aux=True)(only_learnt(meta))
     return {k: g.detach() for k, g in grads.items()}, {k: m.detach() for k, m in metrics.items()}

@@ -27,7 +27,8 @@ def scores(
         torch.stack([tasks.score(o, y) for o, y in zip(part, ys, strict=True)]).cpu()
         for part, ys in outputs(net, learner, tasks, meta, episodes, mode=mode, chunk=chunk)
     ]
-    return torch.cat(found) if found else torch.zeros(0)
+    told = torch.cat(found) if found else torch.zeros(0)
+    return told if told.is_floating_point() else told.float()  # counts are scores, too
 
 
 def outputs(

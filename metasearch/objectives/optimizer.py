@@ -17,8 +17,8 @@ from torch import Tensor
 from metasearch.nets import Params
 
 __all__ = [
-    "Optimizer", "Schedule", "adam", "by_prefix", "clipped", "clipped_norm", "constant", "cosine", "linear", "sgd",
-    "steps_down",
+    "Optimizer", "Schedule", "adam", "by_prefix", "clipped", "clipped_norm", "constant", "cosine", "head", "linear",
+    "sgd", "steps_down",
 ]
 
 Schedule = Callable[[Tensor], Tensor | float]  # progress [] in [0, 1] -> what the rate is multiplied with
@@ -167,6 +167,15 @@ def by_prefix(rules: Mapping[str, Optimizer]) -> Optimizer:
         return new, kept
 
     return Optimizer(init, update, {f"{prefix}:{k}": v for prefix, rule in rules.items() for k, v in rule.rates.items()})
+
+
+def head(rates: Params, key: str) -> str | None:
+    """How the names begin that the rule which moves `key` has in rates and state: "", or "lr/:" of `by_prefix`; None: no rule
+    moves it."""
+    heads = {name[: name.rfind(":") + 1] for name in rates} or {""}
+    prefixes = {one: one[:-1].split(":") if one else [] for one in heads}
+    fitting = [one for one in heads if all(key.startswith(prefix) for prefix in prefixes[one])]
+    return max(fitting, key=lambda one: [len(prefix) for prefix in prefixes[one]], default=None)
 
 
 def _tensor(x: float | Tensor) -> Tensor:

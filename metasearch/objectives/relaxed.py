@@ -32,15 +32,15 @@ from metasearch.objectives import Infeasible, Mode, Trial
 from metasearch.objectives.episodic import in_precision, mean_gradient
 from metasearch.objectives.limits import candidates, some_within
 from metasearch.objectives.one_shot import ARCH, Last, OneShot, parted, without_gradient
-from metasearch.objectives.optimizer import Optimizer, adam
+from metasearch.objectives.optimizer import Optimizer, adam, head
 from metasearch.objectives.recipe import Precision, Recipe
 from metasearch.objectives.training import Setting, Step, to
 from metasearch.records import Config, Proposal
 from metasearch.tasks import Episode
 
 __all__ = [
-    "Hypergradient", "Relaxed", "difference", "exact", "exact_and_value", "first", "mean_loss", "rate_ahead", "step_ahead",
-    "strongest",
+    "Hypergradient", "Relaxed", "check_rate", "difference", "exact", "exact_and_value", "first", "mean_loss", "rate_ahead",
+    "step_ahead", "strongest",
 ]
 
 Hypergradient = Literal["exact", "difference", "first"]
@@ -194,10 +194,10 @@ class Relaxed(OneShot):
                 return mean_loss(learner, net, loss, {**fixed, **w, **a}, part, mode, chunk, recipe.precision)
 
             def slope() -> Params:
-                xi = rate_ahead(self.xi, rates)
-                ahead = partial(step_ahead, own, rates, xi)
                 if self.hypergradient == "first":
                     return first(partial(slopes, val), weights, arch)
+                xi = rate_ahead(self.xi, rates)
+                ahead = partial(step_ahead, own, rates, xi)
                 if self.hypergradient == "difference":
                     # at weights so little apart that bfloat16 would round their difference away
                     full = partial(slopes, train, precision="float32")
@@ -251,13 +251,28 @@ def rate_ahead(xi: float | None, rates: Params) -> Tensor | float:
     return rates["lr"]
 
 
+def check_rate(xi: float | None, supernet: Callable[[Config], Recipe], config: Config) -> None:
+    """Raises ValueError where every trial of a search that looks a step ahead would be refused: see `rate_ahead`."""
+    try:
+        rates = supernet(config).optimizer.rates
+    except Infeasible:
+        return  # another config may not be
+    try:
+        rate_ahead(xi, rates)
+    except Infeasible as error:
+        raise ValueError(str(error)) from error
+
+
 def step_ahead(state: Params, rates: Params, xi: Tensor | float, weights: Params, grads: Params) -> Params:
-    """One step of gradient descent, with the momentum and the decay that the weights' optimiser has."""
-    decay, mu = rates.get("weight_decay", 0.0), rates.get("momentum", 0.0)
-    return {
-        k: w - xi * (grads[k] + decay * w + (mu * state[f"momentum/{k}"] if f"momentum/{k}" in state else 0.0))
-        for k, w in weights.items()
-    }
+    """One step of gradient descent, with the momentum and the decay that the weights' optimiser has. What none of its rules
+    moves stays."""
+    def ahead(k: str, w: Tensor) -> Tensor:
+        if (rule := head(rates, k)) is None:
+            return w
+        decay, mu = rates.get(f"{rule}weight_decay", 0.0), rates.get(f"{rule}momentum", 0.0)
+        return w - xi * (grads[k] + decay * w + mu * state.get(f"{rule}momentum/{k}", 0.0))
+
+    return {k: ahead(k, w) for k, w in weights.items()}
 
 
 def _entropy(arch: Params) -> Tensor:

@@ -100,8 +100,8 @@ def only(space: Space, paths: Collection[str]) -> Space:
     held: set[str] = set()
     found = _only(space, paths, "", held)
     if opened := [path for path in paths if path not in held]:
-        raise ValueError(f"RELAXED names {', '.join(opened)}, but only some options of another decision open that: a mixture is of "
-                         f"decisions that every config makes")
+        raise ValueError(f"RELAXED names {', '.join(opened)}, but only some options of another decision open that: a mixture is "
+                         f"of decisions that every config makes")
     return found
 
 

@@ -8,7 +8,8 @@ import hashlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Generator, Tensor
@@ -221,10 +222,10 @@ def problems(name: str, arguments: Mapping[str, Any]) -> list[str]:
     for key, value in arguments.items():
         if key not in known:
             said.append(f"'{key}' is no argument of {name}.{plugins.did_you_mean(key, known)}")
-        elif not _fits(value, types[key]):
-            said.append(f"{key} of {name} must be {_words(types[key])}, but got {value!r}")
+        elif not plugins.fits(value, hint := types.get(key, Any)):
+            said.append(f"{key} of {name} must be {_words(hint)}, but got {value!r}")
     missing = [key for key, p in known.items() if p.default is p.empty and key not in arguments]
-    said.extend(f"{name} needs the argument '{key}' ({_words(types[key])})" for key in missing)
+    said.extend(f"{name} needs the argument '{key}' ({_words(types.get(key, Any))})" for key in missing)
     return said
 
 
@@ -237,23 +238,9 @@ def build(name: str, arguments: Mapping[str, Any]) -> TaskDistribution:
     return built
 
 
-def _fits(value: object, hint: Any) -> bool:
-    """Is a JSON value of an annotated type? An int is a float, a bool is no number."""
-    options = get_args(hint)
-    if options and not isinstance(hint, type) and all(not isinstance(o, type) for o in options):
-        return value in options and isinstance(value, str)  # Literal["a", "b"]
-    if options:
-        return any(_fits(value, o) for o in options)  # a union
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
 def _words(hint: Any) -> str:
     options = get_args(hint)
-    if options:
+    if options and get_origin(hint) in (Literal, Union, UnionType):
         return " or ".join(_words(o) for o in options if o is not type(None))
     if isinstance(hint, str):
         return repr(hint)  # an option of a Literal
