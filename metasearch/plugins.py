@@ -15,7 +15,6 @@ import importlib
 import importlib.machinery
 import importlib.util
 import inspect
-import json
 import sys
 import traceback
 from collections.abc import Iterable
@@ -171,21 +170,6 @@ def _from_file(path: Path) -> ModuleType:
         del sys.modules[unique], _imported[unique]
         raise
     return loaded
-
-
-def fits(value: object, hint: Any) -> bool:
-    """Is a plain value (a list for a tuple) of an annotated type? An int is a float, a bool is no number; what is of a type that
-    has no JSON is left to the constructor."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-    from pydantic.errors import PydanticUserError
-
-    try:
-        TypeAdapter(hint, config=ConfigDict(strict=True)).validate_json(json.dumps(value, default=str))
-    except PydanticUserError:
-        return True  # a type that pydantic does not know
-    except ValidationError:
-        return False
-    return True
 
 
 def find(room: str, name: str, base: type) -> type[Any]:

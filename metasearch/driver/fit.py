@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
@@ -301,7 +302,16 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def _mistyped(where: str, value: Any, hint: Any) -> list[str]:
     """The value as it came from TOML (a list for a tuple) against the type that is annotated."""
-    return [] if plugins.fits(value, hint) else [f"{where} must be {_spelled(hint)}, but got {value!r:.80}."]
+    from pydantic import ConfigDict, TypeAdapter
+    from pydantic.errors import PydanticUserError
+
+    try:
+        TypeAdapter(hint, config=ConfigDict(strict=True)).validate_json(json.dumps(value, default=str))
+    except PydanticUserError:
+        return []  # a type that pydantic does not know: the constructor checks
+    except ValidationError:
+        return [f"{where} must be {_spelled(hint)}, but got {value!r:.80}."]
+    return []
 
 
 def _spelled(hint: Any) -> str:

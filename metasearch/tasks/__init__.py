@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
 
@@ -222,7 +222,7 @@ def problems(name: str, arguments: Mapping[str, Any]) -> list[str]:
     for key, value in arguments.items():
         if key not in known:
             said.append(f"'{key}' is no argument of {name}.{plugins.did_you_mean(key, known)}")
-        elif not plugins.fits(value, hint := types.get(key, Any)):
+        elif not _fits(value, hint := types.get(key, Any)):
             said.append(f"{key} of {name} must be {_words(hint)}, but got {value!r}")
     missing = [key for key, p in known.items() if p.default is p.empty and key not in arguments]
     said.extend(f"{name} needs the argument '{key}' ({_words(types.get(key, Any))})" for key in missing)
@@ -236,6 +236,25 @@ def build(name: str, arguments: Mapping[str, Any]) -> TaskDistribution:
         raise ValueError("; ".join(said))
     built: TaskDistribution = plugins.find("tasks", name, TaskDistribution)(**arguments)
     return built
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Is a plain value of an annotated type? An int is a float, a bool is no number; what else is annotated, the constructor
+    checks."""
+    kind, options = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in options and isinstance(value, str)
+    if kind in (Union, UnionType):
+        return any(_fits(value, option) for option in options)
+    if kind is dict:
+        return isinstance(value, dict) and all(_fits(each, options[1]) for each in value.values())
+    if kind is not None and isinstance(kind, type) and issubclass(kind, Iterable):
+        return isinstance(value, list | tuple) and all(_fits(each, options[0]) for each in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return hint not in (str, bool, list, dict, type(None)) or isinstance(value, hint)
 
 
 def _words(hint: Any) -> str:

@@ -576,3 +576,19 @@ def test_files_that_hold_no_policy_are_refused_in_words(told: Any, said: str, tm
     assert str(path) in str(error.value)
     with pytest.raises(ValueError, match="holds no policy"):
         augment.load(tmp_path / "none.json")
+
+
+class Own(Policy):
+    """A policy of a user's own."""
+
+    operations = ("flip",)
+
+    def plan(self, n: int, generator: Generator, progress: float | Tensor = 0.0) -> Plan:
+        return Plan.nothing(1, n)
+
+
+def test_a_policy_of_ones_own_says_that_no_file_can_hold_it(tmp_path: Path) -> None:
+    for policy in (Own(), Shared(Own())):
+        with pytest.raises(ValueError, match="Own cannot be saved: a file holds policies of these kinds: sub-policies"):
+            augment.save(policy, tmp_path / "policy.json")
+    assert not (tmp_path / "policy.json").exists()

@@ -148,3 +148,7 @@ def test_a_goal_that_cannot_be_says_why(total: int, top: int, confidence: float,
 def test_a_number_of_trials_is_a_whole_one(trials: int) -> None:
     with pytest.raises(ValueError, match="number of trials"):
         Coverage(10, 1, 0.9).reached(trials)
+
+
+def test_a_confidence_may_be_numpys() -> None:
+    assert Coverage(1000, 10, np.float64(0.9)).needed == Coverage(1000, 10, 0.9).needed

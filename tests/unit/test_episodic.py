@@ -30,6 +30,7 @@ from metasearch.objectives.train import Train
 from metasearch.objectives.training import _go_on
 from metasearch.records import Config, Proposal, Report
 from metasearch.tasks import Episode, TaskShape
+from metasearch.tasks.blobs import Blobs
 
 TASKS = task_room.build("sinusoid", {})
 SHAPE = TASKS.shape(ways=1, shots=5, queries=5)
@@ -436,3 +437,29 @@ def test_learners_that_compare_no_pairs_have_no_similarities() -> None:
     assert similarities(made.net._replace(norm="semi"), MAML(), {}, bank, seed=0) is None
     one = bank._replace(support_y=bank.support_y[..., :1], query_y=bank.query_y[..., :1])
     assert similarities(made.net, Prototypical(), {}, one, seed=0) is None, "one class has no different pairs"
+
+
+class Counting(Prototypical):
+    """Tells counts, and yes or no, among its metrics."""
+
+    def episode_loss(self, net: Net, loss: Any, meta: Params, episode: Episode) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        value, metrics = super().episode_loss(net, loss, meta, episode)
+        return value, {**metrics, "rows": torch.ones(7, dtype=torch.long).sum(), "all": (episode.query_x < 99).all()}
+
+
+class CountedBlobs(Blobs):
+    def score(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (output.argmax(-1) == y.argmax(-1)).sum()
+
+
+@pytest.mark.parametrize("mode", ["loop", "vmap"])
+def test_counts_are_metrics_and_scores_like_any_other(mode: Mode) -> None:
+    tasks = CountedBlobs(dimensions=4)
+    shape = tasks.shape(ways=3, shots=1, queries=2)
+    recipe = Recipe(mlp(4, None, hidden=(5,)), Counting(), adam(0.01), meta_batch=2, steps=2)
+    train = Train(lambda config, shape: recipe, tasks, shape, validation_episodes=4, mode=mode)
+    last = _run(train, Trial(0))[-1]
+    assert last.metrics["rows"] == 7
+    assert last.metrics["all"] == 1
+    assert last.score == sum(last.episodes or ()) / 4
+    assert set(last.episodes or ()) <= set(range(7))

@@ -78,3 +78,16 @@ def test_operations_of_an_episode_are_the_same_by_shapes_alone(learner: Learner,
         monkeypatch.setattr(measure, "QUICK", quick)
         found.append(measure.size(net, learner, tasks, meta, shape).episode_flops)
     assert found[0] == found[1] > 0
+
+
+@pytest.mark.parametrize("rows", [15, 10**9])
+def test_a_net_with_constants_of_its_own_or_a_look_at_numbers_is_counted_too(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither goes with shapes alone, which have no numbers and are on no device; large episodes are counted by shapes."""
+    monkeypatch.setattr(measure, "QUICK", 1e9 if rows == 15 else 0)
+    plain = mlp(4, 3, hidden=())
+    meta, shape = plain.init(Generator().manual_seed(0)), TaskShape((4,), ways=3, shots=2, queries=5)
+    mean = torch.arange(3.0)
+    for odd in (lambda z: z + mean, lambda z: z / 2 if float(z.detach().abs().max()) > 10 else z):
+        net = plain._replace(apply=lambda p, x, odd=odd: odd(plain.apply(p, x)))
+        found = [measure.size(one, MAML(0.1, 1), Blobs(dimensions=4), meta, shape) for one in (net, plain)]
+        assert found[0] == found[1]

@@ -186,3 +186,53 @@ def test_a_derivation_that_makes_no_config_is_refused_before_the_search(
     file.write_text(f"from relaxed_space import RELAXED, SPACE, recipe, relaxed\ndef derive(shares):\n    return {derive}\n")
     found = " ".join(Study.from_text(STUDY, [f"space={file}", f"method={{name='{method}'}}"]).problems())
     assert (said in found) if said else found == ""
+
+
+@pytest.mark.parametrize("method", ["darts", "dada"])
+def test_a_search_that_looks_ahead_wants_one_rate_and_says_so_before_it_starts(method: str, tmp_path: Path) -> None:
+    """Otherwise every trial is refused, one after the other. DARTS of first order looks at none."""
+    file = tmp_path / "ruled.py"
+    names = ("RELAXED, SPACE, recipe as one, relaxed as wide", "relaxed_space") if method == "darts" else (
+        "SPACE, recipe as one", "search_spaces.augmentation")
+    file.write_text(
+        f"from {names[1]} import {names[0]}\nfrom metasearch.objectives.optimizer import adam, by_prefix\n"
+        "def ruled(made):\n    return __import__('dataclasses').replace(made, optimizer=by_prefix({'': adam(0.1)}))\n"
+        "def recipe(config, shape):\n    return ruled(one(config, shape))\n"
+        "def relaxed(config, shape):\n    return ruled(wide(config, shape))\n"
+    )
+
+    def problems(more: str) -> str:
+        given = ["tasks={name='glyphs', ways=3}"] if method == "dada" else []
+        return " ".join(Study.from_text(STUDY, [f"space={file}", f"method={{name='{method}'{more}}}", *given]).problems())
+
+    assert "the weights' optimiser has no one rate, but :lr, :weight_decay: say xi" in problems("")
+    assert problems(", xi=0.1") == ""
+    assert method == "dada" or problems(", hypergradient='first'") == ""
+
+
+def test_a_space_that_augments_in_some_corner_augments(tmp_path: Path) -> None:
+    file = tmp_path / "some.py"
+    file.write_text(
+        "from dataclasses import replace\nfrom metasearch.augment import Places, Step, fixed\n"
+        "from metasearch.space import Choice, Space\nfrom search_spaces._policies import plain\n"
+        "SPACE = Space({'use': Choice((True, False)), 'kind': Choice(('none', 'flip', 'rotate'))})\n"
+        "def recipe(config, shape):\n"
+        "    does = config['use'] and config['kind'] != 'none'\n"
+        "    return replace(plain(shape), augment=Places(query=fixed(Step(config['kind']))) if does else None)\n"
+    )
+    given = [f"space={file}", "method={name='autoaugment'}", "tasks={name='glyphs', ways=3}"]
+    assert Study.from_text(STUDY, given).problems() == []
+    file.write_text(file.read_text().replace("augment=Places", "augment=None and Places"))
+    assert "searches for augmentations, but the space" in " ".join(Study.from_text(STUDY, given).problems())
+
+
+def test_a_file_that_is_edited_between_two_studies_is_read_anew(tmp_path: Path) -> None:
+    """As in a notebook: one process, the same file, another text."""
+    file = tmp_path / "edited.py"
+    file.write_text("from relaxed_space import SPACE, recipe\n")
+    first = Study.from_text(STUDY, [f"space={file}", "method={name='random'}"])
+    assert "lr" not in first.space().dims
+    file.write_text("from relaxed_space import SPACE as old, recipe\nfrom metasearch.space import *\n"
+                    "SPACE = Space({**old.dims, 'lr': Float(0.1, 1.0)})\n")
+    assert "lr" not in first.space().dims, "not in the midst of a study"
+    assert "lr" in Study.from_text(STUDY, [f"space={file}", "method={name='random'}"]).space().dims

@@ -14,6 +14,7 @@ from metasearch.objectives.optimizer import (
     clipped_norm,
     constant,
     cosine,
+    head,
     linear,
     sgd,
     steps_down,
@@ -151,3 +152,11 @@ def test_clipping_by_norm_scales_the_whole_gradient_as_torch_does() -> None:
     small = {k: g * 1e-3 for k, g in _gradients(0).items()}
     untouched, _ = rule.update(small, rule.init(start), start, rule.rates, torch.zeros(()))
     assert all(torch.allclose(start[k] - untouched[k], small[k], atol=1e-7) for k in start), "short gradients stay as they are"
+
+
+def test_the_names_of_a_rule_are_found_by_the_key_that_it_moves() -> None:
+    rates = by_prefix({"": sgd(0.1), "net/": by_prefix({"net/a": sgd(0.1), "": sgd(0.2)}), "net/long/": sgd(0.3)}).rates
+    found = {key: head(rates, key) for key in ("lr/x", "net/a/w", "net/b", "net/long/w")}
+    assert found == {"lr/x": ":", "net/a/w": "net/:net/a:", "net/b": "net/::", "net/long/w": "net/long/:"}
+    assert head(by_prefix({"net/": sgd(0.1)}).rates, "lr/x") is None
+    assert head(sgd(0.1).rates, "lr/x") == head({}, "lr/x") == ""

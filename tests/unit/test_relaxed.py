@@ -23,9 +23,9 @@ from metasearch.objectives import Diverged, Infeasible, Mode, Trial, parcel
 from metasearch.objectives.episodic import mean_gradient
 from metasearch.objectives.judged import Judged, rank_correlation
 from metasearch.objectives.limits import candidates
-from metasearch.objectives.optimizer import adam, sgd
+from metasearch.objectives.optimizer import Optimizer, adam, by_prefix, sgd
 from metasearch.objectives.recipe import Recipe
-from metasearch.objectives.relaxed import Hypergradient, Relaxed, difference, exact, first, strongest
+from metasearch.objectives.relaxed import Hypergradient, Relaxed, difference, exact, first, step_ahead, strongest
 from metasearch.objectives.train import Train
 from metasearch.records import Config, Proposal, Report
 from metasearch.tasks import Episode, TaskShape
@@ -492,3 +492,20 @@ def test_what_was_checked_before_a_stop_is_not_trained_again(tmp_path: Path, mon
 def test_wrong_values_are_refused_in_words(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         replace(SEARCH, **wrong)
+
+
+@pytest.mark.parametrize("wrap", [lambda rule: rule, lambda rule: by_prefix({"": rule, "none/": sgd(9.0)})])
+def test_the_step_ahead_is_a_step_of_the_weights_optimiser(wrap: Callable[[Optimizer], Optimizer]) -> None:
+    """With its momentum and its decay, whether it is one rule or one of several."""
+    rule = wrap(sgd(0.1, momentum=0.9, weight_decay=0.5))
+    weights, grads = {"w": torch.tensor([1.0, -2.0])}, {"w": torch.tensor([3.0, 0.5])}
+    state = {k: torch.full_like(v, 1.5) for k, v in rule.init(weights).items()}
+    real, _ = rule.update(grads, state, weights, rule.rates, torch.tensor(0.0))
+    torch.testing.assert_close(step_ahead(state, rule.rates, 0.1, weights, grads), real)
+
+
+def test_the_step_ahead_leaves_what_no_rule_moves() -> None:
+    weights = {"net/w": torch.ones(2), "rest": torch.ones(2)}
+    ahead = step_ahead({}, by_prefix({"net/": sgd(0.1)}).rates, 0.1, weights, {k: torch.ones(2) for k in weights})
+    assert torch.equal(ahead["rest"], weights["rest"])
+    assert not torch.equal(ahead["net/w"], weights["net/w"])

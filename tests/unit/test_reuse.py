@@ -234,12 +234,10 @@ def test_a_reused_result_is_no_coverage(folder: Path) -> None:
     kill(director)
 
 
-def test_a_canonical_that_fails_leaves_a_config_as_it_is(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("broken", [lambda config: {}["e10"], lambda config: None, str])
+def test_a_canonical_that_fails_or_makes_no_config_leaves_a_config_as_it_is(
+    broken: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(config: Config) -> Config:
-        raise KeyError("e10")
-
     from search_spaces import nasbench201
 
     monkeypatch.setattr(nasbench201, "canonical", broken)

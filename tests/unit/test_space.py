@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from metasearch import space as space_room
 from metasearch.records import Config
 from metasearch.space import Choice, Dim, Float, Int, Repeat, Space, below, canonical, digest, items, origin, sub
 
@@ -721,3 +723,37 @@ def test_deep_nesting_costs_what_its_decisions_cost() -> None:
 def test_grids_are_lazy() -> None:
     huge = Space({f"d{i}": Choice((0, 1, 2)) for i in range(100)})
     assert len(list(itertools.islice(huge.grid(3), 5))) == 5
+
+
+class Op(StrEnum):
+    A = "a"
+    B = "b"
+
+
+class Width(IntEnum):
+    SMALL = 8
+    LARGE = 16
+
+
+def test_members_of_enums_are_options_as_json_gives_them_back() -> None:
+    space = Space({"op": Choice(tuple(Op)), "width": Choice(tuple(Width)), "kind": Choice({Op.A: Space({}), Op.B: Space({})})})
+    config = space.sample(np.random.default_rng(0))
+    assert [type(value) for value in config.values()] == [str, int, str]
+    back = json.loads(json.dumps(config))
+    assert space.normal(back) == config
+    assert space.problems(back) == []
+    assert Space.from_json(space.to_json()) == space
+    assert config["op"] in list(Op), "and a recipe may compare them with its members"
+
+
+@pytest.mark.parametrize("made", [
+    lambda: Float(1e10, 10000000000.000002, log=True), lambda: Int(10**400, 10**400 + 5, log=True),
+])
+def test_a_range_without_a_logarithm_is_refused(made: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match="Leave log out"):
+        made()
+
+
+def test_all_names_of_the_module_in_a_space_file_define_none_of_its_optional_names() -> None:
+    optional = {"recipe", "RELAXED", "relaxed", "canonical", "mutations", "graph", "derive", "NODE_INPUTS"}
+    assert not optional & set(space_room.__all__)

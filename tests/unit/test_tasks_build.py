@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,3 +69,34 @@ def test_an_opened_test_split_has_a_bank_of_its_own() -> None:
     bank = opened.bank(5, seed=0, shape=shape)
     assert bank.digest == opened.bank(5, seed=0, shape=shape).digest
     assert bank.digest != blobs.bank("val", 5, seed=0, shape=shape).digest
+
+
+OWN = """
+from collections.abc import Sequence
+from typing import Any
+from metasearch.tasks.blobs import Blobs
+
+class Mine(Blobs):
+    def __init__(self, bare=40, sizes: list[int] | None = None, weights: Sequence[float] = (), pair: tuple[int, ...] = (),
+                 table: dict[str, float] | None = None, anything: Any = None, way: str | None = None) -> None:
+        super().__init__()
+        self.given = (bare, sizes, weights, pair, table, anything)
+"""
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    ({"bare": 50, "sizes": [1, 2], "weights": [0.5], "pair": [1, 2], "table": {"a": 1.0}, "anything": 3}, None),
+    ({"sizes": [1, "two"]}, "sizes of FILE must be list[int] or NoneType, but got [1, 'two']"),
+    ({"weights": 0.5}, "weights of FILE must be collections.abc.Sequence[float], but got 0.5"),
+    ({"way": 3}, "way of FILE must be a string, but got 3"),
+])
+def test_arguments_of_ones_own_tasks_may_be_all_that_toml_has(
+    arguments: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(OWN)
+    expected = [] if said is None else [said.replace("FILE", str(file)).replace(" or NoneType", "")]
+    assert tasks.problems(str(file), arguments) == expected
+    if said is None:
+        built: Any = tasks.build(str(file), arguments)
+        assert built.given == tuple(arguments.values())
