@@ -35,14 +35,19 @@ __all__ = [
 
 
 def evaluation(found: Evaluation, path: Path | None = None) -> Figure:
-    """What `metasearch evaluate` found: the adaptation curve, and on sine three tasks before and after adaptation, with the
-    supports all over the axis and on one half of it. Written to `path` (.png, .svg, .pdf) if one is given."""
+    """What `metasearch evaluate` found: the adaptation curve (of learners without inner steps how the episodes' scores spread),
+    and on sine three tasks before and after adaptation, with the supports all over the axis and on one half of it. Written to
+    `path` (.png, .svg, .pdf) if one is given."""
     parts = [one for one in (found, found.half) if one is not None]
     drawn = [one for one in parts if one.waves]
     rows = len(drawn) + 1
     figure = blank(9.5 if drawn else 5.5, 3.2 * rows)
     grid = figure.add_gridspec(rows, 3)
-    _adaptation(figure.add_subplot(grid[0, :]), {one.split: one.curve for one in parts}, found.unit, found.trial)
+    above = figure.add_subplot(grid[0, :])
+    if any(one.curve for one in parts):
+        _adaptation(above, {one.split: one.curve for one in parts}, found.unit, found.trial)
+    else:
+        _spread(above, parts, found.trial)
     for at, one in enumerate(drawn, start=1):
         axes = [figure.add_subplot(grid[at, column]) for column in range(len(one.waves))]
         _waves(axes, one.waves, one.split)
@@ -79,7 +84,7 @@ def learning_curves(
         axes.plot(*zip(*curves[best], strict=True), color=RED, lw=2, label=f"{best} (best)")
     axes.set_xlabel("outer step")
     axes.set_ylabel(metric)
-    if few or best is not None:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8)
     plain(axes)
     return written(figure, path)
@@ -146,6 +151,24 @@ def _adaptation(axes: Axes, curves: Mapping[str, Sequence[Point]], unit: str, ti
     said = f"; open: the median, up to {lost:.1%} of the episodes diverged" if lost else ""
     axes.set_title(f"{title}{said}", fontsize=9, loc="left")
     if len(curves) > 1 or not title:
+        axes.legend(frameon=False, fontsize=8)
+    plain(axes)
+
+
+def _spread(axes: Axes, found: Sequence[Evaluation], title: str) -> None:
+    """How many episodes have which score, with the mean and its interval."""
+    for colour, one in zip(LINES, found, strict=False):
+        values = [_own(score, one.unit) for score in one.scores if math.isfinite(score)]
+        mean, low, high = (_own(value, one.unit) for value in one.interval[:3])
+        if values:
+            axes.hist(values, bins=min(30, max(5, len(values) // 10)), color=colour, alpha=0.35)
+        if math.isfinite(mean):
+            axes.axvspan(min(low, high), max(low, high), color=colour, alpha=0.3, lw=0)
+            axes.axvline(mean, color=colour, lw=1.5, label=f"{one.split}: {mean:.4g} ± {abs(high - low) / 2:.2g}")
+    axes.set_xlabel(unit_label(found[0].unit))
+    axes.set_ylabel("episodes")
+    axes.set_title(title, fontsize=9, loc="left")
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8)
     plain(axes)
 

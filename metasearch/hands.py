@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from torch import Generator, Tensor
 
 from metasearch import __version__, examples, plugins
 from metasearch.augment import saved
+from metasearch.driver import travel
 from metasearch.driver.study import Study
 from metasearch.examples import Array, Inputs, Labels
 from metasearch.home import home_of, living_in, study_folder
@@ -216,8 +219,8 @@ def load(
 
 def export(reference: str, folder: str | Path, *, home: Path | None = None) -> Path:
     """Writes a trial into a new folder that `load` reads on any machine with metasearch: weights.safetensors, model.json, and the
-    search space if it is a file of the user's own, with the policies that it names. No data are needed there, no study and no
-    ledger."""
+    search space if it is a file of the user's own, with what it NEEDS and the policies that it names. No data are needed there,
+    no study and no ledger. What cannot be exported leaves nothing behind."""
     with living_in(home):
         return _export(reference, folder, home)
 
@@ -231,12 +234,27 @@ def _export(reference: str, folder: str | Path, home: Path | None) -> Path:
     net, learner = _builder(study.space_module().recipe, trained.config, trained.shape)(trained.shape.ways)
     if _shapes(learner.init(net, Generator().manual_seed(0))) != _shapes(trained.meta):
         raise ValueError(f"{reference} cannot be exported: its method changed what the search space builds. Use load().")
-    space: dict[str, str] = {"name": study.space_name}
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.absolute().parent) as new:
+        _write(reference, trained, study, Path(new))
+        folder.mkdir(exist_ok=True)
+        for made in sorted(Path(new).iterdir(), key=lambda path: path.name == CARD):  # what has a card is whole
+            shutil.move(made, folder / made.name)
+    return folder
+
+
+def _write(reference: str, trained: Trained, study: Study, folder: Path) -> None:
+    """Everything, read back once. Raises ValueError for what could not be."""
+    space: dict[str, Any] = {"name": study.space_name}
     if study.space_name.endswith(".py"):
-        source = Path(study.space_name).read_bytes()
-        (folder / SPACE).write_bytes(source)
-        space = {"file": SPACE, "sha256": hashlib.sha256(source).hexdigest()}
+        file = Path(study.space_name)
+        needs = {path.as_posix(): source.read_bytes() for source, path in travel.with_needs("spaces", file) if source != file}
+        if taken := [path for path in needs if path in (SPACE, CARD, WEIGHTS)]:
+            raise ValueError(f"{file}: NEEDS names {taken[0]!r}, but an export has a file of that name. Rename it.")
+        for path, content in {SPACE: file.read_bytes(), **needs}.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        space = {"file": SPACE, "sha256": _hash(folder / SPACE), "needs": {path: _hash(folder / path) for path in sorted(needs)}}
     card = {
         "format": FORMAT, "metasearch": __version__, "trial": reference, "step": trained.step, "space": space,
         "config": dict(trained.config), "kind": trained.tasks.kind, "standardised": trained.tasks.standardised,
@@ -251,7 +269,10 @@ def _export(reference: str, folder: str | Path, home: Path | None) -> Path:
         saved.keep(policy, name if "/" in name else None, home=folder)
     if repr(again.learner) != repr(trained.learner.at_test()):
         raise ValueError(f"{reference} cannot be exported: its method changed what the search space builds")
-    return folder
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _from_study(reference: str, home: Path | None) -> Loaded:
@@ -321,8 +342,11 @@ def _recipe(folder: Path, space: Mapping[str, Any], trust_code: bool) -> RecipeO
     if not trust_code and (code is not None or "." in name):
         what = f"comes with a search space of its own, {code}" if code else f"names the module {name} as its search space"
         raise ValueError(f"{folder} {what}: Python that would run with your rights. Read it, then load(..., trust_code=True).")
-    if code is not None and hashlib.sha256(code.read_bytes()).hexdigest() != space.get("sha256"):
-        raise ValueError(f"{code} is not the file that was exported: its sha256 differs from that in {CARD}")
+    exported = {} if code is None else {code: space.get("sha256"), **{folder / k: v for k, v in space.get("needs", {}).items()}}
+    for file, told in exported.items():
+        if not file.is_file() or _hash(file) != told:
+            raise ValueError(f"{file} is not the file that was exported: its sha256 differs from that in {CARD}")
+    plugins.renew()  # a folder may have been exported to anew
     found: RecipeOf = plugins.loaded("spaces", str(code or name)).recipe
     return found
 

@@ -81,16 +81,23 @@ def side_by_side(name: str, *, best: int = 5, home: Path | None = None) -> tuple
     """What `joined` returns, and the numbers of the trials of which it is made, best first: fewer than `best`, maybe."""
     study, trials = _opened(name, home)
     with living_in(home):
-        return _best(name, trials, places_of(study), best)
+        return _best(name, trials, _compared(trials, study), places_of(study), best)
+
+
+def _compared(trials: Mapping[int, TrialRow], study: Study) -> list[TrialRow]:
+    """Those that compare, best first: scores of segments and of lower rungs are no match for longer trainings, but where children
+    inherit weights, all are individuals."""
+    done = [row for row in trials.values() if row.outcome is not None and row.outcome.status == "done"]
+    whole = study.strategy().inherits
+    until = {row.id: math.inf if whole or row.proposal.until is None else row.proposal.until for row in done}
+    longest = max(until.values(), default=0)
+    return sorted((row for row in done if until[row.id] == longest), key=lambda row: -_score(row))
 
 
 def _best(
-    name: str, trials: Mapping[int, TrialRow], of: Callable[[Config], Places | None], best: int
+    name: str, trials: Mapping[int, TrialRow], ranked: Sequence[TrialRow], of: Callable[[Config], Places | None], best: int
 ) -> tuple[Places, list[int]]:
-    done = [row for row in trials.values() if row.outcome is not None and row.outcome.status == "done"]
-    until = {row.id: math.inf if row.proposal.until is None else row.proposal.until for row in done}
-    longest = max(until.values(), default=0)  # scores of segments and lower rungs are no match for those
-    ranked = sorted((row for row in done if until[row.id] == longest), key=lambda row: -_score(row))
+    """ranked: best first."""
     whole = of_row(trials, ranked[0].id, of) if ranked else None
     if whole is not None and any(policy.changes for policy in whole.policies.values()):
         raise ValueError(f"what augmented the best trial of '{name}' changed while it trained, so it is a schedule, and there is "

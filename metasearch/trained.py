@@ -133,6 +133,7 @@ def evaluate(
     if steps < 0 or seed < 0:
         raise ValueError(f"`steps >= 0` and `seed >= 0` must hold, but got steps={steps}, seed={seed}")
     folder, _ = _parsed(reference, home)
+    Ledger.open(folder / "ledger.sqlite").close()  # a lock is for a study that is there
     with locked(folder):
         trained = restore(reference, home=home)
         tasks = trained.tasks.shifted() if shift else trained.tasks

@@ -12,7 +12,7 @@ import typer
 from metasearch.cli import runs
 from metasearch.cli.failures import Refused, talk
 from metasearch.cli.show import Json
-from metasearch.home import NAME
+from metasearch.home import study_name
 from metasearch.track.redact import redact
 
 config = typer.Typer(no_args_is_help=True, help="Studies as they are understood.")
@@ -85,8 +85,10 @@ def init(
     from metasearch import space_file
 
     name = folder.resolve().name
-    if not NAME.fullmatch(name):
-        raise Refused(f"{name!r} cannot be a study's name: begin with a letter or a digit, and use only A-Z a-z 0-9 . _ -")
+    try:
+        study_name(name)
+    except ValueError as error:
+        raise Refused(f"the folder's name is the study's, which {error}") from error
     for file in ("study.toml", "my_space.py"):
         if (folder / file).exists():
             raise Refused(f"{folder / file} exists already, and is left as it is.")

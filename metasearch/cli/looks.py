@@ -254,12 +254,15 @@ def export(
     home: Home = None, as_json: Json = False,
 ) -> None:
     """Writes a trained meta-learner (weights as safetensors, JSON) into a folder that metasearch.load reads on any machine."""
+    from metasearch.hands import CARD
     from metasearch.hands import export as exported
 
     place = exported(trial, folder, home=home_of(home))
     if as_json:
         print(json.dumps({"trial": trial, "folder": str(place), "files": sorted(p.name for p in place.iterdir())}))
-    talk(f"{trial} is in {place}. In Python: metasearch.load({str(place)!r})")
+    space = json.loads((place / CARD).read_text("utf-8"))["space"]
+    trust = ", trust_code=True" if "file" in space or "." in space["name"] else ""
+    talk(f"{trial} is in {place}. In Python: metasearch.load({str(place)!r}{trust})")
 
 
 def _show_trial(study: Study, ledger: Any, what: str, number: str, as_json: bool, picture: Path | None) -> None:

@@ -31,7 +31,7 @@ Home = Annotated[Path | None, typer.Option(
     help="Where studies live.", envvar="METASEARCH_HOME", show_default="./studies", callback=_lived_in,
 )]
 Source = Literal["mlflow", "ledger"]
-Cost = Literal["params", "flops", "seconds"]
+Cost = Literal["params", "flops", "latency_ms", "seconds"]
 T = TypeVar("T")
 
 

@@ -29,7 +29,8 @@ class Spending:
         self.counts: Counter[str] = Counter()  # ended trials by status
         self.ended = 0
         self.used = 0  # roots
-        self.best: TrialRow | None = None
+        self.best: TrialRow | None = None  # of a lineage only its last segment counts
+        self._done: dict[int, TrialRow] = {}  # whose lineage nothing has gone on from
         self._open: set[int] = set()  # roots
         self._looked: set[str] = set()  # distinct root configs that were drawn, and that somebody looked at
         self._looking: Counter[str] = Counter()  # root configs on their way
@@ -63,8 +64,22 @@ class Spending:
             if status in LOOKED_AT and (self.strategy.uniform or proposal.drawn):
                 self._looked.add(name)
         self._refused = self._refused + 1 if status == "infeasible" else 0
-        if status == "done" and (self.best is None or self._rank(row) > self._rank(self.best)):
-            self.best = row
+        self._gone_on(row)
+        if status == "done":
+            self._done[row.id] = row
+            if self.best is None or self._rank(row) > self._rank(self.best):
+                self.best = row
+
+    def _gone_on(self, row: TrialRow) -> None:
+        """A trial that went on with the config and the weights of its parent stands for it, even if it diverged: boards show no
+        other, and no other keeps its weights."""
+        parent = self._done.get(row.proposal.parent or 0)
+        if parent is None or self.strategy.inherits or row.status not in LOOKED_AT:
+            return
+        if parent.proposal.config == row.proposal.config:
+            del self._done[parent.id]
+            if self.best is parent:
+                self.best = max(self._done.values(), key=lambda one: (self._rank(one), -one.id), default=None)
 
     @property
     def planned(self) -> int | None:

@@ -35,7 +35,7 @@ def packed(study: Study, folder: Path) -> Study:
     for room, key, name in _own_files(study):
         place = folder / room
         place.mkdir()
-        for source, path in _with_needs(room, Path(name)):
+        for source, path in with_needs(room, Path(name)):
             size += source.stat().st_size
             if size > MOST:
                 raise ValueError(f"the files of '{study.name}' take more than {MOST / 1e6:g} MB with {source}: put large ones "
@@ -72,7 +72,7 @@ def _own_files(study: Study) -> Iterator[tuple[Literal["spaces", "methods"], str
         yield "methods", "method.name", study.method.name
 
 
-def _with_needs(room: Literal["spaces", "methods"], file: Path) -> Iterator[tuple[Path, Path]]:
+def with_needs(room: Literal["spaces", "methods"], file: Path) -> Iterator[tuple[Path, Path]]:
     """(a file, its path below the folder of `file`) for the file itself and everything that it needs."""
     yield file, Path(file.name)
     needs = getattr(plugins.loaded(room, str(file)), "NEEDS", ())

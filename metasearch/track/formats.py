@@ -78,11 +78,11 @@ def as_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
         "": ["=" if row["tied"] and row["rank"] != 1 else "" for row in rows],
     }
     if any(row["unit"] in ERRORS for row in rows):
-        columns["median"] = [_cell(row["median"]) for row in rows]
+        columns["median"] = ["" if row["median"] is None else _amount(row["median"], row["unit"]) for row in rows]
     configs = _trained(rows)
     varied = _varied(configs)
     columns["found" if any(row["found"] for row in rows) else "config"] = [_config(config, varied) for config in configs]
-    if _costs_differ(rows):
+    if _costs_differ(frame):
         columns["front"] = ["*" if row["front"] else "" for row in rows]
     columns["params"] = [_short(row["params"]) for row in rows]
     columns["FLOPs"] = [_short(row["flops"]) for row in rows]
@@ -108,8 +108,9 @@ def as_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
     return table
 
 
-def _costs_differ(rows: list[dict[str, Any]]) -> bool:
-    return len({row["params"] for row in rows if row["rank"] is not None}) > 1
+def _costs_differ(frame: pd.DataFrame) -> bool:
+    """Has the board a front that says more than which trial is the best?"""
+    return int(frame.loc[frame["rank"].notna(), frame.attrs.get("front", "params")].nunique()) > 1
 
 
 def captions(frame: pd.DataFrame) -> list[str]:
@@ -121,7 +122,7 @@ def captions(frame: pd.DataFrame) -> list[str]:
         said.append(
             f"± is a 95 % interval over {episodes} validation episodes; it covers neither seeds nor the choice of the best."
         )
-    if frame.loc[frame["rank"].notna(), "params"].nunique() > 1:
+    if _costs_differ(frame):
         cost = {"latency_ms": "latency", "flops": "FLOPs", "seconds": "time"}.get(front := frame.attrs.get("front", ""), front)
         said.append(f"* is on the front: no trial scores as high at a lower cost (in {cost or 'params'}).")
     if (frame["tied"].fillna(value=False) & (frame["rank"] != 1)).any():
@@ -137,19 +138,23 @@ def captions(frame: pd.DataFrame) -> list[str]:
     if (frame["rank"].isna() & (frame["status"] == "done")).any():
         said.append("No rank: trained for fewer steps than the first.")
     units = list(dict.fromkeys(frame["unit"].dropna()))
-    if len(units) == 1 and units[0] != "accuracy":
-        said.append(f"Scores are {units[0]}{'; less is better' if units[0] in ERRORS else ''}.")
+    for unit in (unit for unit in units if unit != "accuracy"):
+        whose = "" if len(units) == 1 else f" of {', '.join(_studies_in(frame, unit))}"
+        said.append(f"Scores{whose} are {unit}{'; less is better' if unit in ERRORS else ''}.")
     if len(frame) < frame.attrs.get("rows", 0):
         said.append(f"{len(frame)} of {frame.attrs['rows']:,} rows (--top).")
-    if frame.attrs.get("unseen"):
-        unseen = frame.attrs["unseen"]
-        said.append(f"MLflow has not seen the last {unseen:,} ledger rows yet: metasearch sync, or --source ledger.")
     return said + missing(frame)
 
 
 def missing(frame: pd.DataFrame) -> list[str]:
-    """Of all studies those that cannot be read, and why."""
-    return [f"'{study}' is missing here: {why}." for study, why in frame.attrs.get("damaged", {}).items()]
+    """What is not on the board although it should be: ledger rows that MLflow has not seen, and of all studies those that cannot
+    be read, and why."""
+    said = [f"'{study}' is missing here: {why}." for study, why in frame.attrs.get("damaged", {}).items()]
+    if unseen := frame.attrs.get("unseen"):
+        behind = frame.attrs.get("behind", ())
+        of = f" of {', '.join(behind)}" if behind else ""
+        said.append(f"MLflow has not seen the last {unseen:,} ledger rows{of} yet: metasearch sync, or --source ledger.")
+    return said
 
 
 def _heading(rows: list[dict[str, Any]]) -> str:
@@ -160,15 +165,25 @@ def _heading(rows: list[dict[str, Any]]) -> str:
 def _score(row: Mapping[str, Any]) -> str:
     if row["score"] is None:
         return str(row["status"])
-    factor, digits, sign = (100.0, 1, " %") if row["unit"] == "accuracy" else (1.0, 4, "")
-    half = "" if row["low"] is None or row["high"] is None else f" ± {(row['high'] - row['low']) / 2 * factor:.{digits}f}"
-    return f"{row['score'] * factor:.{digits}f}{half}{sign}"
+    half = None if row["low"] is None or row["high"] is None else (row["high"] - row["low"]) / 2
+    return _amount(row["score"], row["unit"], half)
+
+
+def _amount(score: float, unit: str | None, half: float | None = None) -> str:
+    """An accuracy in percent, an error as small as it is."""
+    if unit == "accuracy":
+        return f"{100 * score:.1f}" + ("" if half is None else f" ± {100 * half:.1f}") + " %"
+    return f"{score:.4g}" + ("" if half is None else f" ± {half:.2g}")
 
 
 def _trained(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of every row what was trained: what a search found; nothing where a search found nothing."""
     studies = {_study(row) for row in rows if row["found"]}
     return [row["found"] or ({} if _study(row) in studies else row["config"]) for row in rows]
+
+
+def _studies_in(frame: pd.DataFrame, unit: str) -> list[str]:
+    return list(dict.fromkeys(name.rpartition("/")[0] for name in frame.loc[frame["unit"] == unit, "trial"]))
 
 
 def _study(row: Mapping[str, Any]) -> str:

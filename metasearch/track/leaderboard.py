@@ -29,7 +29,7 @@ from metasearch.track.projection import SEQ, is_number, joined, nets_of, norm_mo
 from metasearch.track.redact import redact
 from metasearch.track.statistics import mean_interval, tail, told_from_first
 from metasearch.track.store import PAGE, TrackingError, connect, pages, patience, said, tracking_uri
-from metasearch.track.where import NUMBERS, TEXTS, Comparison, mlflow_filter, parse, trial_name
+from metasearch.track.where import COLUMNS, NUMBERS, TEXTS, Comparison, mlflow_filter, parse, trial_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -270,9 +270,25 @@ def _sorted(frame: pd.DataFrame, sort: str) -> pd.DataFrame:
     if column in ("rank", "score"):
         best_first = frame  # it comes in this order
         return best_first.iloc[::-1] if backwards else best_first
-    if frame[column].dtype == object:
-        return frame.sort_values(column, ascending=not backwards, na_position="last", kind="stable", key=lambda c: c.map(str))
-    return frame.sort_values(column, ascending=not backwards, na_position="last", kind="stable")
+    keys = {"trial": _by_number, **({column: _numbers_first} if frame[column].dtype == object else {})}
+    return frame.sort_values(column, ascending=not backwards, na_position="last", kind="stable", key=keys.get(column))
+
+
+def _by_number(trials: pd.Series[Any]) -> pd.Series[Any]:
+    """"glyphs/2" before "glyphs/10"."""
+    named = trials.str.rpartition("/")
+    return named[0].rank(method="dense") * 1e9 + named[2].astype("int64")
+
+
+def _numbers_first(values: pd.Series[Any]) -> pd.Series[Any]:
+    """The places of values that are partly numbers and partly texts: the numbers in their order, then the texts."""
+    there = sorted({_comparable(value) for value in values if value is not None})
+    place = {value: at for at, value in enumerate(there)}
+    return values.map(lambda value: None if value is None else place[_comparable(value)]).astype("Float64")
+
+
+def _comparable(value: Any) -> tuple[bool, float, str]:
+    return (False, float(value), "") if is_number(value) else (True, 0.0, str(value))
 
 
 # -- rows out of a ledger -------------------------------------------------------------------------------------------------
@@ -407,9 +423,9 @@ def _studies(client: MlflowClient, name: str | None, uri: str, identity: str | N
 
 def _order_by(sort: str | None, dims: Mapping[str, set[str]], negated: bool) -> str:
     """What the server orders by; the leaderboard sorts again, so that this decides only which rows come first."""
-    key = (sort or "score").removeprefix("-").removeprefix("config/")
-    descending = (sort or "").startswith("-")
-    if key in dims:
+    named, descending = (sort or "score").removeprefix("-"), (sort or "").startswith("-")
+    key = named.removeprefix("config/")
+    if key in dims and named not in {*COLUMNS, "rank"}:
         column = f"metrics.`{spelled(f'config/{key}')}`" if "number" in dims[key] else f"params.`{spelled(key)}`"
     elif key in ("score", "rank"):
         column, descending = "metrics.`score`", not descending
@@ -473,8 +489,35 @@ def _read(
     own_uri, identity = _own(folder)
     uri = uri or tracking_uri(own_uri, home)
     rows = rows_from_mlflow(name, uri, where, sort, identity=identity)
-    waiting = None if name is None or folder is None else unseen(name, folder, uri)
-    return rows, {"source": f"MLflow at {redact(uri)}", "unseen": waiting}
+    attrs = {"source": f"MLflow at {redact(uri)}"}
+    if name is not None and folder is not None:
+        return rows, {**attrs, "unseen": unseen(name, folder, uri)}
+    waiting = _waiting(home, uri)
+    return rows, {**attrs, "unseen": sum(waiting.values()), "behind": sorted(waiting)}
+
+
+def _waiting(home: Path, uri: str) -> dict[str, int]:
+    """Of every study in a home that reports to this MLflow, by its name, how many rows of its ledger that has not seen; of those
+    of which it has seen all, nothing. What cannot be read is left out."""
+    from mlflow.entities import ViewType
+
+    found, client, wanted = dict[str, int](), connect(uri, create=False), f"tags.`{tag('kind')}` = 'study'"
+    with patience(READING), said(uri, "counting rows"):
+        there = pages(client.search_experiments, view_type=ViewType.ACTIVE_ONLY, filter_string=wanted, max_results=PAGE)
+        ids = [experiment.experiment_id for experiment in there]
+        runs = list(pages(client.search_runs, experiment_ids=ids, filter_string=wanted, max_results=PAGE)) if ids else []
+    seen = {run.data.tags.get(tag("study_id")): int(run.data.tags.get(SEQ, 0)) for run in runs}
+    for file in sorted(home.glob("*/ledger.sqlite")):
+        try:
+            with Ledger.open(file) as ledger:
+                last, first = ledger.last, next(ledger.rows(kinds=["study"]))
+        except (LedgerError, StopIteration):
+            continue
+        track = first.body["study"].get("track") or {}
+        here = track.get("enabled", True) and tracking_uri(track.get("uri"), home) == uri
+        if here and (left := last - seen.get(study_id(first), 0)) > 0:
+            found[file.parent.name] = left
+    return found
 
 
 def _own(folder: Path | None) -> tuple[str | None, str | None]:

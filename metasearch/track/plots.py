@@ -254,7 +254,7 @@ def _trials(axes: Axes, one: History) -> None:
     _best(axes, one, [each for each in scored if each.status == "done"])
     if len(scored) > 3:
         ends = [_shown(end, one.unit) for t in bars for end in (t.low, t.high)]
-        _cut_off(axes, [_shown(t.score, one.unit) for t in scored], ends)
+        _cut_off(axes, [_shown(t.score, one.unit) for t in scored], ends, less=one.unit in ERRORS)
     failed = {status: [t.trial for t in one.tried if t.status == status] for status in FAILED}
     failed = {status: numbers for status, numbers in failed.items() if numbers}
     low, high = axes.get_ylim()
@@ -283,14 +283,17 @@ def _best(axes: Axes, one: History, done: Sequence[Tried]) -> None:
         axes.plot(numbers, values, "o", ms=6.5, mfc="none", mec=RED, mew=1.2, zorder=4)
 
 
-def _cut_off(axes: Axes, values: Sequence[float], ends: Sequence[float]) -> None:
-    """One trial that blew up must not flatten all others: what is far outside of their quartiles leaves the picture."""
+def _cut_off(axes: Axes, values: Sequence[float], ends: Sequence[float], *, less: bool) -> None:
+    """One trial that blew up must not flatten all others: what is far worse than their quartiles leaves the picture. What is
+    better never does, for it is what a search is after. less: is it better?"""
     import numpy as np
 
-    low, high = np.quantile(values, [0.25, 0.75])
-    reach = 4 * (high - low) or 1.0
-    inside = [v for v in (*values, *ends) if low - reach <= v <= high + reach]
-    if len(inside) < len(values) + len(ends):
+    sign = -1.0 if less else 1.0  # larger is better in here
+    better, all_of = [sign * v for v in values], [sign * v for v in (*values, *ends)]
+    low, high = np.quantile(better, [0.25, 0.75])
+    least = low - (4 * max(high - low, (max(better) - high) / 8) or 1.0)
+    inside = [sign * v for v in all_of if v >= least]
+    if len(inside) < len(all_of):
         room = 0.08 * (max(inside) - min(inside) or 1.0)
         axes.set_ylim(min(inside) - room, max(inside) + room)
 

@@ -238,7 +238,9 @@ class Projection:
         yield trial, _with_points(Change(tags=tags, params=_params(decided), status=end, end=_ms(row)), numbers, row, step=step)
 
         if parent is not None and not self.inherits and status in LOOKED_AT and self._proposals.get(parent, ("",))[0] == digest:
-            self.done.pop(parent, None)
+            gone = self.done.pop(parent, None)
+            if gone is not None and gone is self._best:
+                self._best = max(self.done.values(), key=lambda d: (d.order, -d.trial), default=None)
             yield parent, Change(tags={tag("superseded"): str(trial)})  # this one went on with its parent's config and weights
         if status == "done" and body.get("score") is not None:
             self.done[trial] = Done(trial, float(body["score"]), None if self.inherits else until, body.get("checkpoint"))

@@ -1,7 +1,8 @@
 """`--where "learner.inner_lr < 0.1 and learner = maml"`: comparisons joined by `and`, as an MLflow filter and as a Python test.
 
-A comparison is a key, one of < <= > >= = !=, and a number (60% is 0.6), a word or a text in quotes. A row with no such value
-meets no comparison with it, `!=` included: MLflow's filters are inner joins.
+A comparison is a key, one of < <= > >= = !=, and a number (60% is 0.6), a word or a text in quotes. A key is a column or else a
+dimension; where one name is both, `config/norm` is the dimension. A row with no such value meets no comparison with it, `!=`
+included: MLflow's filters are inner joins.
 """
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ NUMBERS = {  # of every row -> the metric that holds it in MLflow
 TEXTS = {  # -> the tag
     "status": "status", "norm": "norm", "nets": "nets", "seed": "seed", "parent": "parent", "until": "until", "unit": "unit",
 }
+COLUMNS = frozenset({*NUMBERS, *TEXTS, "trial"})
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq, "!=": operator.ne,
 }
@@ -97,20 +99,19 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 
 def _comparison(key: str, op: str, value: str, *, quoted: bool, dims: Mapping[str, set[str]]) -> Comparison:
     number = None if quoted else _number(value)
+    column = key in COLUMNS
     key = key.removeprefix("config/")  # what the column is called
-    if key in dims:
+    if not column and key in dims:
         if number is not None and "number" in dims[key]:
             return Comparison(key, op, number, "dim")
         return Comparison(key, _equality(key, op, value), value, "dim")
+    if not column:
+        raise WhereError(f"'{key}' is no key of this leaderboard.{did_you_mean(key, {*dims, *COLUMNS})}")
     if key in NUMBERS:
         if number is None:
             raise WhereError(f"'{key}' is a number, but it is compared with '{value}'")
         return Comparison(key, op, number, "number")
-    if key in TEXTS:
-        return Comparison(key, _equality(key, op, value), value, "text")
-    if key == "trial":
-        return Comparison(key, _equality(key, op, value), value, "trial")
-    raise WhereError(f"'{key}' is no key of this leaderboard.{did_you_mean(key, {*dims, *NUMBERS, *TEXTS, 'trial'})}")
+    return Comparison(key, _equality(key, op, value), value, "text" if key in TEXTS else "trial")
 
 
 def _equality(key: str, op: str, value: str) -> str:
@@ -137,7 +138,7 @@ def mlflow_filter(comparisons: list[Comparison], study: str, *, negated: bool) -
 def _clause(c: Comparison, study: str, negated: bool) -> str:
     if c.source == "dim":
         if isinstance(c.value, float):
-            return f"metrics.`{spelled(f'config/{c.key}')}` {c.op} {c.value!r}"
+            return f"metrics.`{spelled(f'config/{c.key}')}` {c.op} {_digits(c.value)}"
         return f"params.`{spelled(c.key)}` {c.op} {_quoted(c.value)}"
     if c.source == "number":
         assert isinstance(c.value, float)
@@ -145,7 +146,7 @@ def _clause(c: Comparison, study: str, negated: bool) -> str:
         if negated and c.key in ("score", "low", "high"):
             metric = {"low": "score_high", "high": "score_low"}.get(c.key, metric)
             op, value = _TURNED.get(op, op), -value
-        return f"metrics.`{metric}` {op} {value!r}"
+        return f"metrics.`{metric}` {op} {_digits(value)}"
     if c.source == "trial":
         return f"tags.`{tag('trial')}` {c.op} {_quoted(trial_name(c, study))}"
     return f"tags.`{tag(TEXTS[c.key])}` {c.op} {_quoted(str(c.value))}"
@@ -154,6 +155,11 @@ def _clause(c: Comparison, study: str, negated: bool) -> str:
 def trial_name(c: Comparison, study: str) -> str:
     """`trial = 12` and `trial = NAME/12` mean the same."""
     return str(c.value) if "/" in str(c.value) else f"{study}/{c.value}"
+
+
+def _digits(number: float) -> str:
+    """As MLflow's filters read it: they know 1e-05, but not 1e+16."""
+    return repr(number).replace("e+", "e")
 
 
 def _quoted(value: str) -> str:
