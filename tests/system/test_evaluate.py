@@ -11,7 +11,7 @@ from metasearch import cli
 from metasearch.driver import launch
 from metasearch.driver.folder import LockedError, locked
 from metasearch.driver.study import Study
-from metasearch.ledger import Ledger
+from metasearch.ledger import Ledger, LedgerError
 from metasearch.objectives.parcel import BadParcel
 from metasearch.trained import evaluate, restore
 
@@ -169,3 +169,11 @@ def test_learners_that_compare_pairs_are_scored_on_verification(tmp_path: Path, 
         assert result.to_json()["verification"] == result.verification
         assert cli.call(["evaluate", f"twins/{number}", "--home", str(tmp_path), "--episodes", "100", "--steps", "0"]) == 0
         assert f"ROC-AUC {result.verification:.4f}" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", ["nosuch", "other"])
+def test_no_lock_is_laid_where_no_study_is(name: str, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with pytest.raises(LedgerError, match="there is no ledger"):
+        evaluate(f"{name}/1", home=tmp_path)
+    assert not list(tmp_path.rglob("driver.lock"))

@@ -284,6 +284,27 @@ def test_rows_that_come_later_are_sent_later(tmp_path: Path, uri: str, undisturb
     assert same(in_mlflow(uri), undisturbed)
 
 
+def test_of_all_studies_it_is_said_which_mlflow_has_not_seen_whole(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    folder = make(tmp_path / "made", 14, stopped=False)
+    box = outbox.Outbox(folder, uri)
+    while box.step():
+        pass
+    box.close()
+    assert leaderboard(None, home=tmp_path).attrs["behind"] == []
+    with Ledger.open(folder / "ledger.sqlite", write=True) as ledger:
+        stop(ledger)
+    make(tmp_path / "unsent", 3)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "ledger.sqlite").write_bytes(b"no ledger")
+    with Ledger.open(tmp_path / "unsent" / "ledger.sqlite") as ledger:
+        rows = ledger.last
+    found = leaderboard(None, home=tmp_path).attrs
+    assert (found["unseen"], found["behind"]) == (1 + rows, ["made", "unsent"])
+
+
 class Flaky:
     """A client of a real MLflow whose replies are lost now and then: the server did what it was asked, nobody heard of it."""
 

@@ -292,8 +292,10 @@ def test_what_init_writes_is_a_study_that_can_run_and_is_never_written_over(
     assert cli.call(["init", "mine"]) == 2
     assert "exists already, and is left as it is" in capsys.readouterr().err
     assert (tmp_path / "mine" / "study.toml").read_bytes() == before
-    assert cli.call(["init", "-rf me"]) == 2
-    assert not (tmp_path / "-rf me").exists()
+    for name in ("-rf me", "mlartifacts"):
+        assert cli.call(["init", name]) == 2
+        assert not (tmp_path / name).exists()
+    assert "MLflow's own" in capsys.readouterr().err
 
 
 def test_a_study_is_shown_with_its_defaults_and_with_where_each_key_was_said(study: Path, capsys: Said) -> None:

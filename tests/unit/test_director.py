@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 from directing import Scripted, config, done, kill, line, rows, scripted, study, to_the_end
 
+import metasearch
 from metasearch.budget import Coverage
 from metasearch.cli.live import Unit, in_a_line
 from metasearch.driver import launch
 from metasearch.driver.director import Director, trial_seed
 from metasearch.driver.messages import Assignment, Ending, Wait
+from metasearch.driver.spending import Spending
 from metasearch.driver.study import Study
-from metasearch.ledger import Ledger
-from metasearch.records import Proposal
+from metasearch.ledger import Ledger, TrialRow
+from metasearch.records import Config, Outcome, Proposal
 from metasearch.testing.history import problems, proposals
-from metasearch.track.leaderboard import leaderboard, rows_from_ledger
+from metasearch.track.leaderboard import Row, leaderboard, rows_from_ledger
 
 
 @pytest.fixture
@@ -424,3 +426,28 @@ def test_a_log_does_not_grow_for_ever_and_what_is_said_of_a_trial_names_it(
     assert kept == ["log.txt", "log.txt.1", "log.txt.2", "log.txt.3"]
     assert sum((folder / name).stat().st_size for name in kept) <= 4 * 2_000
     assert "trial 1: note 299" in (folder / "log.txt").read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize(("inherits", "status", "config", "best"), [
+    (False, "diverged", {"x": 1}, 2), (False, "error", {"x": 1}, 1), (False, "diverged", {"x": 3}, 1),
+    (True, "diverged", {"x": 1}, 1),
+])
+def test_the_best_trial_is_one_that_the_board_ranks(inherits: bool, status: Any, config: Config, best: int) -> None:
+    """A promotion that somebody looked at stands for its parent, even if it diverged: so do the board and `clean`."""
+    study = Study.from_text(Path(metasearch.__file__).with_name("studies").joinpath("sine.toml").read_text())
+    strategy = study.strategy()
+    strategy.inherits = inherits
+    spending, rows = Spending(study, strategy), []
+    for number, proposal, end, score in (
+        (1, Proposal({"x": 1}, until=10), "done", 0.9), (2, Proposal({"x": 2}, until=10), "done", 0.5),
+        (3, Proposal(config, parent=1, until=30), status, None),
+    ):
+        row = TrialRow(number, proposal, status=end)
+        row.outcome = Outcome(number, proposal, score, {}, end, step=proposal.until or 0)  # type: ignore[arg-type]
+        rows.append(Row("s", number, proposal.config, end, score=score, until=proposal.until, parent=proposal.parent,
+                        inherits=inherits))
+        spending.proposed(number, proposal, str(proposal.config))
+        spending.finished(row, str(proposal.config))
+    assert spending.best is not None
+    assert spending.best.id == best
+    assert leaderboard(rows)["trial"][0] == f"s/{best}"

@@ -10,6 +10,7 @@ from made_ledgers import make
 
 from metasearch import draw
 from metasearch.track.leaderboard import leaderboard, rows_from_ledger
+from metasearch.track.plots import History, Tried
 from metasearch.track.statistics import Interval
 from metasearch.trained import Evaluation, Point, Wave
 
@@ -70,3 +71,30 @@ def test_drawing_opens_no_window_and_keeps_no_figure() -> None:
     draw.adaptation({"test": POINTS}, "accuracy")
     loaded = sys.modules.get("matplotlib.pyplot")
     assert (len(loaded.get_fignums()) if loaded else 0) == before
+
+
+@pytest.mark.parametrize(("unit", "scores", "worst"), [
+    ("accuracy", [0.2 + 0.001 * i for i in range(16)] + [0.62, 0.93], None),
+    ("accuracy", [0.2] * 8 + [0.9], None),
+    ("mse", [-4 - 0.01 * i for i in range(12)] + [-0.3], None),
+    ("mse", [-4 - 0.01 * i for i in range(12)] + [-900.0], 900.0),
+    ("mse", [-4 - 0.01 * i for i in range(12)] + [-0.3, -900.0], 900.0),
+])
+def test_the_best_trial_is_always_in_the_picture_and_one_that_blew_up_never(
+    unit: str, scores: list[float], worst: float | None
+) -> None:
+    """Where most learn nothing, the few that do are what a search is after."""
+    tried = tuple(Tried(i, "done", score, score - 0.01, score + 0.01, True) for i, score in enumerate(scores, start=1))
+    low, high = draw.searched(History("s", unit, tried)).axes[0].get_ylim()
+    best = max(scores) * (100 if unit == "accuracy" else -1)
+    assert low < best < high
+    assert worst is None or high < worst / 10
+
+
+def test_where_no_inner_step_changes_anything_the_scores_of_the_episodes_are_drawn(tmp_path: Path) -> None:
+    scores = [0.2 * (i % 5) for i in range(100)]
+    found = Evaluation("s/1", "test", "accuracy", "d", Interval(0.4, 0.35, 0.45, 100), 0.4, 0.0, scores)
+    axes = draw.evaluation(found, tmp_path / "spread.png").axes[0]
+    assert sum(bar.get_height() for bar in axes.patches if hasattr(bar, "get_height") and bar.get_width() < 20) >= 100
+    assert axes.lines[0].get_xdata()[0] == pytest.approx(40)
+    assert axes.get_legend_handles_labels()[1] == ["test: 40 ± 5"]

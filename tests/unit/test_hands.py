@@ -14,6 +14,7 @@ import torch
 from torch import Generator
 
 import metasearch
+from metasearch import hands
 from metasearch.driver import launch
 from metasearch.driver.study import Study
 from metasearch.examples import Inputs
@@ -406,3 +407,63 @@ def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(said["labels"]) <= {"cat", "dog", "owl"}
     assert said["chances"].shape == (10, 3)
     assert (tmp_path / "my-model" / "model.json").is_file()
+
+
+NEEDING = SPACE + """
+import json
+from pathlib import Path
+
+NEEDS = ("tables/widths.json",)
+WIDTHS = json.loads(Path(__file__).with_name("tables").joinpath("widths.json").read_text())
+"""
+
+
+def test_an_export_brings_along_what_its_space_needs(home: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    (there / "tables").mkdir(parents=True)
+    (there / "tables" / "widths.json").write_text("[8, 16]")
+    (there / "needing.py").write_text(NEEDING)
+    launch.run(Study.from_text(STUDY.format(space=there / "needing.py").replace('"hands"', '"needing"'), ["budget.trials=1"]),
+               home=home)
+    folder = export("needing/1", tmp_path / "out", home=home)
+    moved = shutil.move(folder, tmp_path / "moved")
+    shutil.rmtree(there)
+    assert load(moved, trust_code=True).name == "needing/1"
+    (Path(moved) / "tables" / "widths.json").write_text("[9]")
+    with pytest.raises(ValueError, match=r"widths\.json is not the file that was exported: its sha256 differs"):
+        load(moved, trust_code=True)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_an_export_that_fails_leaves_nothing_behind(
+    home: Path, trial: Callable[[str, str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: bool
+) -> None:
+    folder = tmp_path / "out" / "m"
+    if empty:
+        folder.mkdir(parents=True)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("canary")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hands, "_from_folder", broken)
+        with pytest.raises(ValueError, match="canary"):
+            export(trial("maml", "none"), folder, home=home)
+    assert folder.exists() == empty
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert load(export(trial("maml", "none"), folder, home=home), trust_code=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["m"]
+
+
+def test_a_folder_that_is_exported_to_anew_is_read_anew(home: Path, trial: Callable[[str, str], str], tmp_path: Path) -> None:
+    """In one process: it is the same file by its path, and another by its text."""
+    launch.run(Study.from_text(STUDY.format(space=_tuned(home)).replace('"hands"', '"anew"'), ["budget.trials=1"]), home=home)
+    load(export(trial("maml", "none"), tmp_path / "m", home=home), trust_code=True)
+    shutil.rmtree(tmp_path / "m")
+    assert load(export("anew/1", tmp_path / "m", home=home), trust_code=True).name == "anew/1"
+
+
+def _tuned(home: Path) -> Path:
+    file = home / "anew_space.py"
+    file.write_text(TUNED)
+    return file

@@ -14,9 +14,10 @@ import pytest
 from made_ledgers import config, end, make, one_shot, propose, stop, study
 from rich.console import Console
 
+from metasearch.cli import board
 from metasearch.ledger import Ledger, LedgerError
 from metasearch.track.formats import as_csv, as_json, as_parquet, as_table, captions, save
-from metasearch.track.leaderboard import Row, leaderboard, ranked, rows_from_ledger
+from metasearch.track.leaderboard import Row, _order_by, leaderboard, ranked, rows_from_ledger
 from metasearch.track.where import WhereError, mlflow_filter, parse
 
 RNG = np.random.default_rng(0)
@@ -410,3 +411,67 @@ def test_the_row_of_a_one_shot_search_says_what_it_found_and_whether_sharing_tol
     error = leaderboard([row(1, -0.5, unit="mse", supernet=-0.7, found={"lr": 1.0})])
     assert error["supernet"].tolist() == [0.7]
     assert "found" not in text(leaderboard([row(1, 0.5)]))
+
+
+def test_small_errors_are_as_small_as_they_are() -> None:
+    shown = text(leaderboard([replace(row(t, unit="mse"), score=score) for t, score in ((1, -2.5e-6), (2, -4e-5))]))
+    assert "2.5e-06" in shown
+    assert "4e-05" in shown
+
+
+def test_of_several_units_each_is_shown_in_its_own_and_named() -> None:
+    rows = [row(1, 0.9), row(1, -2.0, unit="mse", study="waves")]
+    shown = text(leaderboard(rows))
+    assert "Scores of waves are mse; less is better." in shown
+    (accuracy,) = (line for line in shown.splitlines() if " s/1 " in line)
+    assert accuracy.count("%") == 2, "its median is in percent, too"
+
+
+@pytest.mark.parametrize("front", ["flops", "seconds", "latency_ms"])
+def test_a_front_of_any_cost_is_shown(front: Any) -> None:
+    """Also where all nets have equally many parameters."""
+    rows = [row(t, 0.9 - 0.1 * t, params=1000.0, **{front: 10.0 - t}) for t in (1, 2, 3)]
+    shown = text(leaderboard(rows, front=front))
+    assert sum("*" in line for line in shown.splitlines()) == 4, "three rows, and the line that says what it means"
+    assert "front" not in text(leaderboard(rows))
+
+
+def test_a_bare_key_is_the_column_and_config_leads_to_the_dimension() -> None:
+    """In filters, in MLflow's and in an order alike."""
+    rows = [row(t, 0.5 + 0.1 * t, config={"norm": norm, "step": t}, norm="transductive", step=100 - t)
+            for t, norm in enumerate(("batch", "layer"), start=1)]
+    assert len(leaderboard(rows, where="norm = transductive")) == 2
+    assert leaderboard(rows, where="config/norm = batch")["trial"].tolist() == ["s/1"]
+    assert leaderboard(rows, where="step > 50")["trial"].tolist() == leaderboard(rows, sort="rank")["trial"].tolist()
+    assert leaderboard(rows, where="config/step > 1")["trial"].tolist() == ["s/2"]
+    assert leaderboard(rows, sort="step")["trial"].tolist() == ["s/2", "s/1"]
+    assert leaderboard(rows, sort="config/step")["trial"].tolist() == ["s/1", "s/2"]
+    dims = {"norm": {"string"}, "step": {"number"}}
+    assert "tags" in mlflow_filter(parse("norm = batch", dims), "s", negated=False)
+    assert "params" in mlflow_filter(parse("config/norm = batch", dims), "s", negated=False)
+    assert "DESC" not in _order_by("step", dims, negated=False)
+    assert _order_by("step", dims, negated=False) != _order_by("config/step", dims, negated=False)
+    with pytest.raises(WhereError, match="'score' is no key"):
+        leaderboard(rows, where="config/score > 0.5")
+
+
+def test_trials_are_sorted_by_number_and_numbers_among_texts_too() -> None:
+    rows = [row(t, 0.5, config={"x": x}) for t, x in zip((1, 2, 10, 11), (10, 9, "auto", 100), strict=True)]
+    rows += [row(3, 0.5, study="other", config={})]
+    board = leaderboard(rows, sort="trial")
+    assert board["trial"].tolist() == ["other/3", "s/1", "s/2", "s/10", "s/11"]
+    assert leaderboard(rows, sort="x")["config/x"].tolist()[:4] == [9, 10, 100, "auto"]
+    assert leaderboard(rows, sort="-x")["config/x"].tolist()[:4] == ["auto", 100, 10, 9]
+
+
+def test_the_filter_of_a_large_number_is_written_as_mlflow_reads_it() -> None:
+    for number, told in (("1e16", "1e16"), ("1e-7", "1e-07"), ("2.5e20", "2.5e20")):
+        assert mlflow_filter(parse(f"flops < {number}", {}), "s", negated=False).endswith(f"< {told}")
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "table"])
+def test_what_mlflow_has_not_seen_is_said_with_every_format(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = leaderboard([row(1, 0.5)])
+    frame.attrs |= {"unseen": 12, "behind": ["s"]}
+    board.write(frame, form, None)
+    assert "has not seen the last 12 ledger rows of s yet" in " ".join(capsys.readouterr().err.split())

@@ -492,3 +492,19 @@ def test_show_prints_the_policy_and_draws_before_and_after(tmp_path: Path, capsy
     drawn = {path.name for path in (tmp_path / "seen" / "pictures").iterdir()}
     assert {"12-augmented.png", "12-augmented.svg"} <= drawn
     assert any(name.startswith("12-schedule-") for name in drawn)
+
+
+@pytest.mark.parametrize("inherits", [True, False])
+def test_individuals_of_an_evolution_compare_however_deep_they_are(tmp_path: Path, inherits: bool) -> None:
+    wanted = ["name=evo", "space=augmentation", "method={name='large-scale-evolution', steps=1, evaluations=5, population=3}",
+              "budget.trials=3"]
+    launch.run(Study.from_text(STUDY, wanted), home=tmp_path)
+    with Ledger.open(tmp_path / "evo" / "ledger.sqlite") as ledger:
+        study, trials = Study.from_json(ledger.study()["study"]), dict(ledger.trials())
+    done = {n: row.proposal.until or 0 for n, row in trials.items() if row.status == "done"}
+    assert len(set(done.values())) > 1
+    if not inherits:
+        study = study.with_(["method={name='pba', steps=1, max_steps=2, population=3}"])
+    found = [row.id for row in policies._compared(trials, study)]
+    assert set(found) == {n for n in done if inherits or done[n] == max(done.values())}
+    assert found == sorted(found, key=lambda n: -policies._score(trials[n]))

@@ -182,3 +182,15 @@ def test_an_evaluation_shows_its_numbers_and_its_curve_by_inner_step(tmp_path: P
     assert numbers["test/by inner step/median", 2] == 0.2
     assert numbers["test/supports on the right half/mean", 0] == 0.3
     assert numbers["test/supports on the right half/by inner step/mean", 1] == 0.2
+
+
+def test_a_promotion_that_diverged_takes_its_parents_place_in_the_best_too() -> None:
+    """No board shows the parent any more, and no parcel of it is kept."""
+    projection = Projection()
+    found = projection.take(rows_of(
+        ("proposed", 1, proposal({"x": 1}, until=10)), ("ended", 1, ended(score=0.9)),
+        ("proposed", 2, proposal({"x": 2}, until=10)), ("ended", 2, ended(trial=2, score=0.5)),
+        ("proposed", 3, proposal({"x": 1}, parent=1, until=30)), ("ended", 3, ended(trial=3, score=None, status="diverged")),
+    ))
+    assert [done.trial for done in projection.best(3)] == [2]
+    assert [point.value for point in found[STUDY].points if point.key == "best"] == [0.9, 0.9, 0.5]
