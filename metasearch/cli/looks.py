@@ -103,8 +103,9 @@ def leaderboard(
     name: Annotated[str | None, typer.Argument(help="The study's name; all studies if it is left out.")] = None,
     form: Annotated[board.Format, typer.Option("--format", help="How to write it.")] = "table",
     top: Annotated[int | None, typer.Option(help="So many rows.", min=1)] = None,
-    where: Annotated[str | None, typer.Option(help='Only some: "learner.inner_lr < 0.1 and learner = \'maml\'".')] = None,
-    sort: Annotated[str | None, typer.Option(help="A column or a dimension; -params: the largest first.")] = None,
+    where: Annotated[str | None, typer.Option(help=(
+        'Only some: "learner.inner_lr < 0.1 and learner = \'maml\'". A dimension named like a column is config/NAME.'))] = None,
+    sort: Annotated[str | None, typer.Option(help="A column or a dimension (config/NAME); -params: the largest first.")] = None,
     front: Annotated[Cost, typer.Option(help="Marks the Pareto front of the score and this cost.")] = "params",
     source: Annotated[Source, typer.Option(help="Ask MLflow, or the study's ledger.")] = "mlflow",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")] = None,
