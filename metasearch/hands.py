@@ -234,8 +234,9 @@ def _export(reference: str, folder: str | Path, home: Path | None) -> Path:
     net, learner = _builder(study.space_module().recipe, trained.config, trained.shape)(trained.shape.ways)
     if _shapes(learner.init(net, Generator().manual_seed(0))) != _shapes(trained.meta):
         raise ValueError(f"{reference} cannot be exported: its method changed what the search space builds. Use load().")
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.absolute().parent) as new:
+    place = folder if folder.is_dir() else folder.absolute().parent  # on one file system with it, and writable if it is
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=place) as new:
         _write(reference, trained, study, Path(new))
         folder.mkdir(exist_ok=True)
         for made in sorted(Path(new).iterdir(), key=lambda path: path.name == CARD):  # what has a card is whole
