@@ -220,7 +220,7 @@ def load(
 def export(reference: str, folder: str | Path, *, home: Path | None = None) -> Path:
     """Writes a trial into a new folder that `load` reads on any machine with metasearch: weights.safetensors, model.json, and the
     search space if it is a file of the user's own, with what it NEEDS and the policies that it names. No data are needed there,
-    no study and no ledger. What cannot be exported leaves nothing behind."""
+    no study and no ledger. What cannot be exported leaves no file behind."""
     with living_in(home):
         return _export(reference, folder, home)
 
@@ -347,7 +347,8 @@ def _recipe(folder: Path, space: Mapping[str, Any], trust_code: bool) -> RecipeO
     for file, told in exported.items():
         if not file.is_file() or _hash(file) != told:
             raise ValueError(f"{file} is not the file that was exported: its sha256 differs from that in {CARD}")
-    plugins.renew()  # a folder may have been exported to anew
+    if code is not None:
+        plugins.renew(code)  # another trial may have been exported into this folder
     found: RecipeOf = plugins.loaded("spaces", str(code or name)).recipe
     return found
 

@@ -133,17 +133,28 @@ class _FromSource(importlib.machinery.SourceFileLoader):
         return compile(Path(self.path).read_bytes(), self.path, "exec", dont_inherit=True)
 
 
-_imported: dict[str, str] = {}  # name of a user's file as a module -> hash of its text
+_imported: dict[str, str] = {}  # name of a user's file as a module -> hash of its text and of what it needs
 
 
-def renew() -> None:
-    """What is edited between two studies of one process (a notebook) is read anew; in a running study nothing is. Modules that a
-    file imports stay as they are."""
+def renew(only: Path | None = None) -> None:
+    """User's files that were edited since they were imported are read anew: called where a study begins, for a notebook is one
+    process. What they import stays as it is, what they name in NEEDS counts as theirs. only: this file, no other."""
     for name, text in list(_imported.items()):
-        file = Path(str(sys.modules[name].__file__)) if name in sys.modules else None
-        if file is None or (file.is_file() and _hash(file.read_bytes()) != text):
+        loaded = sys.modules.get(name)
+        file = None if loaded is None else Path(str(loaded.__file__))
+        if file is None or ((only is None or file == only.resolve()) and file.is_file() and _text(file, loaded) != text):
             sys.modules.pop(name, None)
             del _imported[name]
+
+
+def _text(file: Path, loaded: object) -> str:
+    """The hash of a file and of all that its module NEEDS."""
+    named = getattr(loaded, "NEEDS", ())
+    found = [file]
+    for path in (file.parent / name for name in named if isinstance(name, str)) if isinstance(named, tuple | list) else ():
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        found += [one for one in inside if one.is_file() and "__pycache__" not in one.parts]
+    return _hash("".join(_hash(one.read_bytes()) for one in found).encode())
 
 
 def _hash(text: bytes) -> str:
@@ -160,15 +171,15 @@ def _from_file(path: Path) -> ModuleType:
     loader = _FromSource(unique, str(path))
     loaded = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(unique, loader, origin=str(path)))
     loaded.__file__ = str(path)
-    _imported[unique] = _hash(path.read_bytes())
     sys.modules[unique] = loaded
     try:
         # what a user's file prints is talk, for stdout is for data; and where a study lives does not depend on what it does
         with contextlib.chdir("."), contextlib.redirect_stdout(sys.stderr):
             loader.exec_module(loaded)
     except BaseException:
-        del sys.modules[unique], _imported[unique]
+        del sys.modules[unique]
         raise
+    _imported[unique] = _text(path, loaded)
     return loaded
 
 

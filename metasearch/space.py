@@ -675,6 +675,12 @@ class Space:
             raise ValueError(f"this is no space's JSON ({type(error).__name__}: {error}): {str(body)[:200]}") from error
 
     @cached_property
+    def always(self) -> frozenset[str]:
+        """The paths of the decisions that every config makes: not those that an option opens beside others, nor those of an item
+        that not every config has."""
+        return frozenset(_always(self, ""))
+
+    @cached_property
     def digest(self) -> str:
         """Hash of the space, the same in every process: 16 hex digits."""
         return _sha(json.dumps(self.to_json(), separators=(",", ":")))
@@ -734,6 +740,18 @@ def below(n: int, rng: np.random.Generator) -> int:
 
 
 # -- inside ------------------------------------------------------------------------------------------------------------------
+
+
+def _always(space: Space, prefix: str) -> Iterator[str]:
+    for name, dim in space.dims.items():
+        path = prefix + name
+        if isinstance(dim, Repeat):
+            for i in range(dim.count.low):
+                yield from _always(dim.bodies[i], f"{path}.{i}.")
+        else:
+            yield path
+            if isinstance(dim, Choice) and len(dim.spaces) == 1:
+                yield from _always(dim.spaces[0], f"{path}.")
 
 
 def _set(frozen: object, **values: object) -> None:

@@ -38,10 +38,11 @@ def write(board: DataFrame, form: Format, output: Path | None) -> None:
 
 def show(board: DataFrame) -> None:
     """A table on stdout; what it leaves unsaid on stderr."""
-    from metasearch.track.formats import as_table, captions
+    from metasearch.track.formats import as_table, captions, missing
 
     if board.empty:
-        talk("no trials to show")
+        for line in ("no trials to show", *missing(board)):
+            talk(line)
         return
     console().print(as_table(board))
     for line in captions(board):

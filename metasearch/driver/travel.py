@@ -85,7 +85,7 @@ def with_needs(room: Literal["spaces", "methods"], file: Path) -> Iterator[tuple
         if not source.exists():
             raise ValueError(f"{file}: NEEDS names {path!r}, but there is no {source}.")
         for one in sorted(source.rglob("*")) if source.is_dir() else [source]:
-            if one.is_file():
+            if one.is_file() and "__pycache__" not in one.parts:  # which Python writes anew
                 yield one, one.relative_to(file.parent)
 
 

@@ -49,8 +49,6 @@ class Study(Protocol):
 def relaxation(study: Study) -> tuple[ModuleType, tuple[str, ...]]:
     """(the space's file, RELAXED). Raises ValueError, with what would work, for a space without a mixture, and for a RELAXED that
     names something else than dimensions with options, or such as not every config has."""
-    from metasearch.objectives.shared import only
-
     module = study.space_module()
     if not callable(getattr(module, "relaxed", None)):
         raise ValueError(
@@ -67,7 +65,8 @@ def relaxation(study: Study) -> tuple[ModuleType, tuple[str, ...]]:
             raise ValueError(f"{where} names {path!r}, which is no path of SPACE.{did_you_mean(str(path), leaves)}")
         if not isinstance(leaves[path], Choice):
             raise ValueError(f"{where} names '{path}', which is no Choice: a mixture has a share for every option.")
-    only(study.space(), named)
+    if some := [path for path in named if path not in study.space().always]:
+        raise ValueError(f"{where} names {', '.join(some)}, but not every config makes that decision, and a mixture is of such.")
     return module, tuple(named)
 
 

@@ -171,11 +171,17 @@ def by_prefix(rules: Mapping[str, Optimizer]) -> Optimizer:
 
 def head(rates: Params, key: str) -> str | None:
     """How the names begin that the rule which moves `key` has in rates and state: "", or "lr/:" of `by_prefix`; None: no rule
-    moves it."""
-    heads = {name[: name.rfind(":") + 1] for name in rates} or {""}
-    prefixes = {one: one[:-1].split(":") if one else [] for one in heads}
-    fitting = [one for one in heads if all(key.startswith(prefix) for prefix in prefixes[one])]
-    return max(fitting, key=lambda one: [len(prefix) for prefix in prefixes[one]], default=None)
+    moves it. A rule without rates is not seen."""
+    found = ""
+    while True:
+        below = [name.removeprefix(found).split(":") for name in rates if name.startswith(found)]
+        prefixes = {path[0] for path in below if len(path) > 1}
+        if not prefixes:
+            return found
+        fitting = [prefix for prefix in prefixes if key.startswith(prefix)]
+        if not fitting:
+            return None
+        found += max(fitting, key=len) + ":"
 
 
 def _tensor(x: float | Tensor) -> Tensor:

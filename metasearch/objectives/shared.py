@@ -95,13 +95,13 @@ def narrowed(net: Net, numbers: Mapping[str, int]) -> Net:
 def only(space: Space, paths: Collection[str]) -> Space:
     """The space of some of its decisions. Those of a Repeat stay items of one, so that a controller knows skip connections.
 
-    Raises ValueError for decisions that not every config makes: in a Repeat whose count is one, too, or opened by an option.
+    Raises ValueError for decisions in a Repeat whose count is one, too, and for those that an option opens.
     """
     held: set[str] = set()
     found = _only(space, paths, "", held)
     if opened := [path for path in paths if path not in held]:
-        raise ValueError(f"RELAXED names {', '.join(opened)}, but only some options of another decision open that: a mixture is "
-                         f"of decisions that every config makes")
+        raise ValueError(f"RELAXED names {', '.join(opened)} below an option of another decision, where samples are not drawn: "
+                         f"name decisions that stand by themselves or in a Repeat of a fixed count")
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
 
@@ -246,10 +246,14 @@ def _fits(value: object, hint: Any) -> bool:
         return value in options and isinstance(value, str)
     if kind in (Union, UnionType):
         return any(_fits(value, option) for option in options)
-    if kind is dict:
-        return isinstance(value, dict) and all(_fits(each, options[1]) for each in value.values())
-    if kind is not None and isinstance(kind, type) and issubclass(kind, Iterable):
-        return isinstance(value, list | tuple) and all(_fits(each, options[0]) for each in value)
+    if kind is not None and issubclass(kind, Mapping):
+        return isinstance(value, dict) and all(_fits(each, hint) for each in value.values() for hint in options[1:])
+    if kind in (list, tuple, set, frozenset, Sequence, Collection, Iterable):
+        if not isinstance(value, list | tuple):
+            return False
+        if kind is tuple and options and options[-1] is not ...:
+            return len(value) == len(options) and all(map(_fits, value, options))
+        return all(_fits(each, hint) for each in value for hint in options[:1])
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:

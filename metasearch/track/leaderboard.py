@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,7 +29,7 @@ from metasearch.records import ERRORS, LOOKED_AT, Config
 from metasearch.track.projection import SEQ, is_number, joined, nets_of, norm_mode, scores_of, spelled, study_id, tag, unit
 from metasearch.track.redact import redact
 from metasearch.track.statistics import mean_interval, tail, told_from_first
-from metasearch.track.store import PAGE, TrackingError, connect, pages, patience, said, tracking_uri
+from metasearch.track.store import PAGE, TrackingError, connect, pages, patience, resolved, said, tracking_uri
 from metasearch.track.where import COLUMNS, NUMBERS, TEXTS, Comparison, mlflow_filter, parse, trial_name
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ def leaderboard(
     study: none of them scores as high at a lower cost, or higher at as low a one.
     where: see where.py. sort: a column or a dimension, best or smallest first; "-params": largest first. top: so many rows.
     Accuracies are fractions, errors are positive. attrs: front, rows (of the whole board), source, unseen (ledger rows
-    that MLflow has not seen; None: not known), damaged (of all studies the ledgers that cannot be read: {study: why}).
+    that MLflow has not seen; None: not known), of all studies also behind (the names of those whose rows these are) and damaged
+    (the ledgers that cannot be read: {study: why}).
     Raises WhereError, ValueError for an unknown key, TrackingError if MLflow does not answer, LedgerError.
     """
     if top is not None and top < 0:
@@ -267,6 +269,8 @@ def _sorted(frame: pd.DataFrame, sort: str) -> pd.DataFrame:
     if column not in frame.columns:
         known = [name.removeprefix("config/") for name in frame.columns if name != "config"]
         raise ValueError(f"the leaderboard cannot be sorted by '{key}'.{did_you_mean(key, known)}")
+    if frame.empty:
+        return frame
     if column in ("rank", "score"):
         best_first = frame  # it comes in this order
         return best_first.iloc[::-1] if backwards else best_first
@@ -511,10 +515,10 @@ def _waiting(home: Path, uri: str) -> dict[str, int]:
         try:
             with Ledger.open(file) as ledger:
                 last, first = ledger.last, next(ledger.rows(kinds=["study"]))
-        except (LedgerError, StopIteration):
+        except (LedgerError, OSError, sqlite3.Error, StopIteration):
             continue
         track = first.body["study"].get("track") or {}
-        here = track.get("enabled", True) and tracking_uri(track.get("uri"), home) == uri
+        here = track.get("enabled", True) and resolved(tracking_uri(track.get("uri"), home)) == resolved(uri)
         if here and (left := last - seen.get(study_id(first), 0)) > 0:
             found[file.parent.name] = left
     return found

@@ -38,8 +38,13 @@ class TrackingError(Exception):
 def tracking_uri(uri: str | None, home: Path) -> str:
     """MLFLOW_TRACKING_URI wins, then the study's own `uri`, then SQLite in METASEARCH_HOME; a SQLite path is made absolute."""
     chosen = os.environ.get("MLFLOW_TRACKING_URI") or uri or f"sqlite:///{home.resolve() / 'mlflow.db'}"
-    path = sqlite_path(chosen)
-    return chosen if path is None else f"sqlite:///{path}"
+    return chosen if sqlite_path(chosen) is None else resolved(chosen)
+
+
+def resolved(uri: str) -> str:
+    """One spelling for every address of one MLflow: the absolute path of a SQLite file, no slash at the end of a server's."""
+    path = sqlite_path(uri)
+    return uri.rstrip("/") if path is None else f"sqlite:///{path}"
 
 
 def sqlite_path(uri: str) -> Path | None:

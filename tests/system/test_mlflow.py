@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -301,8 +302,13 @@ def test_of_all_studies_it_is_said_which_mlflow_has_not_seen_whole(
     (tmp_path / "damaged" / "ledger.sqlite").write_bytes(b"no ledger")
     with Ledger.open(tmp_path / "unsent" / "ledger.sqlite") as ledger:
         rows = ledger.last
-    found = leaderboard(None, home=tmp_path).attrs
-    assert (found["unseen"], found["behind"]) == (1 + rows, ["made", "unsent"])
+    make(tmp_path / "locked", 3)
+    with closing(sqlite3.connect(tmp_path / "locked" / "ledger.sqlite", isolation_level=None)) as other:
+        other.execute("pragma locking_mode = exclusive")
+        other.execute("begin exclusive")
+        for address in (None, uri.replace(str(tmp_path), f"{tmp_path}/unsent/..") if uri.startswith("sqlite") else f"{uri}/"):
+            found = leaderboard(None, home=tmp_path, uri=address).attrs
+            assert (found["unseen"], found["behind"]) == (1 + rows, ["made", "unsent"])
 
 
 class Flaky:

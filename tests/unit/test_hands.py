@@ -409,28 +409,34 @@ def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "my-model" / "model.json").is_file()
 
 
-NEEDING = SPACE + """
+NEEDING = SPACE.replace("hidden=(32,)", "hidden=(WIDTH,)") + """
 import json
 from pathlib import Path
 
-NEEDS = ("tables/widths.json",)
-WIDTHS = json.loads(Path(__file__).with_name("tables").joinpath("widths.json").read_text())
+NEEDS = ("tables",)
+WIDTH = json.loads(Path(__file__).with_name("tables").joinpath("width.json").read_text())
 """
 
 
 def test_an_export_brings_along_what_its_space_needs(home: Path, tmp_path: Path) -> None:
     there = tmp_path / "there"
-    (there / "tables").mkdir(parents=True)
-    (there / "tables" / "widths.json").write_text("[8, 16]")
+    (there / "tables" / "__pycache__").mkdir(parents=True)
+    (there / "tables" / "__pycache__" / "blocks.cpython-311.pyc").write_bytes(b"which Python writes anew")
     (there / "needing.py").write_text(NEEDING)
-    launch.run(Study.from_text(STUDY.format(space=there / "needing.py").replace('"hands"', '"needing"'), ["budget.trials=1"]),
-               home=home)
-    folder = export("needing/1", tmp_path / "out", home=home)
-    moved = shutil.move(folder, tmp_path / "moved")
+    for width in (8, 16):
+        (there / "tables" / "width.json").write_text(f"{width}")
+        study = STUDY.format(space=there / "needing.py").replace('"hands"', f'"needing{width}"')
+        launch.run(Study.from_text(study, ["budget.trials=1"]), home=home)
+        folder = export(f"needing{width}/1", tmp_path / "out", home=home)
+        model = load(folder, trust_code=True)
+        assert model.name == f"needing{width}/1"
+        assert width in model.meta["net/layer1/weight"].shape, "both read what was edited, in one process"
+        assert [path.name for path in (folder / "tables").iterdir()] == ["width.json"]
+        moved = Path(shutil.move(folder, tmp_path / f"moved{width}"))
     shutil.rmtree(there)
-    assert load(moved, trust_code=True).name == "needing/1"
-    (Path(moved) / "tables" / "widths.json").write_text("[9]")
-    with pytest.raises(ValueError, match=r"widths\.json is not the file that was exported: its sha256 differs"):
+    assert load(moved, trust_code=True).name == "needing16/1"
+    (moved / "tables" / "width.json").write_text("8")
+    with pytest.raises(ValueError, match=r"width\.json is not the file that was exported: its sha256 differs"):
         load(moved, trust_code=True)
 
 

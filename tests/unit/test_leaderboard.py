@@ -458,6 +458,7 @@ def test_a_bare_key_is_the_column_and_config_leads_to_the_dimension() -> None:
 def test_trials_are_sorted_by_number_and_numbers_among_texts_too() -> None:
     rows = [row(t, 0.5, config={"x": x}) for t, x in zip((1, 2, 10, 11), (10, 9, "auto", 100), strict=True)]
     rows += [row(3, 0.5, study="other", config={})]
+    assert leaderboard([], sort="trial").empty
     board = leaderboard(rows, sort="trial")
     assert board["trial"].tolist() == ["other/3", "s/1", "s/2", "s/10", "s/11"]
     assert leaderboard(rows, sort="x")["config/x"].tolist()[:4] == [9, 10, 100, "auto"]
@@ -469,9 +470,12 @@ def test_the_filter_of_a_large_number_is_written_as_mlflow_reads_it() -> None:
         assert mlflow_filter(parse(f"flops < {number}", {}), "s", negated=False).endswith(f"< {told}")
 
 
+@pytest.mark.parametrize("rows", [[], [row(1, 0.5)]])
 @pytest.mark.parametrize("form", ["csv", "json", "table"])
-def test_what_mlflow_has_not_seen_is_said_with_every_format(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    frame = leaderboard([row(1, 0.5)])
+def test_what_mlflow_has_not_seen_is_said_with_every_format(
+    form: Any, rows: list[Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = leaderboard(rows)
     frame.attrs |= {"unseen": 12, "behind": ["s"]}
     board.write(frame, form, None)
     assert "has not seen the last 12 ledger rows of s yet" in " ".join(capsys.readouterr().err.split())

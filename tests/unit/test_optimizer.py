@@ -159,4 +159,5 @@ def test_the_names_of_a_rule_are_found_by_the_key_that_it_moves() -> None:
     found = {key: head(rates, key) for key in ("lr/x", "net/a/w", "net/b", "net/long/w")}
     assert found == {"lr/x": ":", "net/a/w": "net/:net/a:", "net/b": "net/::", "net/long/w": "net/long/:"}
     assert head(by_prefix({"net/": sgd(0.1)}).rates, "lr/x") is None
+    assert head(by_prefix({"": sgd(0.1), "net/": by_prefix({"net/head": sgd(0.1)})}).rates, "net/body") is None
     assert head(sgd(0.1).rates, "lr/x") == head({}, "lr/x") == ""

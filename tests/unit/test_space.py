@@ -757,3 +757,15 @@ def test_a_range_without_a_logarithm_is_refused(made: Callable[[], object]) -> N
 def test_all_names_of_the_module_in_a_space_file_define_none_of_its_optional_names() -> None:
     optional = {"recipe", "RELAXED", "relaxed", "canonical", "mutations", "graph", "derive", "NODE_INPUTS"}
     assert not optional & set(space_room.__all__)
+
+
+def test_what_every_config_makes_is_in_every_sample_and_the_rest_is_not() -> None:
+    inner = Space({"op": Choice(("a", "b"))})
+    space = Space({
+        "lr": Float(0.1, 1.0), "one": Choice({"only": inner}), "two": Choice({"x": inner, "y": Space({})}),
+        "cell": Repeat(Int(1, 3), inner), "fixed": Repeat(Int(2, 2), inner), "none": Repeat(Int(0, 1), inner),
+    })
+    samples = [set(space.sample(np.random.default_rng(seed))) for seed in range(100)]
+    counts = {path for path in set.intersection(*samples) if path.endswith(".count")}
+    assert space.always == set.intersection(*samples) - counts
+    assert space.always == {"lr", "one", "one.op", "two", "cell.0.op", "fixed.0.op", "fixed.1.op"}

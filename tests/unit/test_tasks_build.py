@@ -72,20 +72,26 @@ def test_an_opened_test_split_has_a_bank_of_its_own() -> None:
 
 
 OWN = """
-from collections.abc import Sequence
+import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 from metasearch.tasks.blobs import Blobs
 
 class Mine(Blobs):
     def __init__(self, bare=40, sizes: list[int] | None = None, weights: Sequence[float] = (), pair: tuple[int, ...] = (),
-                 table: dict[str, float] | None = None, anything: Any = None, way: str | None = None) -> None:
+                 table: dict[str, float] | None = None, anything: Any = None, way: str | None = None,
+                 plain: typing.List = [], named: Mapping[str, float] = {}, two: tuple[str, float] = ("a", 0.5),
+                 any_map: typing.Mapping = {}) -> None:
         super().__init__()
-        self.given = (bare, sizes, weights, pair, table, anything)
+        self.given = (bare, sizes, weights, pair, table, anything, plain, named, two, any_map)
 """
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    ({"bare": 50, "sizes": [1, 2], "weights": [0.5], "pair": [1, 2], "table": {"a": 1.0}, "anything": 3}, None),
+    ({"bare": 50, "sizes": [1, 2], "weights": [0.5], "pair": [1, 2], "table": {"a": 1.0}, "anything": 3,
+      "plain": [1], "named": {"a": 1}, "two": ["a", 1.5], "any_map": {"b": [2]}}, None),
+    ({"named": {"a": "b"}}, "named of FILE must be collections.abc.Mapping[str, float], but got {'a': 'b'}"),
+    ({"two": ["a"]}, "two of FILE must be tuple[str, float], but got ['a']"),
     ({"sizes": [1, "two"]}, "sizes of FILE must be list[int] or NoneType, but got [1, 'two']"),
     ({"weights": 0.5}, "weights of FILE must be collections.abc.Sequence[float], but got 0.5"),
     ({"way": 3}, "way of FILE must be a string, but got 3"),
