@@ -151,10 +151,16 @@ def _text(file: Path, loaded: object) -> str:
     """The hash of a file and of all that its module NEEDS."""
     named = getattr(loaded, "NEEDS", ())
     found = [file]
-    for path in (file.parent / name for name in named if isinstance(name, str)) if isinstance(named, tuple | list) else ():
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found += [one for one in inside if one.is_file() and "__pycache__" not in one.parts]
+    for name in named if isinstance(named, tuple | list) else ():
+        if isinstance(name, str):
+            found += needed(file.parent / name)
     return _hash("".join(_hash(one.read_bytes()) for one in found).encode())
+
+
+def needed(path: Path) -> list[Path]:
+    """The files that a path in NEEDS stands for: itself, or all below a folder, but for byte code, which Python writes anew."""
+    inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [one for one in inside if one.is_file() and "__pycache__" not in one.parts]
 
 
 def _hash(text: bytes) -> str:

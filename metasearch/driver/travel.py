@@ -84,9 +84,8 @@ def with_needs(room: Literal["spaces", "methods"], file: Path) -> Iterator[tuple
             raise ValueError(f"{file}: NEEDS must lie below {file.parent}, but {path!r} does not.")
         if not source.exists():
             raise ValueError(f"{file}: NEEDS names {path!r}, but there is no {source}.")
-        for one in sorted(source.rglob("*")) if source.is_dir() else [source]:
-            if one.is_file() and "__pycache__" not in one.parts:  # which Python writes anew
-                yield one, one.relative_to(file.parent)
+        for one in plugins.needed(source):
+            yield one, one.relative_to(file.parent)
 
 
 def _content(folder: Path) -> str:

@@ -246,7 +246,7 @@ def _fits(value: object, hint: Any) -> bool:
         return value in options and isinstance(value, str)
     if kind in (Union, UnionType):
         return any(_fits(value, option) for option in options)
-    if kind is not None and issubclass(kind, Mapping):
+    if isinstance(kind, type) and issubclass(kind, Mapping):
         return isinstance(value, dict) and all(_fits(each, hint) for each in value.values() for hint in options[1:])
     if kind in (list, tuple, set, frozenset, Sequence, Collection, Iterable):
         if not isinstance(value, list | tuple):
